@@ -3,4 +3,7 @@
 //! `ARCHITECTURE.md` is the map: one manifest's way from file to process, and what
 //! each room must never know.
 
+pub mod keeper;
 pub mod manifest;
+pub mod sandbox;
+pub mod sys;

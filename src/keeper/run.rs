@@ -1,0 +1,554 @@
+//! The keeper's loop. It waits on: the signal pipe, the engine's socket, the
+//! pidfds of adopted processes, and a timer only while the engine is down.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{WaitOptions, wait};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::launch::launch;
+use super::protocol::{self, Fds, Kind, Message, Received};
+use super::table::{Process, State, Table};
+use crate::sandbox::init::end_of;
+use crate::sys::process::{Clone, SharedPid, clone3, close_on_exec_from, exit_now, replace};
+use crate::sys::signals::{self, Caught};
+
+/// The first pause before a dead engine is started again; doubled up to
+/// [`MAX_PAUSE`] while it dies young.
+const MIN_PAUSE: Duration = Duration::from_millis(2);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// An engine that lived as long as this was well.
+const WELL: Duration = Duration::from_secs(10);
+/// The table of a keeper that replaced itself comes by this descriptor number.
+pub const RESUME: &str = "BERTH_RESUME_FD";
+/// The engine's end of the socket.
+pub const ENGINE_FD: i32 = 3;
+
+/// How the keeper is told what to do; all of it is made before the loop begins.
+#[derive(Debug)]
+pub struct Settings {
+    /// The binary, as it is to be executed for the engine and for `reexec`.
+    pub binary: CString,
+    /// The engine's arguments, the program's name first.
+    pub engine_argv: Vec<CString>,
+    /// The keeper's own arguments, for `reexec`.
+    pub keeper_argv: Vec<CString>,
+    /// The environment of both.
+    pub environment: Vec<CString>,
+}
+
+/// The engine, as the keeper sees it.
+#[derive(Debug)]
+enum Engine {
+    Running {
+        pid: i32,
+        socket: OwnedFd,
+        since: Duration,
+    },
+    Down {
+        until: Duration,
+    },
+}
+
+#[derive(Debug)]
+struct Keeper {
+    settings: Settings,
+    table: Table,
+    engine: Engine,
+    pause: Duration,
+    caught: Caught,
+    epoll: OwnedFd,
+    second: SharedPid,
+    /// How often the supervisor was told to end, for an engine that can't answer.
+    told_to_end: u32,
+    finish: Option<i32>,
+}
+
+/// Every signal that a program may catch and that asks something of it.
+fn signals_to_catch() -> Vec<i32> {
+    let mut signals = vec![
+        libc::SIGCHLD,
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGWINCH,
+        libc::SIGPWR,
+        libc::SIGALRM,
+    ];
+    signals.extend(34..=64);
+    signals
+}
+
+/// Says something on the console, without allocating.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write;
+        let mut line = [0u8; 256];
+        let room = line.len();
+        let mut rest = &mut line[..];
+        let _ = writeln!(rest, $($arg)*);
+        let len = room - rest.len();
+        let _ = rustix::io::write(rustix::stdio::stderr(), &line[..len]);
+    }};
+}
+
+/// Runs until the engine says `Finish`; gives the exit status. `table` is that
+/// of an earlier self, or empty.
+pub fn run(settings: Settings, table: Table) -> std::io::Result<i32> {
+    // Containers whose keeper step died would go to init; they come to us.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let caught = Caught::new(&signals_to_catch())?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for process in table.processes.iter().filter(|process| process.adopted) {
+        watch(&epoll, process.pidfd.as_fd());
+    }
+    let mut keeper = Keeper {
+        settings,
+        table,
+        engine: Engine::Down {
+            until: Duration::ZERO,
+        },
+        pause: MIN_PAUSE,
+        caught,
+        epoll,
+        second: SharedPid::new()?,
+        told_to_end: 0,
+        finish: None,
+    };
+    loop {
+        keeper.start_engine_when_due();
+        keeper.wait();
+        keeper.pass_signals();
+        keeper.reap();
+        keeper.look_at_adopted();
+        keeper.listen();
+        if let Some(code) = keeper.finish {
+            return Ok(code);
+        }
+    }
+}
+
+fn watch(epoll: &OwnedFd, pidfd: BorrowedFd<'_>) {
+    let data = epoll::EventData::new_u64(0);
+    let _ = epoll::add(epoll, pidfd, data, epoll::EventFlags::IN);
+}
+
+/// The time since boot.
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(
+        now.tv_sec.unsigned_abs(),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
+}
+
+impl Keeper {
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.engine {
+            Engine::Running { socket, .. } => Some(socket.as_fd()),
+            Engine::Down { .. } => None,
+        }
+    }
+
+    /// Waits until something happened, or until the engine is to be started.
+    fn wait(&self) {
+        let timeout = match self.engine {
+            Engine::Running { .. } => None,
+            Engine::Down { until } => {
+                let left = until.saturating_sub(now());
+                Some(Timespec {
+                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
+                    tv_nsec: i64::from(left.subsec_nanos()),
+                })
+            }
+        };
+        let fixed = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let (caught, adopted) = (self.caught.as_fd(), self.epoll.as_fd());
+        let _ = match self.socket() {
+            Some(socket) => poll(
+                &mut [fixed(caught), fixed(adopted), fixed(socket)],
+                timeout.as_ref(),
+            ),
+            None => poll(&mut [fixed(caught), fixed(adopted)], timeout.as_ref()),
+        };
+    }
+
+    fn tell(&mut self, message: &Message, fds: &[BorrowedFd<'_>]) {
+        if let Some(socket) = self.socket() {
+            tell(socket, message, fds);
+        }
+    }
+
+    fn pass_signals(&mut self) {
+        let mut pending = self.caught.take() & !(1 << (libc::SIGCHLD - 1));
+        while pending != 0 {
+            let signal = pending.trailing_zeros() as i32 + 1;
+            pending &= pending - 1;
+            if matches!(signal, libc::SIGTERM | libc::SIGINT) {
+                self.told_to_end += 1;
+                if self.told_to_end > 2 {
+                    self.give_up();
+                }
+            }
+            self.tell(
+                &Message {
+                    code: signal,
+                    ..Message::new(Kind::Signal)
+                },
+                &[],
+            );
+        }
+    }
+
+    /// Asked a third time to end, the engine still has not: end without it. A
+    /// container's init takes everything in its pid namespace along.
+    fn give_up(&mut self) {
+        say!("berth: ending every container at once, as asked three times");
+        for process in &self.table.processes {
+            if process.state == State::Running {
+                let _ = signals::send(process.pidfd.as_fd(), libc::SIGKILL);
+            }
+        }
+        self.finish = Some(1);
+    }
+
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get();
+            if matches!(self.engine, Engine::Running { pid: engine, .. } if engine == pid) {
+                self.engine_ended();
+                continue;
+            }
+            // Anybody else's child that was left to us is reaped and forgotten.
+            if let Some(process) = self.table.running(pid).filter(|process| !process.adopted) {
+                process.state = State::Exited(end_of(status));
+                let message = described(process, Kind::Exited);
+                self.tell(&message, &[]);
+            }
+        }
+    }
+
+    /// An adopted process is no child; its pidfd becomes readable when it ends
+    /// (pidfd_open(2)), and its status file says how.
+    fn look_at_adopted(&mut self) {
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 1];
+        let none = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        if !matches!(
+            epoll::wait(&self.epoll, &mut events[..], Some(&none)),
+            Ok(1..)
+        ) {
+            return;
+        }
+        let Keeper {
+            table,
+            engine,
+            epoll,
+            ..
+        } = self;
+        for process in &mut table.processes {
+            if process.adopted
+                && process.state == State::Running
+                && super::process::has_ended(process.pidfd.as_fd())
+            {
+                let _ = epoll::delete(&*epoll, &process.pidfd);
+                process.state = State::Exited(None);
+                if let Engine::Running { socket, .. } = engine {
+                    tell(socket.as_fd(), &described(process, Kind::Exited), &[]);
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self) {
+        loop {
+            let Some(socket) = self.socket() else { return };
+            let mut fds = Fds::default();
+            match protocol::receive(socket, &mut fds) {
+                Ok(Received::Message(message)) => self.obey(message, fds),
+                Ok(Received::Unknown) => {
+                    say!("berth: the engine speaks another version; passed over")
+                }
+                // Its end shows by SIGCHLD, too; nothing more comes from it.
+                Ok(Received::Closed) | Err(Errno::AGAIN) => return,
+                Err(_) => return,
+            }
+            if self.finish.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, message: Message, mut fds: Fds) {
+        match message.kind {
+            Kind::Hello => self.tell_all(),
+            Kind::Launch => self.launch(message, &fds),
+            Kind::Adopt => {
+                if let Some(pidfd) = fds.take(0) {
+                    watch(&self.epoll, pidfd.as_fd());
+                    let _ = self.table.add(Process {
+                        key: message.key,
+                        pid: message.pid,
+                        start: message.start,
+                        tag: message.tag,
+                        pidfd,
+                        state: State::Running,
+                        adopted: true,
+                    });
+                }
+            }
+            Kind::Acknowledge => self.table.acknowledge(message.key),
+            Kind::Hold => {
+                if let Some(fd) = fds.take(0) {
+                    let _ = self.table.hold(message.tag, fd);
+                }
+            }
+            Kind::Release => self.table.release(message.tag),
+            Kind::Finish => self.finish = Some(message.code),
+            Kind::Reexec => self.reexec(),
+            _ => {}
+        }
+    }
+
+    fn tell_all(&mut self) {
+        let Some(socket) = self.socket() else { return };
+        for process in &self.table.processes {
+            tell(
+                socket,
+                &described(process, Kind::Process),
+                &[process.pidfd.as_fd()],
+            );
+        }
+        for held in &self.table.held {
+            let message = Message {
+                tag: held.tag,
+                ..Message::new(Kind::Held)
+            };
+            tell(socket, &message, &[held.fd.as_fd()]);
+        }
+        tell(socket, &Message::new(Kind::Told), &[]);
+    }
+
+    fn launch(&mut self, message: Message, fds: &Fds) {
+        let born = if self.table.is_full() {
+            Err(Errno::AGAIN)
+        } else {
+            launch(fds, &self.second)
+        };
+        match born {
+            Ok(born) => {
+                let process = Process {
+                    key: message.key,
+                    pid: born.pid,
+                    start: born.start,
+                    tag: message.tag,
+                    pidfd: born.pidfd,
+                    state: State::Running,
+                    adopted: false,
+                };
+                let said = described(&process, Kind::Launched);
+                if let Some(socket) = self.socket() {
+                    tell(socket, &said, &[process.pidfd.as_fd()]);
+                }
+                let _ = self.table.add(process);
+            }
+            Err(errno) => {
+                let refused = Message {
+                    key: message.key,
+                    code: errno.raw_os_error(),
+                    ..Message::new(Kind::Refused)
+                };
+                self.tell(&refused, &[]);
+            }
+        }
+    }
+
+    fn engine_ended(&mut self) {
+        if let Engine::Running { since, .. } = self.engine {
+            if now().saturating_sub(since) >= WELL {
+                self.pause = MIN_PAUSE;
+            }
+            say!(
+                "berth: the engine ended; starting it again in {} ms",
+                self.pause.as_millis()
+            );
+            self.engine = Engine::Down {
+                until: now() + self.pause,
+            };
+            self.pause = (self.pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    fn start_engine_when_due(&mut self) {
+        match self.engine {
+            Engine::Down { until } if now() >= until => {}
+            _ => return,
+        }
+        match self.start_engine() {
+            Ok((pid, socket)) => {
+                self.engine = Engine::Running {
+                    pid,
+                    socket,
+                    since: now(),
+                }
+            }
+            Err(errno) => {
+                say!("berth: can't start the engine: {errno}");
+                self.engine = Engine::Down {
+                    until: now() + self.pause,
+                };
+                self.pause = (self.pause * 2).min(MAX_PAUSE);
+            }
+        }
+    }
+
+    fn start_engine(&self) -> Result<(i32, OwnedFd), Errno> {
+        let (ours, its) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let mask = signals::block_all();
+        // SAFETY: the keeper has one thread; the child calls only
+        // async-signal-safe functions until it execs or exits.
+        let cloned = unsafe { clone3(0, None) };
+        if let Ok(Clone::Child) = cloned {
+            signals::reset_all();
+            // A terminal's Ctrl-C is for the keeper alone.
+            let _ = rustix::process::setsid();
+            crate::sys::process::become_engine(
+                its.as_raw_fd(),
+                ENGINE_FD,
+                &self.settings.engine_argv,
+                &self.settings.environment,
+            );
+            exit_now(127)
+        }
+        signals::restore(mask);
+        match cloned {
+            Ok(Clone::Parent(pid)) => Ok((pid, ours)),
+            Ok(Clone::Child) => Err(Errno::INVAL),
+            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        }
+    }
+
+    /// Becomes the binary that is at our path now, with the same pid, children
+    /// and descriptors. The engine is the new keeper's first to reap.
+    fn reexec(&mut self) {
+        let Err(errno) = self.try_reexec();
+        say!("berth: can't become the new binary: {errno}");
+        self.tell(
+            &Message {
+                code: errno.raw_os_error(),
+                ..Message::new(Kind::NotReplaced)
+            },
+            &[],
+        );
+    }
+
+    fn try_reexec(&mut self) -> Result<std::convert::Infallible, Errno> {
+        use rustix::fs::{MemfdFlags, memfd_create};
+        use rustix::io::FdFlags;
+        rustix::fs::access(self.settings.binary.as_c_str(), rustix::fs::Access::EXEC_OK)?;
+        let memfd = memfd_create(c"berth-table", MemfdFlags::empty())?;
+        let bytes = self.table.encode();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let written = rustix::io::write(&memfd, rest)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        rustix::fs::seek(&memfd, rustix::fs::SeekFrom::Start(0))?;
+        let kept = |table: &Table, flags: FdFlags| {
+            for process in &table.processes {
+                let _ = rustix::io::fcntl_setfd(&process.pidfd, flags);
+            }
+            for held in &table.held {
+                let _ = rustix::io::fcntl_setfd(&held.fd, flags);
+            }
+        };
+        kept(&self.table, FdFlags::empty());
+        let resume =
+            CString::new(format!("{RESUME}={}", memfd.as_raw_fd())).map_err(|_| Errno::INVAL)?;
+        let argv: Vec<_> = self
+            .settings
+            .keeper_argv
+            .iter()
+            .map(CString::as_c_str)
+            .collect();
+        let envp: Vec<_> = self
+            .settings
+            .environment
+            .iter()
+            .map(CString::as_c_str)
+            .chain([resume.as_c_str()])
+            .collect();
+        let error = replace(&self.settings.binary, &argv, &envp);
+        kept(&self.table, FdFlags::CLOEXEC);
+        Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+/// The engine may be slow: then it does not get the message now, but it learns
+/// all by `Hello` when it is started again, and an exit stays in the table.
+fn tell(socket: BorrowedFd<'_>, message: &Message, fds: &[BorrowedFd<'_>]) {
+    loop {
+        match protocol::send(socket, message, fds) {
+            Err(Errno::AGAIN) => {
+                let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+                let second = Timespec {
+                    tv_sec: 1,
+                    tv_nsec: 0,
+                };
+                if !matches!(poll(&mut ready, Some(&second)), Ok(1)) {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+fn described(process: &Process, kind: Kind) -> Message {
+    let (ended, end) = match process.state {
+        State::Running => (false, None),
+        State::Exited(end) => (true, end),
+    };
+    Message {
+        key: process.key,
+        pid: process.pid,
+        start: process.start,
+        tag: process.tag,
+        ended,
+        end,
+        ..Message::new(kind)
+    }
+}
+
+/// The table that an earlier self left, if this program was executed by it.
+pub fn resumed_table() -> Option<Table> {
+    use std::io::Read;
+    let fd: i32 = std::env::var(RESUME).ok()?.parse().ok()?;
+    let fd = crate::sys::process::inherited(fd)?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(fd).read_to_end(&mut bytes).ok()?;
+    Some(Table::decode(&bytes))
+}
+
+/// Keeps what only a keeper has out of the programs that it executes.
+pub fn close_strangers() {
+    close_on_exec_from(3);
+}

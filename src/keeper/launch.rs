@@ -128,3 +128,123 @@ fn reap(pid: i32) {
 fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::plan::{Plan, PlanMount, PlanSource};
+    use crate::sandbox::status::{self, End, Status, Step};
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+
+    /// Launches a plan as the keeper does; gives what it printed and its status.
+    fn run(plan: &Plan, root: Option<OwnedFd>) -> (String, Status) {
+        let mut tape = tempfile::tempfile().unwrap();
+        tape.write_all(&plan.encode()).unwrap();
+        let status = tempfile::NamedTempFile::new().unwrap();
+        let appending = File::options().append(true).open(status.path()).unwrap();
+        let (output, output_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (_error, error_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let mut fds = Fds::default();
+        for fd in [tape.into(), appending.into(), error_write, null.into(), output_write]
+            .into_iter()
+            .chain(root)
+        {
+            fds.push(fd);
+        }
+        let born = launch(&fds, &SharedPid::new().unwrap());
+        drop(fds);
+        let mut text = String::new();
+        File::from(output).read_to_string(&mut text).unwrap();
+        if let Ok(born) = born {
+            reap(born.pid);
+        }
+        let mut lines = String::new();
+        let mut file = status.reopen().unwrap();
+        file.rewind().unwrap();
+        file.read_to_string(&mut lines).unwrap();
+        (text, status::parse(&lines))
+    }
+
+    fn shell(script: &str) -> Plan {
+        Plan {
+            flags: flags::INIT,
+            stdio: [0, 1, 1],
+            workdir: "/".into(),
+            umask: 0o22,
+            programs: vec!["/nowhere/sh".into(), "/bin/sh".into()],
+            argv: vec!["sh".into(), "-c".into(), script.into()],
+            envp: vec!["PATH=/usr/bin:/bin".into(), "GREETING=hello".into()],
+            ..Plan::default()
+        }
+    }
+
+    #[test]
+    fn a_plain_process_is_launched_and_its_end_written_down() {
+        let (text, status) = run(&shell("echo $GREETING from $PWD; exit 7"), None);
+        assert_eq!(text, "hello from /\n");
+        assert!(status.process.is_some_and(|(pid, start)| pid > 1 && start > 0));
+        assert_eq!(status.end.map(|end| end.0), Some(End::Exit(7)));
+        let (_, status) = run(&shell("kill -9 $$"), None);
+        assert_eq!(status.end.map(|end| end.0), Some(End::Signal(9)));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_127_and_one_that_cannot_run_126() {
+        for (program, code) in [("/nowhere", 127), ("/etc/passwd", 126)] {
+            let plan = Plan { programs: vec![program.into()], ..shell("") };
+            let (_, status) = run(&plan, None);
+            let failure = status.failure.unwrap();
+            assert_eq!((failure.step, failure.exit_code()), (Step::Exec, code));
+        }
+    }
+
+    #[test]
+    fn a_root_of_its_own_is_entered_for_good() {
+        use process::flags::{NEWIPC, NEWNS, NEWPID, NEWUTS};
+        let root = open_tree(
+            rustix::fs::CWD,
+            "/",
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+        )
+        .unwrap();
+        let filesystem = |kind: &str, target: &str| PlanMount {
+            source: PlanSource::Filesystem { kind: kind.into(), options: vec![] },
+            attributes: 0,
+            target: target.into(),
+            file: false,
+            optional: false,
+        };
+        let plan = Plan {
+            root: Some(2),
+            new_namespaces: NEWNS | NEWPID | NEWUTS | NEWIPC,
+            hostname: Some("inside".into()),
+            mounts: vec![
+                filesystem("proc", "/proc"),
+                filesystem("tmpfs", "/dev"),
+                PlanMount {
+                    source: PlanSource::HostFile("/dev/null".into()),
+                    file: true,
+                    ..filesystem("", "/dev/null")
+                },
+                filesystem("tmpfs", "/dev/deep/er"),
+            ],
+            symlinks: vec![("/dev/fd".into(), "/proc/self/fd".into())],
+            masked: vec!["/proc/keys".into(), "/proc/acpi".into(), "/nowhere".into()],
+            read_only: vec!["/proc/sys".into()],
+            ..shell(
+                "hostname; echo $$; ls /dev; wc -c < /proc/keys; cat /proc/1/comm; \
+                 echo x > /proc/sys/kernel/domainname || echo read-only; ls /proc/1/fd | wc -l; \
+                 grep -c . /proc/self/mountinfo",
+            )
+        };
+        let (text, status) = run(&plan, Some(root));
+        assert_eq!(status.failure, None, "{status:?}");
+        let lines: Vec<_> = text.lines().filter(|line| !line.contains("Read-only")).collect();
+        assert_eq!(lines[..7], ["inside", "2", "deep", "fd", "null", "0", "berth-init"], "{text}");
+        assert_eq!(lines[7], "read-only");
+        assert_eq!(status.end.map(|end| end.0), Some(End::Exit(0)));
+    }
+}

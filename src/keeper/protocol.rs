@@ -252,7 +252,7 @@ impl Fds {
         self.fds.get_mut(index)?.take()
     }
 
-    fn push(&mut self, fd: OwnedFd) {
+    pub(super) fn push(&mut self, fd: OwnedFd) {
         // What does not fit is closed by being dropped.
         if let Some(place) = self.fds.get_mut(self.len) {
             *place = Some(fd);
@@ -329,7 +329,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(got.len(), MAX_FDS);
-        drop(a);
+        drop((a, got));
         assert!(matches!(
             receive(&b, &mut Fds::default()),
             Ok(Received::Closed)

@@ -1,0 +1,266 @@
+//! The way into the engine for those who serve people: the API. Questions and
+//! orders go to the loop as messages; changes come back as events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::paths::Paths;
+use super::plan::Change;
+use crate::manifest::model::Container;
+use crate::manifest::scalar::{Name, Signal};
+
+/// What a container looks like from outside, at one instant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct View {
+    /// Its name.
+    pub name: Name,
+    /// 64 hexadecimal digits, as Docker's.
+    pub id: String,
+    /// Docker's word for where it stands: created, running, restarting, paused,
+    /// exited, removing, dead; beside these `stopping`, `backoff` and `waiting`
+    /// are told in `detail`.
+    pub state: String,
+    /// More about the state, for people: "crash loop: 5 failures, next start in 3s".
+    pub detail: Option<String>,
+    /// The payload's supervisor process on the host; 0 when it does not run.
+    pub pid: i32,
+    /// The manifest that is in force.
+    pub manifest: Container,
+    /// The file that declares it; none when the file is gone.
+    pub source: Option<PathBuf>,
+    /// What is wrong with its manifest file, if anything.
+    pub manifest_error: Option<String>,
+    /// Why the last launch failed.
+    pub error: Option<String>,
+    /// How often it was started again without being asked.
+    pub restarts: u32,
+    /// When it was first seen.
+    pub created: SystemTime,
+    /// When the last incarnation began.
+    pub started: Option<SystemTime>,
+    /// When the last incarnation ended.
+    pub finished: Option<SystemTime>,
+    /// As a shell says it: 128 + the signal.
+    pub exit_code: Option<i32>,
+    /// The kernel ended it for lack of memory.
+    pub oom_killed: bool,
+    /// A person stopped it.
+    pub stopped_by_hand: bool,
+    /// `starting`, `healthy`, `unhealthy`, if it has a health check.
+    pub health: Option<String>,
+}
+
+/// What a person can order about one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    /// Run it.
+    Start,
+    /// Keep it stopped.
+    Stop {
+        /// In place of the manifest's.
+        signal: Option<Signal>,
+        /// In place of the manifest's.
+        timeout: Option<Duration>,
+    },
+    /// Stop and run it.
+    Restart {
+        /// In place of the manifest's.
+        signal: Option<Signal>,
+        /// In place of the manifest's.
+        timeout: Option<Duration>,
+    },
+    /// Send a signal to the payload.
+    Kill(Signal),
+    /// Do what the manifest says under `signals.reload`.
+    Reload,
+    /// Freeze every process of it.
+    Pause,
+    /// Let them go on.
+    Unpause,
+    /// Forget it, its files and its logs. `force` stops it first.
+    Remove {
+        /// Even while it runs.
+        force: bool,
+    },
+}
+
+/// Why an order was not obeyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// HTTP 404: no such container.
+    NotFound(String),
+    /// HTTP 409: it is not in a state for that, or a manifest declares it.
+    Conflict(String),
+    /// HTTP 304: nothing to do, it is so already.
+    AlreadySo,
+    /// HTTP 400: the order makes no sense.
+    Invalid(String),
+    /// HTTP 500.
+    Failed(String),
+}
+
+/// Something that happened, in the words of Docker's `/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Event {
+    /// Nanoseconds since 1970.
+    pub time: u64,
+    /// `create`, `start`, `die`, `stop`, `kill`, `restart`, `oom`, `destroy`,
+    /// `pause`, `unpause`, `reload`, `update`, `health_status`, `manifest_error`.
+    pub action: String,
+    /// The container's name.
+    pub name: String,
+    /// The container's id.
+    pub id: String,
+    /// `exitCode`, `signal`, `error`, …
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// How many events are kept for those who ask for the past.
+const KEPT_EVENTS: usize = 1024;
+
+/// Events that were, and a way to get those that come.
+#[derive(Debug, Clone)]
+pub struct Events {
+    past: Arc<Mutex<VecDeque<Arc<Event>>>>,
+    sender: broadcast::Sender<Arc<Event>>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Events { past: Arc::default(), sender: broadcast::channel(KEPT_EVENTS).0 }
+    }
+}
+
+impl Events {
+    /// Tells everyone.
+    pub fn publish(&self, event: Event) {
+        let event = Arc::new(event);
+        if let Ok(mut past) = self.past.lock() {
+            if past.len() >= KEPT_EVENTS {
+                past.pop_front();
+            }
+            past.push_back(Arc::clone(&event));
+        }
+        // Nobody listens: nothing to do.
+        let _ = self.sender.send(event);
+    }
+
+    /// Events from now on. Those since `since` (nanoseconds since 1970) come with
+    /// it, as far as they are kept.
+    pub fn subscribe(&self, since: u64) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        // The lock is held over both, so that no event falls between.
+        let past = self.past.lock();
+        let receiver = self.sender.subscribe();
+        let past = past.map(|past| past.iter().filter(|e| e.time >= since).cloned().collect());
+        (past.unwrap_or_default(), receiver)
+    }
+}
+
+/// What the loop is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// All containers.
+    List(oneshot::Sender<Vec<View>>),
+    /// One container by name, id, or the beginning of an id that only it has.
+    Find(String, oneshot::Sender<Result<View, Refusal>>),
+    /// An order; answered when it is accepted, not when it is done.
+    Act(Name, Verb, oneshot::Sender<Result<(), Refusal>>),
+    /// What would change if the manifests on disk were applied now.
+    Plan(oneshot::Sender<Vec<Change>>),
+    /// Read all manifests again.
+    Rescan(oneshot::Sender<()>),
+    /// Replace keeper and engine by the binary that is on disk.
+    Reexec(oneshot::Sender<Result<(), Refusal>>),
+    /// Statistics of a container's cgroup.
+    Stats(Name, oneshot::Sender<Result<crate::cgroup::Stats, Refusal>>),
+}
+
+/// A client's end of the engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// To the loop.
+    pub requests: mpsc::Sender<Request>,
+    /// What happens.
+    pub events: Events,
+    /// Where things are.
+    pub paths: Arc<Paths>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// All containers, by name.
+    pub async fn list(&self) -> Vec<View> {
+        self.ask(Request::List).await.unwrap_or_default()
+    }
+
+    /// One container by name, id or the beginning of its id.
+    pub async fn find(&self, which: &str) -> Result<View, Refusal> {
+        self.ask(|answer| Request::Find(which.to_owned(), answer)).await.unwrap_or_else(ending)
+    }
+
+    /// Orders something; see [`Request::Act`].
+    pub async fn act(&self, name: &Name, verb: Verb) -> Result<(), Refusal> {
+        self.ask(|answer| Request::Act(name.clone(), verb, answer)).await.unwrap_or_else(ending)
+    }
+
+    /// Waits until `reached` is true of the container, or it is gone (`None`).
+    pub async fn wait_until(
+        &self,
+        name: &Name,
+        mut reached: impl FnMut(&View) -> bool,
+    ) -> Option<View> {
+        let (_, mut events) = self.events.subscribe(u64::MAX);
+        loop {
+            match self.find(name.as_str()).await {
+                Ok(view) if reached(&view) => return Some(view),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+            loop {
+                match events.recv().await {
+                    Ok(event) if event.name == name.as_str() => break,
+                    Ok(_) => {}
+                    // Too slow to see them all: look again.
+                    Err(broadcast::error::RecvError::Lagged(_)) => break,
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        }
+    }
+
+    /// What would change now.
+    pub async fn plan(&self) -> Vec<Change> {
+        self.ask(Request::Plan).await.unwrap_or_default()
+    }
+
+    /// Reads all manifests again, now.
+    pub async fn rescan(&self) {
+        self.ask(Request::Rescan).await.unwrap_or_default();
+    }
+
+    /// See [`Request::Reexec`].
+    pub async fn reexec(&self) -> Result<(), Refusal> {
+        self.ask(Request::Reexec).await.unwrap_or_else(ending)
+    }
+
+    /// Statistics of a container.
+    pub async fn stats(&self, name: &Name) -> Result<crate::cgroup::Stats, Refusal> {
+        self.ask(|answer| Request::Stats(name.clone(), answer)).await.unwrap_or_else(ending)
+    }
+}
+
+fn ending<T>() -> Result<T, Refusal> {
+    Err(Refusal::Failed("Berth is about to end".to_owned()))
+}

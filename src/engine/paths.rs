@@ -1,0 +1,92 @@
+//! Where things are: the folders of one Berth, below `/` or below `--root`.
+
+use std::path::{Path, PathBuf};
+
+/// The folders of one Berth (the table "Where things are" in ARCHITECTURE.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// Below `root`; `/` is the machine's own Berth.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Paths { root: root.into() }
+    }
+
+    /// The folder that all others are below.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn below(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// The manifest directories, the first wins: the administrator's, what was
+    /// made at run time, what packages ship.
+    pub fn manifest_dirs(&self) -> Vec<PathBuf> {
+        ["etc/containers.d", "run/containers.d", "usr/lib/containers.d"]
+            .map(|dir| self.below(dir))
+            .to_vec()
+    }
+
+    /// Manifests that `run` and API clients created.
+    pub fn created_dir(&self) -> PathBuf {
+        self.below("var/lib/berth/containers.d")
+    }
+
+    /// What outlives a boot.
+    pub fn state_dir(&self) -> PathBuf {
+        self.below("var/lib/berth")
+    }
+
+    /// One file a container: its record.
+    pub fn records_dir(&self) -> PathBuf {
+        self.below("var/lib/berth/records")
+    }
+
+    /// What a reboot clears: FIFOs, status files, sockets.
+    pub fn run_dir(&self) -> PathBuf {
+        self.below("run/berth")
+    }
+
+    /// A container's FIFOs and status files.
+    pub fn container_run_dir(&self, name: &str) -> PathBuf {
+        self.run_dir().join("containers").join(name)
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("berth.sock")
+    }
+
+    /// Locked by the keeper that runs, with its pid inside.
+    pub fn lock(&self) -> PathBuf {
+        self.run_dir().join("berth.pid")
+    }
+
+    /// The folder of all logs.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.below("var/log/berth")
+    }
+
+    /// A container's logs.
+    pub fn log_dir(&self, name: &str) -> PathBuf {
+        self.logs_dir().join(name)
+    }
+
+    /// The name of this Berth's cgroup: `berth`, or `berth-` and a hash of the
+    /// root for one that is not the machine's own.
+    pub fn cgroup_name(&self) -> String {
+        if self.root == Path::new("/") {
+            return "berth".to_owned();
+        }
+        // FNV-1a: short, stable over versions; it need not resist anybody.
+        let hash = self.root.as_os_str().as_encoded_bytes().iter().fold(
+            0xcbf2_9ce4_8422_2325_u64,
+            |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3),
+        );
+        format!("berth-{:08x}", hash as u32 ^ (hash >> 32) as u32)
+    }
+}

@@ -1,0 +1,6 @@
+//! The engine: what is desired against what is observed, and the actions that
+//! bring one to the other. [`reconcile`] decides and [`plan`] foretells; both are
+//! pure. The loop around them is the only place that acts.
+
+pub mod plan;
+pub mod reconcile;

@@ -3,6 +3,8 @@
 //! `ARCHITECTURE.md` is the map: one manifest's way from file to process, and what
 //! each room must never know.
 
+pub mod cgroup;
+pub mod engine;
 pub mod keeper;
 pub mod manifest;
 pub mod sandbox;

@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::paths::Paths;
 use super::plan::Change;
+use super::reconcile::Verb;
 use crate::manifest::model::Container;
-use crate::manifest::scalar::{Name, Signal};
+use crate::manifest::scalar::Name;
 
 /// What a container looks like from outside, at one instant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,40 +55,6 @@ pub struct View {
     pub stopped_by_hand: bool,
     /// `starting`, `healthy`, `unhealthy`, if it has a health check.
     pub health: Option<String>,
-}
-
-/// What a person can order about one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verb {
-    /// Run it.
-    Start,
-    /// Keep it stopped.
-    Stop {
-        /// In place of the manifest's.
-        signal: Option<Signal>,
-        /// In place of the manifest's.
-        timeout: Option<Duration>,
-    },
-    /// Stop and run it.
-    Restart {
-        /// In place of the manifest's.
-        signal: Option<Signal>,
-        /// In place of the manifest's.
-        timeout: Option<Duration>,
-    },
-    /// Send a signal to the payload.
-    Kill(Signal),
-    /// Do what the manifest says under `signals.reload`.
-    Reload,
-    /// Freeze every process of it.
-    Pause,
-    /// Let them go on.
-    Unpause,
-    /// Forget it, its files and its logs. `force` stops it first.
-    Remove {
-        /// Even while it runs.
-        force: bool,
-    },
 }
 
 /// Why an order was not obeyed.

@@ -1,0 +1,32 @@
+//! The pure reconciler: what the manifests say against what was observed, and the
+//! actions that bring one to the other. No clock, no input or output, no
+//! randomness, and nothing of the kernel, images or HTTP is known here.
+//!
+//! The engine's loop is its only caller: event → [`Observed::apply`] → [`decide`] →
+//! the records of [`Decision::save`] are written down → the actions are performed,
+//! and their outcomes come back as events. Whichever instant the engine dies at,
+//! the records written so far and what the keeper says lives
+//! ([`Observed::restore`], [`Event::Adopted`], [`Event::AdoptionDone`]) rebuild it.
+//!
+//! What always holds:
+//! - no launch while a process of an earlier incarnation may be alive;
+//! - an incarnation's number is used once;
+//! - nothing is launched during a shutdown, nor what a person stopped, but for a
+//!   start by hand, an edit, or a boot;
+//! - a broken manifest changes nothing;
+//! - a container ends after all that requires it, and begins after what it requires.
+
+mod action;
+mod clock;
+mod desired;
+mod event;
+mod record;
+
+pub use action::{Action, Decision};
+pub use clock::Now;
+pub use desired::{Desired, Shutdown};
+pub use event::{Adopted, Event, Refused, Verb};
+pub use record::{
+    Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, Joined, Phase, Record, Rest,
+    Run, State, StopWhy,
+};

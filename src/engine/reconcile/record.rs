@@ -1,0 +1,416 @@
+//! What is known of one container, and kept on disk: its identity, its history
+//! and the phase of its life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::model::Container;
+use crate::manifest::scalar::{Name, Signal};
+
+/// One container, as the engine persists it: one JSON file each, written before
+/// the actions of the same decision are performed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Record {
+    /// Its name.
+    pub name: Name,
+    /// Its Docker id, 64 hexadecimal digits; the same until it is discarded.
+    pub id: String,
+    /// When it was first known, in Unix nanoseconds.
+    pub created: i64,
+    /// The boot that the monotonic times in `phase` belong to.
+    pub boot_id: String,
+    /// The number of its latest incarnation; the first launch is 1, and a number
+    /// is never used twice.
+    pub incarnation: u64,
+    /// How often it was launched again by its restart policy.
+    pub restarts: u64,
+    /// Unasked ends and failed launches in a row; 0 again after `reset-after` of
+    /// healthy running, a start by hand or an edit.
+    pub streak: u32,
+    /// The manifest that the latest incarnation was launched with, with what was
+    /// applied live since.
+    #[serde(with = "shared")]
+    pub applied: Option<Arc<Container>>,
+    /// The last good manifest: in force while the file is broken.
+    #[serde(with = "shared")]
+    pub last_good: Option<Arc<Container>>,
+    /// The next launch begins with a fresh writable layer: the manifest changed in
+    /// a way that replaces the container.
+    pub renew: bool,
+    /// The container whose network the latest incarnation joined.
+    pub joined: Option<Joined>,
+    /// A person stopped it.
+    pub held: Option<Held>,
+    /// How the latest incarnation ended, or failed to begin.
+    pub last_exit: Option<Exit>,
+    /// Why the running container differs from its manifest, if a live change failed.
+    pub live_error: Option<String>,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// Whose network namespace an incarnation lives in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Joined {
+    /// The owner of the network.
+    pub name: Name,
+    /// The owner's incarnation at that time.
+    pub incarnation: u64,
+}
+
+/// A stop by a person, which lasts until `start`, an edit of the manifest, or,
+/// unless its policy is `unless-stopped`, the next boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Held {
+    /// When, in Unix nanoseconds.
+    pub since: i64,
+    /// Instead of the manifest's stop signal.
+    pub signal: Option<Signal>,
+    /// Instead of the manifest's stop timeout.
+    pub timeout: Option<Duration>,
+}
+
+/// How an incarnation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Exit {
+    /// Which incarnation.
+    pub incarnation: u64,
+    /// How its payload ended.
+    pub status: ExitStatus,
+    /// The kernel ended a process of it because its memory was used up.
+    pub oom_killed: bool,
+    /// When it began, in Unix nanoseconds; none if it never did.
+    pub started: Option<i64>,
+    /// When it ended, in Unix nanoseconds.
+    pub finished: i64,
+    /// What went wrong, if it never began.
+    pub error: Option<String>,
+}
+
+/// How a payload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitStatus {
+    /// It called exit(2), or its launch failed with Docker's 125, 126 or 127.
+    Code(i32),
+    /// A signal ended it.
+    Signal(Signal),
+    /// It is gone and nobody saw how: keeper and engine were dead, or the machine was.
+    Unknown,
+}
+
+impl ExitStatus {
+    /// The number that a shell and Docker show: 128 + signal, 137 where it is unknown.
+    pub fn code(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => 128 + signal.0,
+            ExitStatus::Unknown => 128 + Signal::KILL.0,
+        }
+    }
+
+    /// Whether the payload says that all went well.
+    pub fn is_success(self) -> bool {
+        self == ExitStatus::Code(0)
+    }
+}
+
+/// Where a container is in its life. Times are [`Now::mono`](super::Now::mono) of
+/// the record's boot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum Phase {
+    /// Known, and never launched.
+    Created,
+    /// A launch was ordered, and its outcome is not known.
+    Launching {
+        /// When it was ordered.
+        since: Duration,
+    },
+    /// Its payload runs.
+    Running(Run),
+    /// It was asked to end.
+    Stopping {
+        /// The run that is to end.
+        run: Run,
+        /// Why.
+        why: StopWhy,
+        /// When every process of it gets SIGKILL (again); never without one.
+        deadline: Option<Duration>,
+        /// SIGKILL was ordered already.
+        escalated: bool,
+    },
+    /// One of the two signs of its end is there, the other is awaited.
+    Ending {
+        /// The run that ended.
+        run: Run,
+        /// Why it was asked to end, if it was.
+        why: Option<StopWhy>,
+        /// The sign that is there.
+        half: Half,
+        /// When what is left of it gets SIGKILL again.
+        deadline: Duration,
+    },
+    /// It ended or failed to begin, and what becomes of it is decided next.
+    Ended {
+        /// Why it was asked to end, if it was; else its restart policy decides.
+        why: Option<StopWhy>,
+    },
+    /// It waits to be launched again.
+    Backoff {
+        /// Not before then.
+        until: Duration,
+        /// Which attempt in a row that will be.
+        attempt: u32,
+    },
+    /// It does not run.
+    Exited(Rest),
+    /// All that is left of it is being removed.
+    Removing,
+    /// It could not be removed; tried again.
+    Dead {
+        /// Why not.
+        error: String,
+        /// When it is tried again.
+        until: Duration,
+        /// How often it was tried.
+        attempt: u32,
+    },
+}
+
+/// A payload that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Run {
+    /// The process that the keeper started, as the host sees it.
+    pub pid: u32,
+    /// Since when it runs.
+    pub started: Duration,
+    /// The same for people, in Unix nanoseconds.
+    pub started_wall: i64,
+    /// What its health check says; none if it has none.
+    pub health: Option<HealthStatus>,
+    /// Since when it is well: since `started` without a health check.
+    pub well_since: Option<Duration>,
+    /// It is frozen.
+    pub paused: bool,
+    /// What a person asked of it and is still to come.
+    pub asked: Option<Asked>,
+}
+
+/// What a person asked of a running container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Asked {
+    /// `restart`, with a stop timeout instead of the manifest's.
+    Restart {
+        /// Instead of the manifest's.
+        timeout: Option<Duration>,
+    },
+    /// `kill` with the stop signal: if it ends by it, it was stopped by hand.
+    End,
+}
+
+/// What a health check says (Docker's words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthStatus {
+    /// Nothing yet.
+    Starting,
+    /// It is well.
+    Healthy,
+    /// Too many probes in a row failed.
+    Unhealthy,
+}
+
+/// The first of the two signs of an end. A container has ended when its payload's
+/// exit is known and no process of it is left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Half {
+    /// The payload's exit is known.
+    Exit {
+        /// How it ended.
+        status: ExitStatus,
+        /// The kernel ended a process of it for memory.
+        oom: bool,
+    },
+    /// Its cgroup is empty.
+    Emptied,
+}
+
+/// Why a container was asked to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "cause")]
+pub enum StopWhy {
+    /// A person stopped or killed it.
+    ByHand,
+    /// A person restarts it.
+    Restart,
+    /// Its manifest was deleted.
+    Removed,
+    /// Its manifest changed in these keys.
+    Edited {
+        /// `image`, `security.userns`, …
+        keys: Vec<String>,
+    },
+    /// What it requires stops.
+    Dependency {
+        /// The one that stops.
+        on: Name,
+    },
+    /// The container whose network it joined has a new one.
+    Network {
+        /// The owner of the network.
+        of: Name,
+    },
+    /// It can't run at the same time as another, which runs.
+    Conflict {
+        /// The other.
+        with: Name,
+    },
+    /// Berth ends.
+    Shutdown,
+    /// The engine died between the order to launch and the launch.
+    Lost,
+}
+
+/// Why a container that does not run does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "after")]
+pub enum Rest {
+    /// It ended and its policy does not start it again: until a start by hand, an
+    /// edit, or the next boot.
+    Finished,
+    /// It was asked to end. It is launched as soon as nothing speaks against it.
+    Stopped {
+        /// Why it was.
+        why: StopWhy,
+    },
+    /// The machine was booted anew.
+    Boot,
+}
+
+/// A container's state in Docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Never launched, or its first launch is under way.
+    Created,
+    /// Its payload runs.
+    Running,
+    /// It is frozen.
+    Paused,
+    /// It waits to be launched again.
+    Restarting,
+    /// What is left of it is being removed.
+    Removing,
+    /// It does not run.
+    Exited,
+    /// It could not be removed.
+    Dead,
+}
+
+impl Phase {
+    /// Whether a process of the container may exist.
+    pub fn is_alive(&self) -> bool {
+        matches!(
+            self,
+            Phase::Launching { .. }
+                | Phase::Running(_)
+                | Phase::Stopping { .. }
+                | Phase::Ending { .. }
+        )
+    }
+
+    /// The run, from its launch until its end is complete.
+    pub fn run(&self) -> Option<&Run> {
+        match self {
+            Phase::Running(run) | Phase::Stopping { run, .. } | Phase::Ending { run, .. } => {
+                Some(run)
+            }
+            _ => None,
+        }
+    }
+
+    /// When something must be done by itself.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self {
+            Phase::Stopping { deadline, .. } => *deadline,
+            Phase::Ending { deadline, .. } => Some(*deadline),
+            Phase::Backoff { until, .. } | Phase::Dead { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+/// From this many unasked ends in a row a container is called a crash loop.
+pub const CRASH_LOOP: u32 = 3;
+
+impl Record {
+    /// A container that was never launched.
+    pub fn new(name: Name, id: String, created: i64, boot_id: String) -> Record {
+        Record {
+            name,
+            id,
+            created,
+            boot_id,
+            incarnation: 0,
+            restarts: 0,
+            streak: 0,
+            applied: None,
+            last_good: None,
+            renew: false,
+            joined: None,
+            held: None,
+            last_exit: None,
+            live_error: None,
+            phase: Phase::Created,
+        }
+    }
+
+    /// Its state in Docker's words.
+    pub fn state(&self) -> State {
+        match &self.phase {
+            Phase::Created => State::Created,
+            Phase::Launching { .. } if self.streak > 0 => State::Restarting,
+            Phase::Launching { .. } => State::Created,
+            Phase::Running(run) | Phase::Stopping { run, .. } if run.paused => State::Paused,
+            Phase::Running(_) | Phase::Stopping { .. } | Phase::Ending { .. } => State::Running,
+            Phase::Backoff { .. } => State::Restarting,
+            Phase::Ended { .. } | Phase::Exited(_) => State::Exited,
+            Phase::Removing => State::Removing,
+            Phase::Dead { .. } => State::Dead,
+        }
+    }
+
+    /// Whether it ended or failed to begin several times in a row.
+    pub fn is_crash_loop(&self) -> bool {
+        self.streak >= CRASH_LOOP
+    }
+}
+
+/// A manifest behind an `Arc`, written as the manifest itself.
+mod shared {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(
+        value: &Option<Arc<Container>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_deref().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Arc<Container>>, D::Error> {
+        Ok(Option::<Container>::deserialize(deserializer)?.map(Arc::new))
+    }
+}

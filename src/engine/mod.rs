@@ -6,3 +6,7 @@ pub mod handle;
 pub mod paths;
 pub mod plan;
 pub mod reconcile;
+pub mod link;
+pub mod store;
+pub mod flight;
+pub mod view;

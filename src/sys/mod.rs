@@ -4,4 +4,5 @@
 
 pub mod mount_attr;
 pub mod process;
+pub mod readiness;
 pub mod signals;

@@ -1,0 +1,125 @@
+//! What a record looks like to a person. Pure.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::handle::View;
+use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
+use crate::manifest::model::Container;
+
+/// What the manifests say of the same name.
+#[derive(Debug, Clone, Default)]
+pub struct Declared {
+    /// The file.
+    pub source: Option<PathBuf>,
+    /// What is wrong with it.
+    pub error: Option<String>,
+    /// What keeps it from being launched: "waiting for db".
+    pub blocked: Option<String>,
+    /// The manifest on disk, if it can be read.
+    pub manifest: Option<Container>,
+}
+
+fn time(unix_nanos: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_nanos.max(0).unsigned_abs())
+}
+
+/// One container from outside. `now` is the monotonic clock.
+pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
+    let run = record.phase.run();
+    let ended = record.last_exit.as_ref();
+    let manifest = [&record.applied, &record.last_good]
+        .into_iter()
+        .find_map(|known| known.as_deref().cloned())
+        .or(declared.manifest)
+        .unwrap_or_default();
+    View {
+        name: record.name.clone(),
+        id: record.id.clone(),
+        state: state_word(record.state()).to_owned(),
+        detail: detail(record, declared.blocked, now),
+        pid: run.map_or(0, |run| run.pid as i32),
+        manifest,
+        source: declared.source,
+        manifest_error: declared.error,
+        error: ended
+            .filter(|_| run.is_none())
+            .and_then(|exit| exit.error.clone())
+            .or_else(|| record.live_error.clone()),
+        restarts: u32::try_from(record.restarts).unwrap_or(u32::MAX),
+        created: time(record.created),
+        started: run.map(|run| time(run.started_wall)).or_else(|| ended?.started.map(time)),
+        finished: ended.map(|exit| time(exit.finished)),
+        exit_code: ended.map(|exit| exit.status.code()),
+        oom_killed: ended.is_some_and(|exit| exit.oom_killed),
+        stopped_by_hand: record.held.is_some(),
+        health: run.and_then(|run| run.health).map(|health| {
+            match health {
+                HealthStatus::Starting => "starting",
+                HealthStatus::Healthy => "healthy",
+                HealthStatus::Unhealthy => "unhealthy",
+            }
+            .to_owned()
+        }),
+    }
+}
+
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Created => "created",
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Restarting => "restarting",
+        State::Removing => "removing",
+        State::Exited => "exited",
+        State::Dead => "dead",
+    }
+}
+
+fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<String> {
+    let crash_loop = |text: String| {
+        if record.is_crash_loop() {
+            format!("crash loop, {} failures in a row, {text}", record.streak)
+        } else {
+            text
+        }
+    };
+    match &record.phase {
+        Phase::Backoff { until, .. } => {
+            let left = until.saturating_sub(now);
+            let left = if left < Duration::from_secs(1) {
+                Duration::from_millis(left.as_millis() as u64)
+            } else {
+                Duration::from_secs(left.as_secs())
+            };
+            Some(crash_loop(format!("next start in {}", humantime::format_duration(left))))
+        }
+        Phase::Launching { .. } => Some(crash_loop("starting".to_owned())),
+        Phase::Running(run) if matches!(run.asked, Some(Asked::Restart { .. })) => {
+            Some("restarting".to_owned())
+        }
+        Phase::Stopping { why, escalated, .. } => {
+            let how = if *escalated { "killing" } else { "stopping" };
+            Some(format!("{how}: {}", reason(why)))
+        }
+        Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
+        Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
+        Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
+        Phase::Created | Phase::Exited(Rest::Boot) => blocked,
+        _ => None,
+    }
+}
+
+fn reason(why: &StopWhy) -> String {
+    match why {
+        StopWhy::ByHand => "stopped by hand".to_owned(),
+        StopWhy::Restart => "restarted by hand".to_owned(),
+        StopWhy::Removed => "its manifest was removed".to_owned(),
+        StopWhy::Edited { keys } => format!("its manifest changed in {}", keys.join(", ")),
+        StopWhy::Dependency { on } => format!("it requires {on}, which does not run"),
+        StopWhy::Network { of } => format!("{of}, whose network it shares, has a new one"),
+        StopWhy::Conflict { with } => format!("it conflicts with {with}"),
+        StopWhy::Shutdown => "Berth is ending".to_owned(),
+        StopWhy::Lost => "its launch was interrupted".to_owned(),
+    }
+}

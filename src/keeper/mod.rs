@@ -12,4 +12,5 @@ pub mod launch;
 pub mod process;
 pub mod protocol;
 pub mod run;
+pub mod start;
 pub mod table;

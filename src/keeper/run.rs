@@ -15,7 +15,7 @@ use super::launch::launch;
 use super::protocol::{self, Fds, Kind, Message, Received};
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
-use crate::sys::process::{Clone, SharedPid, clone3, close_on_exec_from, exit_now, replace};
+use crate::sys::process::{Clone, SharedPid, clone3, exit_now, replace};
 use crate::sys::signals::{self, Caught};
 
 /// The first pause before a dead engine is started again; doubled up to
@@ -546,9 +546,4 @@ pub fn resumed_table() -> Option<Table> {
     let mut bytes = Vec::new();
     std::fs::File::from(fd).read_to_end(&mut bytes).ok()?;
     Some(Table::decode(&bytes))
-}
-
-/// Keeps what only a keeper has out of the programs that it executes.
-pub fn close_strangers() {
-    close_on_exec_from(3);
 }

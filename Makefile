@@ -1,0 +1,32 @@
+# Two commands do everything on a fresh Debian machine with Rust:
+# `make run` and `make test`.
+CARGO ?= cargo
+TARGET := x86_64-unknown-linux-gnu
+BERTH := target/$(TARGET)/release/berth
+RUN_ROOT ?= /tmp/berth-run
+
+.PHONY: build run test vm-test bench lint fuzz
+
+build:
+	$(CARGO) build --release --locked
+
+# Supervises the examples of manifests/ in the foreground; Ctrl-C stops them.
+run: build
+	$(BERTH) --root $(RUN_ROOT) up manifests
+
+test:
+	$(CARGO) test --locked
+
+# The same integration tests in a virtual machine with cgroup v2.
+vm-test:
+	tests/vm/run
+
+bench: build
+	benches/run $(BERTH)
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fuzz:
+	cd fuzz && for target in toml kdl; do $(CARGO) fuzz run $$target -- -max_total_time=60; done

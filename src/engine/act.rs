@@ -1,0 +1,437 @@
+//! What the reconciler asks for, done.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::failure::{refusal, sentence};
+use super::flight::{Flight, Outcome};
+use super::live::Process;
+use super::prepare::{self, Kept, Order, Ready, status_path};
+use super::reconcile::{Action, Event, ExitStatus};
+use super::run::{Effect, Engine, InFlight};
+use crate::cgroup::Cgroup;
+use crate::keeper::protocol::{Kind, Message, Tag};
+use crate::manifest::model::NetworkMode;
+use crate::manifest::scalar::{Name, Signal};
+use crate::sandbox::status::{self, End, Status};
+use crate::sys::signals;
+
+impl Engine {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Launch { name, incarnation, renew } => self.launch(name, incarnation, renew),
+            Action::Signal { name, incarnation, signal } => {
+                if let Some(process) = self.lives.get(&name).and_then(|l| l.running(incarnation))
+                    && let Err(error) = signals::send(process.pidfd.as_fd(), signal.0)
+                    && error.raw_os_error() != Some(libc::ESRCH)
+                {
+                    tracing::warn!("sending {signal} to {name}: {error}");
+                }
+            }
+            Action::KillAll { name, incarnation } => self.kill_all(name, incarnation),
+            Action::Freeze { name, .. } => self.with_cgroup(&name, "freezing", Cgroup::freeze),
+            Action::Thaw { name, .. } => self.with_cgroup(&name, "thawing", Cgroup::thaw),
+            Action::ApplyLive { name, .. } => self.apply_live(name),
+            Action::ReloadExec { name, incarnation, command } => {
+                self.command(name, incarnation, command);
+            }
+            Action::Discard { name } => self.discard(name),
+            Action::Finish => {
+                if let Err(error) = self.store.catch_up() {
+                    tracing::error!("{error}");
+                }
+                self.link.send(Message::new(Kind::Finish), Vec::new());
+                self.finished = true;
+            }
+        }
+    }
+
+    fn key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+
+    fn launch(&mut self, name: Name, incarnation: u64, renew: bool) {
+        let Some(record) = self.observed.record(&name) else { return };
+        let Some(manifest) = record.applied.clone() else { return };
+        let id = record.id.clone();
+        let network = match manifest.network_mode() {
+            NetworkMode::Container(other) => self.network_of(&other),
+            _ => None,
+        };
+        let live = self.lives.entry(name.clone()).or_default();
+        live.process = None;
+        if let Some(first) = live.reserved.take() {
+            self.workshop.pool.give_back(first);
+        }
+        let order = Order {
+            name: name.to_string(),
+            id,
+            incarnation,
+            manifest,
+            renew,
+            network,
+            kept: std::mem::take(&mut live.kept),
+        };
+        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
+        tokio::task::spawn_blocking(move || {
+            let (kept, result) = prepare::prepare(&workshop, order);
+            let prepared = Effect::Prepared {
+                name,
+                incarnation,
+                kept: Box::new(kept),
+                result: result.map(Box::new),
+            };
+            let _ = effects.send(prepared);
+            workshop.pool.refill();
+        });
+    }
+
+    fn network_of(&self, owner: &Name) -> Option<OwnedFd> {
+        let pid = self.lives.get(owner)?.process.as_ref()?.pid;
+        std::fs::File::open(format!("/proc/{pid}/ns/net")).ok().map(OwnedFd::from)
+    }
+
+    pub(super) fn prepared(
+        &mut self,
+        name: Name,
+        incarnation: u64,
+        kept: Kept,
+        result: Result<Box<Ready>, String>,
+    ) {
+        let live = self.lives.entry(name.clone()).or_default();
+        live.oom_kills = kept.cgroup.as_deref().map_or(0, Cgroup::oom_kills);
+        live.kept = kept;
+        let ready = match result {
+            Ok(ready) => ready,
+            Err(error) => {
+                self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
+                return;
+            }
+        };
+        for warning in &ready.warnings {
+            tracing::warn!("{name}: {warning}");
+        }
+        if let Err(error) = self.capture(&name) {
+            self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
+            return;
+        }
+        self.take_off(name, incarnation, *ready, false);
+    }
+
+    /// Hands a launch to the keeper and waits for its error pipe.
+    fn take_off(&mut self, name: Name, incarnation: u64, ready: Ready, is_command: bool) {
+        let key = self.key();
+        let kind = if is_command { 'x' } else { 'c' };
+        let tag = Tag::new(&format!("{kind}/{name}/{incarnation}")).unwrap_or(Tag::EMPTY);
+        let status = if is_command { None } else { Some(self.status_path(&name, incarnation)) };
+        let Ready { fds, error_pipe, plan, .. } = ready;
+        self.link.send(Message { key, tag, ..Message::new(Kind::Launch) }, fds);
+        self.flights.insert(
+            key,
+            InFlight { name, incarnation, flight: Flight::default(), plan: Some(plan), is_command },
+        );
+        let effects = self.effects.clone();
+        tokio::task::spawn_local(async move {
+            let text = read_to_end(error_pipe).await;
+            // The pipe has the failure alone; the file has all, if it can be read.
+            let status = match status.and_then(|path| std::fs::read_to_string(path).ok()) {
+                Some(whole) => status::parse(&whole),
+                None => status::parse(&text),
+            };
+            let _ = effects.send(Effect::PipeClosed { key, status });
+        });
+    }
+
+    pub(super) fn status_path(&self, name: &Name, incarnation: u64) -> std::path::PathBuf {
+        status_path(&self.workshop.paths.container_run_dir(name.as_str()), incarnation)
+    }
+
+    /// The keeper has cloned: from now on it can be signalled.
+    pub(super) fn cloned(&mut self, key: u64, pid: i32, pidfd: OwnedFd) {
+        if let Some(flight) = self.flights.get(&key)
+            && !flight.is_command
+        {
+            let process = Process { key, incarnation: flight.incarnation, pidfd, pid };
+            self.lives.entry(flight.name.clone()).or_default().process = Some(process);
+        }
+    }
+
+    /// Tells the reconciler what became of a launch.
+    pub(super) fn outcomes(&mut self, key: u64, outcomes: Vec<Outcome>) {
+        let Some(flight) = self.flights.get(&key) else { return };
+        let (name, incarnation) = (flight.name.clone(), flight.incarnation);
+        let is_command = flight.is_command;
+        for outcome in outcomes {
+            match outcome {
+                _ if is_command => self.command_outcome(&name, key, outcome),
+                Outcome::Launched { pid } => {
+                    self.apply(Event::Launched { name: name.clone(), incarnation, pid });
+                }
+                Outcome::Failed { status, errno } => {
+                    let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());
+                    let (code, error) = match (&status.failure, errno) {
+                        (Some(failure), _) => (failure.exit_code(), sentence(failure, plan)),
+                        (None, Some(errno)) => (125, refusal(errno)),
+                        (None, None) => (125, "it ended before it was executed".to_owned()),
+                    };
+                    self.gone(&name, incarnation);
+                    self.apply(Event::LaunchFailed { name: name.clone(), incarnation, code, error });
+                }
+                Outcome::Ended(end) => self.ended(&name, incarnation, end),
+            }
+        }
+        if self.flights.get(&key).is_some_and(|flight| flight.flight.is_over()) {
+            self.flights.remove(&key);
+        }
+    }
+
+    fn gone(&mut self, name: &Name, incarnation: u64) {
+        if let Some(live) = self.lives.get_mut(name)
+            && live.running(incarnation).is_some()
+        {
+            live.process = None;
+        }
+    }
+
+    /// The payload ended. What it left in its cgroup is waited for.
+    pub(super) fn ended(&mut self, name: &Name, incarnation: u64, end: Option<End>) {
+        let path = self.status_path(name, incarnation);
+        let written = read_status(&path).end.map(|(end, _)| end);
+        let _ = std::fs::remove_file(&path);
+        // Container init knows best; it is PID 1 and can't end by a signal.
+        let status = match written.or(end) {
+            Some(End::Exit(code)) => ExitStatus::Code(code),
+            Some(End::Signal(signal)) => ExitStatus::Signal(Signal(signal)),
+            None => ExitStatus::Unknown,
+        };
+        self.gone(name, incarnation);
+        let live = self.lives.entry(name.clone()).or_default();
+        let cgroup = live.cgroup();
+        let oom = cgroup.as_deref().is_some_and(|cgroup| cgroup.oom_kills() > live.oom_kills);
+        self.apply(Event::Exited { name: name.clone(), incarnation, status, oom });
+        self.await_empty(name.clone(), incarnation, cgroup);
+    }
+
+    fn await_empty(&mut self, name: Name, incarnation: u64, cgroup: Option<Arc<Cgroup>>) {
+        let emptied = Event::CgroupEmptied { name, incarnation };
+        let Some(cgroup) = cgroup.filter(|cgroup| cgroup.is_populated()) else {
+            self.apply(emptied);
+            return;
+        };
+        let effects = self.effects.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = cgroup.wait_empty().await {
+                let _ = effects.send(Effect::Problem(error.to_string()));
+            }
+            let _ = effects.send(Effect::Event(emptied));
+        });
+    }
+
+    fn kill_all(&mut self, name: Name, incarnation: u64) {
+        let cgroup = self.lives.get(&name).and_then(super::live::Live::cgroup);
+        let Some(cgroup) = cgroup else {
+            self.apply_later(Event::CgroupEmptied { name, incarnation });
+            return;
+        };
+        let effects = self.effects.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = cgroup.kill() {
+                let _ = effects.send(Effect::Problem(format!("killing {name}: {error}")));
+                return;
+            }
+            let _ = effects.send(Effect::Event(Event::CgroupEmptied { name, incarnation }));
+        });
+    }
+
+    pub(super) fn apply_later(&self, event: Event) {
+        let _ = self.effects.send(Effect::Event(event));
+    }
+
+    fn with_cgroup<E: std::fmt::Display + 'static>(
+        &self,
+        name: &Name,
+        doing: &'static str,
+        act: fn(&Cgroup) -> Result<(), E>,
+    ) {
+        let Some(cgroup) = self.lives.get(name).and_then(super::live::Live::cgroup) else { return };
+        let (name, effects) = (name.clone(), self.effects.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = act(&cgroup) {
+                let _ = effects.send(Effect::Problem(format!("{doing} {name}: {error}")));
+            }
+        });
+    }
+
+    fn apply_live(&mut self, name: Name) {
+        let Some(manifest) = self.desired.containers.get(&name).cloned() else { return };
+        let Some(live) = self.lives.get_mut(&name) else { return };
+        if let Some(capture) = &live.capture {
+            capture.set(manifest.log.clone());
+        }
+        let cgroup = live.cgroup();
+        let effects = self.effects.clone();
+        tokio::task::spawn_blocking(move || {
+            let result = match cgroup {
+                Some(cgroup) => {
+                    cgroup.apply(&manifest.resources).map(drop).map_err(|e| e.to_string())
+                }
+                None => Ok(()),
+            };
+            let _ = effects.send(Effect::Event(Event::LiveApplied { name, result }));
+        });
+    }
+
+    fn discard(&mut self, name: Name) {
+        let live = self.lives.remove(&name).unwrap_or_default();
+        if let Some(first) = live.reserved {
+            self.workshop.pool.give_back(first);
+        }
+        let id = self.observed.record(&name).map(|record| record.id.clone());
+        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = discard(&workshop, &name, id.as_deref(), live.kept);
+            let _ = effects.send(Effect::Event(Event::Discarded { name, result }));
+        });
+    }
+
+    /// Moves a container's output to its log from now on.
+    pub(super) fn capture(&mut self, name: &Name) -> Result<(), String> {
+        let settings = self
+            .observed
+            .record(name)
+            .and_then(|record| record.applied.as_ref())
+            .map(|manifest| manifest.log.clone())
+            .unwrap_or_default();
+        let paths = Arc::clone(&self.workshop.paths);
+        let live = self.lives.entry(name.clone()).or_default();
+        if let Some(capture) = &live.capture {
+            capture.set(settings);
+            return Ok(());
+        }
+        let run_dir = paths.container_run_dir(name.as_str());
+        let open = |stream: &str| open_read_end(&run_dir.join(stream));
+        let dir = paths.log_dir(name.as_str());
+        let capture = crate::logs::Capture::start(dir, open("stdout")?, open("stderr")?, settings)
+            .map_err(|error| format!("starting its log: {error}"))?;
+        live.capture = Some(capture);
+        if let Some(echo) = &self.echo {
+            echo.follow(name, &paths);
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, name: Name, incarnation: u64, command: Vec<String>) {
+        let process = self.lives.get(&name).and_then(|live| live.running(incarnation));
+        let pidfd = process.and_then(|process| process.pidfd.try_clone().ok());
+        let (Some(pidfd), Some(record)) = (pidfd, self.observed.record(&name)) else { return };
+        let Some(manifest) = record.applied.clone() else { return };
+        let live = self.lives.get(&name);
+        let pid = live.and_then(|live| live.process.as_ref()).map_or(0, |process| process.pid);
+        let cgroup = live.and_then(super::live::Live::cgroup);
+        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
+        tokio::task::spawn_blocking(move || {
+            let inside = prepare::Inside { name: name.to_string(), manifest, pidfd, pid, cgroup };
+            let result = prepare::command(&workshop, &inside, command).map(Box::new);
+            let _ = effects.send(Effect::CommandReady { name, result });
+        });
+    }
+
+    pub(super) fn command_ready(&mut self, name: Name, result: Result<Box<Ready>, String>) {
+        match result {
+            Ok(ready) => {
+                let incarnation = self.observed.record(&name).map_or(0, |r| r.incarnation);
+                self.take_off(name, incarnation, *ready, true);
+            }
+            Err(error) => tracing::warn!("{name}: reload: {error}"),
+        }
+    }
+
+    fn command_outcome(&self, name: &Name, key: u64, outcome: Outcome) {
+        match outcome {
+            Outcome::Failed { status: Status { failure: Some(failure), .. }, .. } => {
+                let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());
+                tracing::warn!("{name}: reload: {}", sentence(&failure, plan));
+            }
+            Outcome::Ended(Some(end)) if end != End::Exit(0) => {
+                tracing::warn!("{name}: reload ended with status {}", end.code());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// All that a container has on disk and in the kernel, but for its record.
+fn discard(
+    workshop: &prepare::Workshop,
+    name: &Name,
+    id: Option<&str>,
+    kept: Kept,
+) -> Result<(), String> {
+    // The mounts and namespaces first: what they hold can't be removed.
+    let Kept { cgroup, .. } = kept;
+    let cgroup = match cgroup {
+        Some(cgroup) => Some(cgroup),
+        None => Cgroup::open_existing(&workshop.parent, name.as_str())
+            .map_err(|error| error.to_string())?
+            .map(Arc::new),
+    };
+    if let Some(cgroup) = cgroup {
+        cgroup.remove().map_err(|error| error.to_string())?;
+    }
+    let paths = &workshop.paths;
+    if let Some(id) = id {
+        let writable = crate::rootfs::Writable::at(&paths.state_dir(), id)
+            .map_err(|error| error.to_string())?;
+        crate::rootfs::discard(&writable).map_err(|error| error.to_string())?;
+        let _ = crate::rootfs::empty_trash(&paths.state_dir());
+    }
+    for dir in [paths.container_run_dir(name.as_str()), paths.log_dir(name.as_str())] {
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("removing {}: {error}", dir.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads a status file; one that is not there says nothing.
+pub(super) fn read_status(path: &Path) -> Status {
+    std::fs::read_to_string(path).map(|text| status::parse(&text)).unwrap_or_default()
+}
+
+/// The reading end of a container's FIFO.
+fn open_read_end(path: &Path) -> Result<OwnedFd, String> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)
+        .map(OwnedFd::from)
+        .map_err(|error| format!("opening {}: {error}", path.display()))
+}
+
+/// What a child wrote into its error pipe, at its end.
+async fn read_to_end(pipe: OwnedFd) -> String {
+    let mut text = String::new();
+    let _ = rustix::io::ioctl_fionbio(&pipe, true);
+    let Ok(pipe) = crate::sys::readiness::watch(pipe, tokio::io::Interest::READABLE) else {
+        return text;
+    };
+    loop {
+        let Ok(mut guard) = pipe.readable().await else { return text };
+        let mut bytes = [0u8; 256];
+        match rustix::io::read(pipe.get_ref(), &mut bytes[..]) {
+            Ok(0) => return text,
+            Ok(len) => {
+                let _ = (&bytes[..len]).read_to_string(&mut text);
+            }
+            Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+            Err(_) => return text,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Answers to what clients ask of the engine.
+
+use super::handle::{Event as Told, Refusal, Request, View};
+use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
+use super::run::{Engine, monotonic, wall};
+use super::view::{Declared, view};
+use crate::keeper::protocol::{Kind, Message};
+use crate::manifest::scalar::Name;
+
+impl Engine {
+    pub(super) fn answer(&mut self, request: Request) {
+        match request {
+            Request::List(answer) => {
+                let mut views: Vec<View> =
+                    self.observed.records().map(|record| self.view(record)).collect();
+                // A manifest that was never good has no record, and must be seen.
+                views.extend(self.never_good());
+                views.sort_by(|a, b| a.name.cmp(&b.name));
+                let _ = answer.send(views);
+            }
+            Request::Find(which, answer) => {
+                let _ = answer.send(self.find(&which));
+            }
+            Request::Act(name, verb, answer) => {
+                let _ = answer.send(self.order(&name, verb));
+            }
+            Request::Plan(answer) => {
+                let loaded = self.loader.load();
+                self.manifests_for_plan(loaded, answer);
+            }
+            Request::Rescan(answer) => {
+                let loaded = self.loader.load();
+                self.manifests(loaded);
+                let _ = answer.send(());
+            }
+            Request::Reexec(answer) => {
+                self.link.send(Message::new(Kind::Reexec), Vec::new());
+                let _ = answer.send(Ok(()));
+            }
+            Request::Stats(name, answer) => {
+                let cgroup = self.lives.get(&name).and_then(super::live::Live::cgroup);
+                tokio::task::spawn_blocking(move || {
+                    let stats = match cgroup {
+                        Some(cgroup) => {
+                            cgroup.stats().map_err(|error| Refusal::Failed(error.to_string()))
+                        }
+                        None => Err(Refusal::Conflict(format!("container {name} is not running"))),
+                    };
+                    let _ = answer.send(stats);
+                });
+            }
+        }
+    }
+
+    fn manifests_for_plan(
+        &mut self,
+        loaded: crate::manifest::Loaded,
+        answer: tokio::sync::oneshot::Sender<Vec<super::plan::Change>>,
+    ) {
+        let mut desired = self.desired.clone();
+        let containers = loaded
+            .containers
+            .into_iter()
+            .map(|(name, definition)| (name, std::sync::Arc::new(definition.container)))
+            .collect();
+        let broken = loaded
+            .broken
+            .into_iter()
+            .map(|(name, problem)| (name, problem.to_string()))
+            .collect();
+        desired.replace(containers, broken);
+        let _ = answer.send(super::plan::plan(&desired, &self.observed));
+    }
+
+    fn view(&self, record: &Record) -> View {
+        let declared = Declared {
+            source: self.sources.get(&record.name).cloned(),
+            error: self.desired.broken.get(&record.name).cloned(),
+            blocked: self.observed.block(&record.name).map(ToString::to_string),
+            manifest: self.desired.containers.get(&record.name).map(|c| (**c).clone()),
+        };
+        view(record, declared, monotonic())
+    }
+
+    fn never_good(&self) -> Vec<View> {
+        self.desired
+            .broken
+            .iter()
+            .filter(|(name, _)| self.observed.record(name).is_none())
+            .map(|(name, error)| {
+                let record = Record::new(name.clone(), String::new(), wall(), String::new());
+                let declared = Declared {
+                    source: self.sources.get(name).cloned(),
+                    error: Some(error.clone()),
+                    ..Declared::default()
+                };
+                view(&record, declared, monotonic())
+            })
+            .collect()
+    }
+
+    /// By name, id, or the beginning of an id that only one has.
+    fn find(&self, which: &str) -> Result<View, Refusal> {
+        if let Ok(name) = which.parse::<Name>() {
+            if let Some(record) = self.observed.record(&name) {
+                return Ok(self.view(record));
+            }
+            if let Some(view) = self.never_good().into_iter().find(|view| view.name == name) {
+                return Ok(view);
+            }
+        }
+        let mut found = self.observed.records().filter(|record| record.id.starts_with(which));
+        match (found.next().filter(|_| !which.is_empty()), found.next()) {
+            (Some(record), None) => Ok(self.view(record)),
+            (Some(_), Some(_)) => Err(Refusal::Invalid(format!(
+                "multiple IDs found with provided prefix: {which}"
+            ))),
+            (None, _) => Err(Refusal::NotFound(format!("No such container: {which}"))),
+        }
+    }
+
+    fn order(&mut self, name: &Name, verb: Verb) -> Result<(), Refusal> {
+        if let Verb::Remove { .. } = verb
+            && self.desired.declares(name)
+        {
+            let file = self.sources.get(name).map(|file| file.display().to_string());
+            return Err(Refusal::Conflict(format!(
+                "{name} is declared in {}; remove that file, or stop the container",
+                file.unwrap_or_default()
+            )));
+        }
+        let now = self.now();
+        let word = verb_word(&verb);
+        match self.observed.apply(Event::Verb { name: name.clone(), verb: verb.clone() }, &now) {
+            Ok(()) => {
+                if let Some((action, attribute)) = word {
+                    self.tell(name, action, attribute);
+                }
+                Ok(())
+            }
+            Err(Refused::Unknown) => Err(Refusal::NotFound(format!("No such container: {name}"))),
+            Err(refused) => Err(Refusal::Conflict(format!("Container {name}: {refused}"))),
+        }
+    }
+
+    fn tell<const N: usize>(&self, name: &Name, action: &str, attributes: [(&str, String); N]) {
+        let id = self.observed.record(name).map(|record| record.id.clone()).unwrap_or_default();
+        self.events.publish(Told {
+            time: wall().unsigned_abs(),
+            action: action.to_owned(),
+            name: name.to_string(),
+            id,
+            attributes: attributes
+                .into_iter()
+                .filter(|(key, _)| !key.is_empty())
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
+        });
+    }
+
+    pub(super) fn publish_error(&self, name: &Name, error: &str) {
+        tracing::warn!("{error}");
+        self.tell(name, "manifest_error", [("error", error.to_owned())]);
+    }
+
+    /// Says in Docker's words what the reconciler is about to be told.
+    pub(super) fn announce(&self, event: &Event) {
+        match event {
+            Event::Launched { name, .. } => self.tell(name, "start", []),
+            Event::LaunchFailed { name, code, error, .. } => self.tell(
+                name,
+                "die",
+                [("exitCode", code.to_string()), ("error", error.clone())],
+            ),
+            Event::Exited { name, status, oom, .. } => {
+                if *oom {
+                    self.tell(name, "oom", []);
+                }
+                self.tell(name, "die", [("exitCode", status.code().to_string())]);
+            }
+            Event::HealthChanged { name, health, .. } => {
+                let word = match health {
+                    HealthStatus::Starting => "health_status: starting",
+                    HealthStatus::Healthy => "health_status: healthy",
+                    HealthStatus::Unhealthy => "health_status: unhealthy",
+                };
+                self.tell(name, word, []);
+            }
+            Event::LiveApplied { name, result: Ok(()) } => self.tell(name, "update", []),
+            Event::Discarded { name, result: Ok(()) } => self.tell(name, "destroy", []),
+            _ => {}
+        }
+    }
+}
+
+fn verb_word(verb: &Verb) -> Option<(&'static str, [(&'static str, String); 1])> {
+    let none = [("", String::new())];
+    Some(match verb {
+        Verb::Stop { .. } => ("stop", none),
+        Verb::Restart { .. } => ("restart", none),
+        Verb::Kill(signal) => ("kill", [("signal", signal.0.to_string())]),
+        Verb::Reload => ("reload", none),
+        Verb::Pause => ("pause", none),
+        Verb::Unpause => ("unpause", none),
+        Verb::Start | Verb::Remove { .. } => return None,
+    })
+}

@@ -1,0 +1,537 @@
+//! Everything slow about a launch, made ready as descriptors: root, namespaces,
+//! cgroup, standard input and output, the plan. Runs on a thread that may block.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, Mode, memfd_create};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::namespaces::{Namespaces, Pool};
+use super::paths::Paths;
+use crate::cgroup::{Cgroup, Parent};
+use crate::manifest::model::{Container, Isolation, MountKind, NetworkMode, Userns};
+use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
+use crate::sandbox::plan::Plan;
+use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
+
+/// What a container keeps from one launch to the next.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Its user and network namespace.
+    pub namespaces: Option<Namespaces>,
+    /// Its root, to be mounted once more.
+    pub root: Option<Root>,
+    /// Its cgroup.
+    pub cgroup: Option<Arc<Cgroup>>,
+}
+
+/// What is to be launched.
+#[derive(Debug)]
+pub struct Order {
+    /// The container's name.
+    pub name: String,
+    /// Its Docker id.
+    pub id: String,
+    /// The number of this launch.
+    pub incarnation: u64,
+    /// What the manifest says.
+    pub manifest: Arc<Container>,
+    /// Throw the writable layer away first.
+    pub renew: bool,
+    /// The network namespace of the container whose network it shares.
+    pub network: Option<OwnedFd>,
+    /// What it has from earlier launches.
+    pub kept: Kept,
+}
+
+/// What the machine has for all launches.
+#[derive(Debug, Clone)]
+pub struct Workshop {
+    /// Where things are.
+    pub paths: Arc<Paths>,
+    /// Where cgroups are made.
+    pub parent: Arc<Parent>,
+    /// Where namespaces come from.
+    pub pool: Pool,
+}
+
+/// Ready for the keeper.
+#[derive(Debug)]
+pub struct Ready {
+    /// The plan, the status file, the error pipe and all that the plan names.
+    pub fds: Vec<OwnedFd>,
+    /// Closes when the payload was executed, or failed.
+    pub error_pipe: OwnedFd,
+    /// The plan, to explain a failure by its index.
+    pub plan: Plan,
+    /// What needs to be told, but keeps nothing from running.
+    pub warnings: Vec<String>,
+}
+
+/// Makes a launch ready. What is kept comes back in any case.
+pub fn prepare(workshop: &Workshop, mut order: Order) -> (Kept, Result<Ready, String>) {
+    let ready = Preparation { workshop, fds: Vec::new(), warnings: Vec::new() }.make(&mut order);
+    (order.kept, ready)
+}
+
+struct Preparation<'a> {
+    workshop: &'a Workshop,
+    /// Those that the plan counts.
+    fds: Vec<OwnedFd>,
+    warnings: Vec<String>,
+}
+
+impl Preparation<'_> {
+    fn add(&mut self, fd: impl Into<OwnedFd>) -> usize {
+        self.fds.push(fd.into());
+        self.fds.len() - 1
+    }
+
+    fn make(mut self, order: &mut Order) -> Result<Ready, String> {
+        let manifest = Arc::clone(&order.manifest);
+        let paths = Arc::clone(&self.workshop.paths);
+        let run_dir = paths.container_run_dir(&order.name);
+        fs::create_dir_all(&run_dir).map_err(doing("making the folder", &run_dir))?;
+
+        let isolated = manifest.isolation == Isolation::Full;
+        let own_ids = isolated && manifest.security.userns == Userns::Auto;
+        if own_ids && order.kept.namespaces.is_none() {
+            order.kept.namespaces = Some(self.workshop.pool.take()?);
+        }
+        let namespaces = order.kept.namespaces.as_ref().filter(|_| own_ids);
+        let ids = namespaces
+            .map(|namespaces| IdMap { range: namespaces.range, userns: namespaces.user.as_fd() });
+
+        let mut parts = Parts { init: manifest.has_init(), ..Parts::default() };
+        let writable =
+            Writable::at(&paths.state_dir(), &order.id).map_err(|error| error.to_string())?;
+        if order.renew {
+            order.kept.root = None;
+            rootfs::discard(&writable).map_err(|error| error.to_string())?;
+        }
+        let mut user = ResolvedUser::root();
+        if isolated {
+            self.root(order.kept.root.take(), &manifest, &writable, ids, &mut parts)
+                .map(|root| order.kept.root = root)?;
+            let root = parts.root.and_then(|index| self.fds.get(index));
+            user = resolve_user(&manifest, |path| match root {
+                Some(root) => rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX)
+                    .unwrap_or_default(),
+                None => Vec::new(),
+            })?;
+        } else if manifest.user.is_some() || !manifest.groups.is_empty() {
+            user = resolve_user(&manifest, |path| fs::read(path).unwrap_or_default())?;
+        }
+        let sources = self.mounts(&manifest, ids, &mut parts)?;
+        self.cgroup(order, &manifest, &mut parts)?;
+
+        let mut context = self.context(order, &manifest, user, sources)?;
+        context.ids = ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
+        self.network(order, &manifest, own_ids, &mut parts, &mut context)?;
+        let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
+        parts.seccomp = seccomp(&spec)?;
+
+        let first = ids.map_or(0, |ids| ids.range.first);
+        let owner = (first + context.user.uid, first + context.user.gid);
+        let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;
+        parts.stdio[0] = self.add(null);
+        for (index, stream) in ["stdout", "stderr"].iter().enumerate() {
+            let fifo = open_fifo(&run_dir.join(stream), owner)?;
+            parts.stdio[index + 1] = self.add(fifo);
+        }
+        let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
+        self.ready(plan, &status_path(&run_dir, order.incarnation))
+    }
+
+    /// The root: once more the one that is kept, or a new one.
+    fn root(
+        &mut self,
+        kept: Option<Root>,
+        manifest: &Container,
+        writable: &Writable,
+        ids: Option<IdMap<'_>>,
+        parts: &mut Parts,
+    ) -> Result<Option<Root>, String> {
+        let again = match &kept {
+            Some(root) => root.again().map_err(|error| error.to_string())?,
+            None => None,
+        };
+        let (mounts, root) = match again {
+            Some(mounts) => (mounts, kept),
+            None => {
+                drop(kept);
+                let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
+                let paths = &self.workshop.paths;
+                let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
+                    .into_iter()
+                    .chain(paths.manifest_dirs())
+                    .collect();
+                let lower = Lower::of_rootfs(rootfs, manifest.expose.clone(), own);
+                let root =
+                    rootfs::prepare(&lower, writable, ids).map_err(|error| error.to_string())?;
+                for path in &root.unmapped {
+                    self.warnings.push(format!(
+                        "{} can't be idmapped: its files belong to nobody in the container",
+                        path.display()
+                    ));
+                }
+                match root.again().map_err(|error| error.to_string())? {
+                    Some(mounts) => (mounts, Some(root)),
+                    None => (root.mounts, None),
+                }
+            }
+        };
+        parts.root = Some(self.add(mounts.root));
+        for submount in mounts.submounts {
+            let file = !is_dir(submount.mount.as_fd());
+            let index = self.add(submount.mount);
+            parts.submounts.push((submount.target, file, index));
+        }
+        Ok(root)
+    }
+
+    /// Volumes and bind mounts as detached mounts; gives the host's path of each
+    /// source.
+    fn mounts(
+        &mut self,
+        manifest: &Container,
+        ids: Option<IdMap<'_>>,
+        parts: &mut Parts,
+    ) -> Result<BTreeMap<String, PathBuf>, String> {
+        let mut sources = BTreeMap::new();
+        if manifest.isolation == Isolation::None {
+            return Ok(sources);
+        }
+        let volumes = Volumes::open(&self.workshop.paths.state_dir())
+            .map_err(|error| error.to_string())?;
+        for mount in &manifest.mounts {
+            let Some(text) = &mount.source else { continue };
+            let source = match mount.kind() {
+                MountKind::Volume => {
+                    volumes.create(text).map_err(|error| error.to_string())?;
+                    let data = volumes.data(text).map_err(|error| error.to_string())?;
+                    sources.insert(text.clone(), data);
+                    Source::Volume(text)
+                }
+                MountKind::Bind => Source::Path(Path::new(text)),
+                MountKind::Tmpfs => continue,
+            };
+            let bind =
+                volumes.mount(source, ids, mount.read_only).map_err(|error| error.to_string())?;
+            let index = self.add(bind.mount);
+            parts.binds.insert(mount.target.clone(), (index, !bind.directory));
+        }
+        Ok(sources)
+    }
+
+    fn cgroup(
+        &mut self,
+        order: &mut Order,
+        manifest: &Container,
+        parts: &mut Parts,
+    ) -> Result<(), String> {
+        let cgroup = match order.kept.cgroup.take() {
+            Some(cgroup) => cgroup,
+            None => Arc::new(
+                Cgroup::create(&self.workshop.parent, &order.name)
+                    .map_err(|error| error.to_string())?,
+            ),
+        };
+        let cgroup = order.kept.cgroup.insert(cgroup);
+        let warnings = cgroup.apply(&manifest.resources).map_err(|error| error.to_string())?;
+        self.warnings.extend(warnings);
+        if manifest.isolation == Isolation::Full && manifest.security.userns == Userns::Host {
+            // In a user namespace of its own nobody can make a device.
+            cgroup.restrict_devices_of(manifest).map_err(|error| error.to_string())?;
+        }
+        let join = cgroup.join().map_err(|error| error.to_string())?;
+        parts.cgroup = join.v2.map(|fd| self.add(fd));
+        parts.cgroup_procs = join.v1.into_iter().map(|fd| self.add(fd)).collect();
+        parts.cgroup_v1 = self.workshop.parent.v1_mounts();
+        Ok(())
+    }
+
+    fn context(
+        &self,
+        order: &Order,
+        manifest: &Container,
+        user: ResolvedUser,
+        sources: BTreeMap<String, PathBuf>,
+    ) -> Result<spec::Context, String> {
+        let mut env = Vec::new();
+        for path in &manifest.env_file {
+            let bytes = fs::read(path).map_err(doing("reading the env-file", path))?;
+            let lines = spec::env_file::parse(&bytes, |name| std::env::var(name).ok())
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            env.extend(lines);
+        }
+        let mut host_devices = BTreeMap::new();
+        for text in &manifest.devices {
+            let request: devices::DeviceRequest = text.parse().map_err(|e: String| e)?;
+            let device = host_device(&request.host)?;
+            host_devices.insert(request.host, device);
+        }
+        let profile = match manifest.security.seccomp.as_str() {
+            "default" | "unconfined" => None,
+            path => Some(fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?),
+        };
+        Ok(spec::Context {
+            name: order.name.clone(),
+            root: PathBuf::from("rootfs"),
+            ids: None,
+            user,
+            env,
+            sources,
+            devices: host_devices,
+            network: spec::Netns::Own,
+            cgroup_version: self.workshop.parent.version(),
+            cgroups_path: None,
+            seccomp_profile: profile,
+            kernel: kernel_version(),
+            image: spec::ImageDefaults::default(),
+        })
+    }
+
+    /// Which namespaces are entered. The order is that of setns(2): the network
+    /// first, while we still have rights over whoever owns it.
+    fn network(
+        &mut self,
+        order: &mut Order,
+        manifest: &Container,
+        own_ids: bool,
+        parts: &mut Parts,
+        context: &mut spec::Context,
+    ) -> Result<(), String> {
+        use crate::sys::process::flags;
+        let dup = |fd: &OwnedFd| fd.try_clone().map_err(|error| format!("dup: {error}"));
+        let namespaces = order.kept.namespaces.as_ref().filter(|_| own_ids);
+        match manifest.network_mode() {
+            NetworkMode::None => {
+                context.network = spec::Netns::Own;
+                if let Some(namespaces) = namespaces {
+                    let net = dup(&namespaces.net)?;
+                    parts.join.push((self.add(net), flags::NEWNET));
+                }
+            }
+            NetworkMode::Host => context.network = spec::Netns::Host,
+            NetworkMode::Container(other) => {
+                let net = order
+                    .network
+                    .take()
+                    .ok_or_else(|| format!("{other}, whose network it shares, does not run"))?;
+                context.network = spec::Netns::Shared(PathBuf::from("/proc/self/ns/net"));
+                parts.join.push((self.add(net), flags::NEWNET));
+            }
+            NetworkMode::Bridge => {
+                return Err("network.mode = \"bridge\" is not there; use \"none\", \"host\" or \
+                            \"container:NAME\""
+                    .to_owned());
+            }
+        }
+        let foreign = context.network != spec::Netns::Own;
+        if foreign && manifest.isolation == Isolation::Full {
+            // A new sysfs shows the network of whoever mounts it, and may only be
+            // mounted by the owner of that network (sysfs(5)): the host's it is.
+            let path = Path::new("/sys");
+            let sys = rootfs::read_only_clone(path).map_err(|error| error.to_string())?;
+            let index = self.add(sys);
+            parts.binds.insert(path.to_owned(), (index, false));
+        }
+        if let Some(namespaces) = namespaces {
+            let user = dup(&namespaces.user)?;
+            parts.join.push((self.add(user), flags::NEWUSER));
+        }
+        Ok(())
+    }
+
+    fn ready(self, plan: Plan, status: &Path) -> Result<Ready, String> {
+        let status_file = File::options()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(status)
+            .map_err(doing("making the status file", status))?;
+        self.ready_with(plan, status_file.into())
+    }
+
+    fn ready_with(self, plan: Plan, status: OwnedFd) -> Result<Ready, String> {
+        let memfd = memfd_create(c"berth-plan", MemfdFlags::CLOEXEC)
+            .map_err(|error| format!("making the plan's memfd: {error}"))?;
+        let mut tape = File::from(memfd);
+        tape.write_all(&plan.encode()).map_err(|error| format!("writing the plan: {error}"))?;
+        let (error_pipe, error_write) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("making a pipe: {error}"))?;
+        let mut fds = vec![OwnedFd::from(tape), status, error_write];
+        fds.extend(self.fds);
+        Ok(Ready { fds, error_pipe, plan, warnings: self.warnings })
+    }
+}
+
+/// The most of /etc/passwd and /etc/group that is read.
+const USERS_MAX: u64 = 16 << 20;
+
+fn resolve_user(
+    manifest: &Container,
+    read: impl Fn(&str) -> Vec<u8>,
+) -> Result<ResolvedUser, String> {
+    let user = manifest.user.as_deref().unwrap_or_default();
+    spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, &manifest.groups)
+        .map_err(|error| format!("user = {user:?}: {error}"))
+}
+
+fn seccomp(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
+    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    match filter {
+        Some(filter) => spec::seccomp::bytes(filter).map_err(|error| error.to_string()),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn host_device(path: &Path) -> Result<devices::HostDevice, String> {
+    let meta = fs::metadata(path).map_err(doing("looking at the device", path))?;
+    let kind = meta.file_type();
+    let kind = if kind.is_char_device() {
+        devices::DeviceKind::Char
+    } else if kind.is_block_device() {
+        devices::DeviceKind::Block
+    } else {
+        return Err(format!("{} is not a device", path.display()));
+    };
+    Ok(devices::HostDevice {
+        kind,
+        major: rustix::fs::major(meta.rdev()),
+        minor: rustix::fs::minor(meta.rdev()),
+        mode: meta.permissions().mode() & 0o7777,
+    })
+}
+
+fn kernel_version() -> spec::KernelVersion {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse::<u32>().ok());
+    spec::KernelVersion(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn is_dir(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+    })
+}
+
+/// Where the status of a launch is.
+pub fn status_path(run_dir: &Path, incarnation: u64) -> PathBuf {
+    run_dir.join(format!("{incarnation}.status"))
+}
+
+/// A FIFO for a container's output, made if it is missing, owned by the payload's
+/// user so that it can open `/dev/stdout` again. Opened for reading and writing: a
+/// payload never sees EPIPE, whoever reads, or nobody (fifo(7)).
+pub fn open_fifo(path: &Path, owner: (u32, u32)) -> Result<OwnedFd, String> {
+    use rustix::fs::{CWD, FileType, mknodat};
+    match mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(doing("making the FIFO", path)(errno.into())),
+    }
+    let fifo = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(doing("opening the FIFO", path))?;
+    let meta = fifo.metadata().map_err(doing("looking at", path))?;
+    if !meta.file_type().is_fifo() {
+        return Err(format!("{} is not a FIFO; remove it", path.display()));
+    }
+    std::os::unix::fs::fchown(&fifo, Some(owner.0), Some(owner.1))
+        .map_err(doing("giving to the container", path))?;
+    Ok(fifo.into())
+}
+
+fn doing<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> String + use<'a> {
+    move |error| format!("{what} {}: {error}", path.display())
+}
+
+/// A running container that a command is to run in.
+#[derive(Debug)]
+pub struct Inside {
+    /// The container's name.
+    pub name: String,
+    /// What it was launched with.
+    pub manifest: Arc<Container>,
+    /// Its first process.
+    pub pidfd: OwnedFd,
+    /// The same as a number.
+    pub pid: i32,
+    /// Its cgroup.
+    pub cgroup: Option<Arc<Cgroup>>,
+}
+
+/// Makes a command inside a running container ready: its namespaces, its cgroup,
+/// its capabilities and seccomp filter, its output in the container's log.
+pub fn command(
+    workshop: &Workshop,
+    inside: &Inside,
+    command: Vec<String>,
+) -> Result<Ready, String> {
+    let mut preparation = Preparation { workshop, fds: Vec::new(), warnings: Vec::new() };
+    let manifest = Container { command, entrypoint: None, ..(*inside.manifest).clone() };
+    let run_dir = workshop.paths.container_run_dir(&inside.name);
+    let mut parts = Parts::default();
+    let isolated = manifest.isolation == Isolation::Full;
+    let root = format!("/proc/{}/root", inside.pid);
+    let root = File::open(&root).map_err(doing("opening", Path::new(&root)))?;
+    let user = resolve_user(&manifest, |path| {
+        rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX).unwrap_or_default()
+    })?;
+    if let Some(cgroup) = &inside.cgroup {
+        let join = cgroup.join().map_err(|error| error.to_string())?;
+        parts.cgroup = join.v2.map(|fd| preparation.add(fd));
+        parts.cgroup_procs = join.v1.into_iter().map(|fd| preparation.add(fd)).collect();
+    }
+    let order = Order {
+        name: inside.name.clone(),
+        id: String::new(),
+        incarnation: 0,
+        manifest: Arc::new(manifest.clone()),
+        renew: false,
+        network: None,
+        kept: Kept::default(),
+    };
+    let context = preparation.context(&order, &manifest, user, BTreeMap::new())?;
+    let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
+    parts.seccomp = seccomp(&spec)?;
+    let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;
+    parts.stdio[0] = preparation.add(null);
+    for (index, stream) in ["stdout", "stderr"].iter().enumerate() {
+        let path = run_dir.join(stream);
+        let fifo = File::options().read(true).write(true).open(&path);
+        parts.stdio[index + 1] = preparation.add(fifo.map_err(doing("opening", &path))?);
+    }
+    if isolated {
+        use crate::sys::process::flags;
+        // All of them in one call, the user namespace included: the rights to enter
+        // the others are those that it gives (setns(2), "pidfd").
+        let mut kinds =
+            flags::NEWNS | flags::NEWPID | flags::NEWIPC | flags::NEWUTS | flags::NEWCGROUP;
+        kinds |= flags::NEWNET;
+        if manifest.security.userns == Userns::Auto {
+            kinds |= flags::NEWUSER;
+        }
+        let pidfd = inside.pidfd.try_clone().map_err(|error| format!("dup: {error}"))?;
+        parts.join.push((preparation.add(pidfd), kinds));
+    }
+    // The container has all of this already.
+    spec.set_linux(None);
+    let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
+    let status = memfd_create(c"berth-status", MemfdFlags::CLOEXEC)
+        .map_err(|error| format!("making a memfd: {error}"))?;
+    preparation.ready_with(plan, status)
+}

@@ -1,0 +1,335 @@
+//! The loop: what happens goes into the reconciler, what it decides is written
+//! down, then done. The only place that acts, on one thread; what takes long runs
+//! on others and comes back as an [`Effect`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::flight::Flight;
+use super::handle::{Events, Handle, Request};
+use super::link::Link;
+use super::live::Live;
+use super::prepare::{Kept, Ready, Workshop};
+use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Shutdown};
+use super::store::Store;
+use crate::keeper::protocol::{Fds, Kind, Message};
+use crate::manifest::scalar::{Name, Signal};
+use crate::manifest::watch::Watch;
+use crate::manifest::{Loaded, Loader};
+use crate::sandbox::plan::Plan;
+use crate::sandbox::status::Status;
+
+/// What came of something that was done elsewhere.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// A launch is ready for the keeper, or can't be made.
+    Prepared {
+        name: Name,
+        incarnation: u64,
+        kept: Box<Kept>,
+        result: Result<Box<Ready>, String>,
+    },
+    /// A command for inside a container is ready, or can't be made.
+    CommandReady { name: Name, result: Result<Box<Ready>, String> },
+    /// The error pipe of a launch closed.
+    PipeClosed { key: u64, status: Status },
+    /// Something for the reconciler.
+    Event(Event),
+    /// To be told to whoever reads the log.
+    Problem(String),
+    /// The durable records may be brought up to date.
+    CatchUp,
+}
+
+/// A launch in the air.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub name: Name,
+    pub incarnation: u64,
+    pub flight: Flight,
+    pub plan: Option<Plan>,
+    /// A command inside a container, not a container.
+    pub is_command: bool,
+}
+
+pub(super) struct Engine {
+    pub workshop: Workshop,
+    pub link: Link,
+    pub store: Store,
+    pub events: Events,
+    pub desired: Desired,
+    pub observed: Observed,
+    pub sources: BTreeMap<Name, PathBuf>,
+    pub lives: HashMap<Name, Live>,
+    pub flights: HashMap<u64, InFlight>,
+    pub effects: mpsc::UnboundedSender<Effect>,
+    pub loader: Loader,
+    pub boot_id: String,
+    pub next_key: u64,
+    /// Keys whose end is in the records that are written next.
+    pub acknowledge: Vec<u64>,
+    pub finished: bool,
+    /// The last complaint about a disk, said once until it is over.
+    pub disk_problem: Option<String>,
+    pub catching_up: bool,
+    pub echo: Option<super::echo::Echo>,
+}
+
+/// The two clocks.
+pub(super) fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn wall() -> i64 {
+    let now = clock_gettime(ClockId::Realtime);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+impl Engine {
+    pub(super) fn now(&self) -> Now {
+        Now { mono: monotonic(), wall: wall(), boot_id: self.boot_id.clone() }
+    }
+
+    /// The loop itself. Ends when the keeper is gone or was told to finish.
+    pub(super) async fn run(
+        mut self,
+        mut effects: mpsc::UnboundedReceiver<Effect>,
+        mut requests: mpsc::Receiver<Request>,
+        mut watch: Watch,
+    ) -> std::io::Result<()> {
+        let mut wake_at = self.decide();
+        loop {
+            let timer = async {
+                match wake_at {
+                    Some(at) => {
+                        let left = at.saturating_sub(monotonic());
+                        tokio::time::sleep_until(Instant::now() + left).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = self.link.receive() => match message? {
+                    Some((message, fds)) => self.heard(message, fds),
+                    // Without a keeper nobody can be launched or reaped: another
+                    // one will adopt what lives.
+                    None => return Ok(()),
+                },
+                Some(effect) = effects.recv() => self.effect(effect),
+                Some(request) = requests.recv() => self.answer(request),
+                changes = watch.changed() => {
+                    let loaded = match changes {
+                        Some(changes) => self.loader.apply(&changes),
+                        None => self.loader.load(),
+                    };
+                    watch.follow(&loaded.watched);
+                    self.manifests(loaded);
+                }
+                () = timer => {}
+            }
+            // What else is there already is decided together.
+            while let Ok(effect) = effects.try_recv() {
+                self.effect(effect);
+            }
+            wake_at = self.decide();
+            self.link.flush().await?;
+            if self.finished {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes over what the manifests say.
+    pub(super) fn manifests(&mut self, loaded: Loaded) {
+        let mut containers = BTreeMap::new();
+        self.sources.clear();
+        for (name, definition) in loaded.containers {
+            self.sources.insert(name.clone(), definition.source);
+            containers.insert(name, Arc::new(definition.container));
+        }
+        let mut broken = BTreeMap::new();
+        for (name, problem) in loaded.broken {
+            self.sources.insert(name.clone(), problem.file.clone());
+            broken.insert(name, problem.to_string());
+        }
+        for problem in &loaded.problems {
+            tracing::warn!("{problem}");
+        }
+        let before = self.desired.broken.clone();
+        let changed = self.desired.replace(containers, broken);
+        for (name, error) in &self.desired.broken {
+            if before.get(name) != Some(error) {
+                self.publish_error(name, error);
+            }
+        }
+        self.apply(Event::ManifestsChanged(changed));
+    }
+
+    /// Gives an event to the reconciler.
+    pub(super) fn apply(&mut self, event: Event) {
+        let now = self.now();
+        self.announce(&event);
+        let _ = self.observed.apply(event, &now);
+    }
+
+    /// Decides, writes down, acts. Gives the time of the next decision.
+    pub(super) fn decide(&mut self) -> Option<Duration> {
+        let now = self.now();
+        let Decision { save, forget, actions, wake_at } =
+            reconcile::decide(&self.desired, &mut self.observed, &now);
+        let mut problem = None;
+        for name in &save {
+            if let Some(record) = self.observed.record(name)
+                && let Err(error) = self.store.save(record)
+            {
+                problem = Some(error.to_string());
+            }
+        }
+        for name in &forget {
+            self.lives.remove(name);
+            if let Err(error) = self.store.forget(name) {
+                problem = Some(error.to_string());
+            }
+        }
+        self.note_disk(problem);
+        for key in std::mem::take(&mut self.acknowledge) {
+            self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
+        }
+        if self.store.is_behind() && !self.catching_up {
+            // Counts are written a little later, several at once.
+            self.catching_up = true;
+            self.later(CATCH_UP, Effect::CatchUp);
+        }
+        let changed = !save.is_empty() || !forget.is_empty();
+        for action in actions {
+            self.act(action);
+        }
+        if changed {
+            self.events.changed();
+        }
+        wake_at
+    }
+
+    /// A full disk is said once, and once more when there is room again.
+    fn note_disk(&mut self, problem: Option<String>) {
+        match (&problem, &self.disk_problem) {
+            (Some(problem), None) => {
+                tracing::error!("{problem}; containers go on, it is tried again");
+            }
+            (None, Some(_)) => tracing::info!("records can be written again"),
+            _ => {}
+        }
+        self.disk_problem = problem;
+    }
+
+    pub(super) fn later(&self, pause: Duration, effect: Effect) {
+        let effects = self.effects.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(pause).await;
+            let _ = effects.send(effect);
+        });
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Prepared { name, incarnation, kept, result } => {
+                self.prepared(name, incarnation, *kept, result);
+            }
+            Effect::CommandReady { name, result } => self.command_ready(name, result),
+            Effect::PipeClosed { key, status } => {
+                let outcomes = self
+                    .flights
+                    .get_mut(&key)
+                    .map(|flight| flight.flight.pipe_closed(status))
+                    .unwrap_or_default();
+                self.outcomes(key, outcomes);
+            }
+            Effect::Event(event) => self.apply(event),
+            Effect::Problem(problem) => tracing::warn!("{problem}"),
+            Effect::CatchUp => {
+                self.catching_up = false;
+                if let Err(error) = self.store.catch_up() {
+                    self.note_disk(Some(error.to_string()));
+                    self.catching_up = true;
+                    self.later(DISK_RETRY, Effect::CatchUp);
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, message: Message, mut fds: Fds) {
+        match message.kind {
+            Kind::Launched => {
+                if let Some(pidfd) = fds.take(0) {
+                    self.cloned(message.key, message.pid, pidfd);
+                }
+                let pid = message.pid.unsigned_abs();
+                let outcomes = self.fly(message.key, |flight| flight.cloned(pid));
+                self.outcomes(message.key, outcomes);
+            }
+            Kind::Refused => {
+                let outcomes = self.fly(message.key, |flight| flight.refused(message.code));
+                self.outcomes(message.key, outcomes);
+            }
+            Kind::Exited => {
+                let end = message.end;
+                let outcomes = self.fly(message.key, |flight| flight.ended(end));
+                self.acknowledge.push(message.key);
+                self.outcomes(message.key, outcomes);
+            }
+            Kind::Signal => self.signalled(message.code),
+            Kind::NotReplaced => {
+                let errno = rustix::io::Errno::from_raw_os_error(message.code);
+                tracing::error!("the new binary can't be executed: {errno}");
+            }
+            _ => {}
+        }
+    }
+
+    fn fly<T: Default>(&mut self, key: u64, told: impl FnOnce(&mut Flight) -> T) -> T {
+        self.flights.get_mut(&key).map(|flight| told(&mut flight.flight)).unwrap_or_default()
+    }
+
+    /// The supervisor received a signal.
+    fn signalled(&mut self, signal: i32) {
+        match signal {
+            libc::SIGTERM | libc::SIGINT => {
+                let hurry = self.desired.shutdown.is_some();
+                tracing::info!(
+                    "{}",
+                    if hurry { "ending everything at once" } else { "stopping everything" }
+                );
+                self.desired.shutdown = Some(Shutdown { hurry });
+                self.observed.shutdown_asked();
+            }
+            _ => self.apply(Event::SignalReceived(Signal(signal))),
+        }
+    }
+}
+
+/// How long counts may be behind on the disk.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// When a full disk is tried again.
+const DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// Everything that a client of the engine needs.
+pub(super) fn handle(
+    workshop: &Workshop,
+    events: &Events,
+) -> (Handle, mpsc::Receiver<Request>) {
+    let (sender, requests) = mpsc::channel(256);
+    let handle = Handle {
+        requests: sender,
+        events: events.clone(),
+        paths: Arc::clone(&workshop.paths),
+    };
+    (handle, requests)
+}

@@ -1,0 +1,169 @@
+//! The engine's start: the keeper's word, the records, the manifests, the API,
+//! then the loop.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::adopt::Told;
+use super::handle::Events;
+use super::link::Link;
+use super::namespaces::Pool;
+use super::paths::Paths;
+use super::prepare::Workshop;
+use super::reconcile::{Desired, Observed};
+use super::run::{Engine, handle, monotonic, wall};
+use super::store::Store;
+use crate::cgroup::Hierarchy;
+use crate::keeper::protocol::{Kind, Message, Tag};
+use crate::keeper::run::ENGINE_FD;
+use crate::manifest::Loader;
+use crate::manifest::watch::Watch;
+
+/// The name under which the keeper holds the API's socket.
+const API: &str = "api";
+
+/// What the engine is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where things are.
+    pub paths: Paths,
+    /// Where manifests are, in place of the usual folders.
+    pub dirs: Vec<PathBuf>,
+    /// Shows the containers' lines on standard output.
+    pub echo: bool,
+}
+
+/// Runs the engine until the keeper is gone or everything is finished.
+pub fn run(options: Options) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, start(options))?;
+    // Threads that still work (removing, compressing) are not waited for: what
+    // they do can be done again.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn start(options: Options) -> io::Result<()> {
+    let socket = crate::sys::process::inherited(ENGINE_FD)
+        .ok_or_else(|| io::Error::other("the engine is started by `berth up` alone"))?;
+    let mut link = Link::new(socket)?;
+    let paths = Arc::new(options.paths);
+    link.send(Message::new(Kind::Hello), Vec::new());
+    let (told, mut held) = listen(&mut link).await?;
+
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default();
+    let mut store = Store::open(paths.records_dir(), paths.run_dir().join("records"))?;
+    let loaded = store.load(&boot_id);
+    for problem in &loaded.problems {
+        tracing::error!("{problem}");
+    }
+    let hierarchy = Hierarchy::detect().map_err(|error| io::Error::other(error.to_string()))?;
+    let parent = hierarchy
+        .parent(&paths.cgroup_name())
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    let workshop =
+        Workshop { paths: Arc::clone(&paths), parent: Arc::new(parent), pool: Pool::default() };
+
+    let dirs = match options.dirs.is_empty() {
+        true => paths.manifest_dirs().into_iter().chain([paths.created_dir()]).collect(),
+        false => options.dirs,
+    };
+    let now = super::reconcile::Now { mono: monotonic(), wall: wall(), boot_id: boot_id.clone() };
+    let seed = now.mono.as_nanos() as u64 ^ now.wall.unsigned_abs();
+    let (effects, effects_receiver) = mpsc::unbounded_channel();
+    let events = Events::default();
+    let mut engine = Engine {
+        link,
+        store,
+        events: events.clone(),
+        desired: Desired::default(),
+        observed: Observed::restore(loaded.records, seed, &now),
+        sources: BTreeMap::new(),
+        lives: HashMap::new(),
+        flights: HashMap::new(),
+        effects,
+        loader: Loader::new(dirs),
+        boot_id,
+        // Above every key of an engine before us: those of one boot only grow.
+        next_key: monotonic().as_nanos() as u64,
+        acknowledge: Vec::new(),
+        finished: false,
+        disk_problem: None,
+        catching_up: false,
+        echo: options.echo.then(super::echo::Echo::default),
+        workshop,
+    };
+
+    let listener = match held.remove(API) {
+        Some(held) => UnixListener::from(held),
+        None => {
+            let listener = bind(&paths)?;
+            let copy = OwnedFd::from(listener.try_clone()?);
+            let tag = Tag::new(API).unwrap_or(Tag::EMPTY);
+            engine.link.send(Message { tag, ..Message::new(Kind::Hold) }, vec![copy]);
+            listener
+        }
+    };
+    let (handle, requests) = handle(&engine.workshop, &events);
+
+    let mut watch = Watch::new()?;
+    let loaded = engine.loader.load();
+    watch.follow(&loaded.watched);
+    engine.manifests(loaded);
+    engine.adopt(told);
+    let pool = engine.workshop.pool.clone();
+    tokio::task::spawn_blocking(move || pool.refill());
+    listener.set_nonblocking(true)?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = crate::api::serve(listener, handle).await {
+            tracing::error!("the API can't be served: {error}");
+        }
+    });
+    engine.run(effects_receiver, requests, watch).await
+}
+
+type Held = HashMap<String, OwnedFd>;
+
+/// Everything that the keeper has.
+async fn listen(link: &mut Link) -> io::Result<(Vec<Told>, Held)> {
+    let (mut told, mut held) = (Vec::new(), Held::new());
+    loop {
+        let gone = || io::Error::other("the keeper is gone");
+        let (message, mut fds) = link.receive().await?.ok_or_else(gone)?;
+        match (message.kind, fds.take(0)) {
+            (Kind::Process, Some(pidfd)) => told.push(Told { message, pidfd }),
+            (Kind::Held, Some(fd)) => {
+                held.insert(message.tag.as_str().to_owned(), fd);
+            }
+            (Kind::Told, _) => return Ok((told, held)),
+            _ => {}
+        }
+    }
+}
+
+/// Makes the API's socket: for root, and the group `berth` if there is one.
+fn bind(paths: &Paths) -> io::Result<UnixListener> {
+    let path = paths.socket();
+    // Ours alone: the keeper's lock says that no other Berth has this folder.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let group = std::fs::read("/etc/group").ok().and_then(|groups| {
+        crate::spec::users::resolve(b"", &groups, "0:berth", &[]).ok().map(|user| user.gid)
+    });
+    if let Some(group) = group {
+        std::os::unix::fs::chown(&path, None, Some(group))?;
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}

@@ -24,6 +24,7 @@ mod decide;
 mod desired;
 mod event;
 mod graph;
+mod judge;
 mod observed;
 mod record;
 #[cfg(test)]

@@ -42,7 +42,8 @@ pub enum Action {
         /// Which signal.
         signal: Signal,
     },
-    /// SIGKILL to every process of this incarnation, frozen or not.
+    /// SIGKILL to every process of this incarnation, frozen or not: answered by
+    /// `CgroupEmptied` when none is left, at once if there was none. May come again.
     KillAll {
         /// Which container.
         name: Name,

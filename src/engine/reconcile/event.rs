@@ -48,7 +48,8 @@ pub enum Event {
         /// The kernel ended a process of it for memory.
         oom: bool,
     },
-    /// No process of this incarnation is left.
+    /// No process of this incarnation is left. Also the answer to every
+    /// [`Action::KillAll`](super::Action::KillAll), once that is so.
     CgroupEmptied {
         /// Which container.
         name: Name,
@@ -118,6 +119,12 @@ pub struct Adopted {
 /// What a person asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
+    /// Make it known and hold it until `Start` (Docker's create). Given together with
+    /// the new manifest, before the next decision.
+    Create {
+        /// Its Docker id, if it has been told to somebody already.
+        id: Option<String>,
+    },
     /// Run, now.
     Start,
     /// Stop, and stay stopped.
@@ -153,6 +160,8 @@ pub enum Verb {
 pub enum Refused {
     /// There is no such container.
     Unknown,
+    /// There is one of that name already.
+    Exists,
     /// It does not run.
     NotRunning,
     /// It is frozen already, or it is not.
@@ -169,6 +178,7 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Refused::Unknown => "there is no such container",
+            Refused::Exists => "there is a container of that name already",
             Refused::NotRunning => "it is not running",
             Refused::PausedAlready => "it is paused already",
             Refused::NotPaused => "it is not paused",

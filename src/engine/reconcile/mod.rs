@@ -17,15 +17,29 @@
 //! - a container ends after all that requires it, and begins after what it requires.
 
 mod action;
+mod backoff;
+mod change;
 mod clock;
+mod decide;
 mod desired;
 mod event;
+mod graph;
+mod judge;
+mod observed;
 mod record;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+mod verb;
 
 pub use action::{Action, Decision};
+pub use change::Change;
 pub use clock::Now;
+pub use decide::decide;
 pub use desired::{Desired, Shutdown};
 pub use event::{Adopted, Event, Refused, Verb};
+pub use observed::{Block, Observed};
 pub use record::{
     Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, Joined, Phase, Record, Rest,
     Run, State, StopWhy,

@@ -141,6 +141,8 @@ pub enum Phase {
         run: Run,
         /// Why.
         why: StopWhy,
+        /// How it was asked.
+        signal: Signal,
         /// When every process of it gets SIGKILL (again); never without one.
         deadline: Option<Duration>,
         /// SIGKILL was ordered already.

@@ -1,0 +1,360 @@
+//! The decision: first all that changed is judged until nothing changes any more,
+//! then each container that was touched takes its next step, and so on until there
+//! is nothing left to do at this instant.
+//!
+//! Judging ends because what a judgement looks at lies along edges without cycles;
+//! stepping ends because each step brings a container nearer to what it is to be.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::{Action, Decision};
+use super::backoff::{pause, spread};
+use super::change::Change;
+use super::clock::Now;
+use super::desired::Desired;
+use super::judge::{Force, block, in_force, judge};
+use super::observed::{KILL_AGAIN, Live, Observed};
+use super::record::{Asked, Joined, Phase, Record, Rest, StopWhy};
+use crate::manifest::model::Container;
+use crate::manifest::scalar::{Name, Signal};
+use crate::manifest::variants::{NetworkMode, RestartPolicy};
+
+/// Decides what to do now. What it decides is in the records when it returns, and
+/// [`Decision::save`] names those that are to be written down first.
+///
+/// The cost depends on what changed and on its neighbours, not on how many
+/// containers there are, but after a change of the dependencies: that looks at all
+/// containers that have any.
+pub fn decide(desired: &Desired, observed: &mut Observed, now: &Now) -> Decision {
+    if observed.is_adopting() {
+        return Decision::default();
+    }
+    wake(desired, observed, now);
+    let mut touched = BTreeSet::new();
+    loop {
+        settle(desired, observed, now, &mut touched);
+        if touched.is_empty() {
+            break;
+        }
+        for name in std::mem::take(&mut touched) {
+            step(desired, observed, &name, now);
+        }
+    }
+    if desired.shutdown.is_some() && observed.alive.is_empty() && observed.strays.is_empty() {
+        if !observed.finished {
+            observed.queue.push(Action::Finish);
+        }
+        observed.finished = true;
+    }
+    let save = std::mem::take(&mut observed.unsaved);
+    let forget = std::mem::take(&mut observed.forgotten);
+    Decision {
+        forget: forget.into_iter().filter(|name| !save.contains(name)).collect(),
+        save: save.into_iter().collect(),
+        actions: std::mem::take(&mut observed.queue),
+        wake_at: observed.timers.iter().map(|(at, _)| *at).find(|at| *at > now.mono),
+    }
+}
+
+/// Everything that has to be looked at: what is due, and all where all is concerned.
+fn wake(desired: &Desired, observed: &mut Observed, now: &Now) {
+    while let Some((at, _)) = observed.timers.first()
+        && *at <= now.mono
+    {
+        if let Some((_, name)) = observed.timers.pop_first() {
+            observed.dirty.insert(name);
+        }
+    }
+    let ending = observed.shutdown != desired.shutdown;
+    observed.shutdown = desired.shutdown;
+    if std::mem::take(&mut observed.all_dirty) || ending {
+        let known: Vec<Name> = observed.records().map(|record| record.name.clone()).collect();
+        observed.dirty.extend(known);
+        observed.dirty.extend(desired.containers.keys().cloned());
+    }
+}
+
+/// Judges all that is dirty, and what that concerns, until nothing changes.
+fn settle(desired: &Desired, observed: &mut Observed, now: &Now, touched: &mut BTreeSet<Name>) {
+    for name in observed.dirty.clone() {
+        accept(desired, observed, &name, now);
+    }
+    let closing = observed.graph.settle();
+    observed.dirty.extend(closing);
+    while let Some(name) = observed.dirty.pop_first() {
+        let Some(record) = observed.record(&name) else { continue };
+        let node = judge(desired, observed, record);
+        let same = observed.nodes.get(&name).is_some_and(|old| old.means_the_same(&node));
+        observed.nodes.insert(name.clone(), node);
+        if !same {
+            let neighbours = observed.graph.neighbours(&name);
+            observed.dirty.extend(neighbours);
+        }
+        touched.insert(name);
+    }
+}
+
+/// Takes the manifest in force into the record: a new one makes the container known,
+/// an edited one takes back what a person or its policy had decided before.
+fn accept(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
+    if observed.record(name).is_none() {
+        if !desired.containers.contains_key(name) || desired.shutdown.is_some() {
+            return;
+        }
+        observed.create(name, None, now);
+    }
+    let Some(record) = observed.record(name) else { return };
+    let Force::Manifest(manifest) = in_force(desired, record) else { return };
+    if matches!(record.phase, Phase::Removing | Phase::Dead { .. })
+        || record.last_good.as_ref() == Some(manifest)
+    {
+        return;
+    }
+    let manifest = manifest.clone();
+    observed.graph.set(name, Some(&manifest));
+    observed.edit(name, |record| take(record, manifest));
+}
+
+fn take(record: &mut Record, manifest: Arc<Container>) {
+    if let Some(old) = record.last_good.replace(manifest.clone()) {
+        let keys = match Change::between(&old, &manifest) {
+            Change::None => return,
+            Change::InPlace { keys } | Change::Replace { keys } => keys,
+        };
+        record.held = None;
+        record.streak = 0;
+        if let Phase::Exited(Rest::Finished) | Phase::Backoff { .. } = record.phase {
+            record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Edited { keys } });
+        }
+    } else if record.applied.is_none() && record.phase.is_alive() {
+        // Adopted without a record: what lives is taken for what is declared.
+        record.applied = Some(manifest);
+    }
+}
+
+/// One container's next step.
+fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
+    let Some(record) = observed.record(name) else { return };
+    let Some(node) = observed.nodes.get(name) else { return };
+    let incarnation = record.incarnation;
+    let hurry = desired.shutdown.is_some_and(|shutdown| shutdown.hurry);
+    let force = in_force(desired, record);
+    let forced = hurry || (observed.forced.contains(name) && matches!(force, Force::Gone));
+    match (&record.phase, node.down.clone()) {
+        (Phase::Ended { why }, down) => {
+            let why = down.filter(|_| why.is_none()).or(why.clone());
+            let phase = after_the_end(record, why, now);
+            observed.set_phase(name, phase);
+        }
+        (Phase::Created | Phase::Exited(_), Some(StopWhy::Removed))
+            if matches!(force, Force::Gone) =>
+        {
+            if !observed.strays.contains_key(name) {
+                observed.set_phase(name, Phase::Removing);
+                observed.queue.push(Action::Discard { name: name.clone() });
+            }
+        }
+        (Phase::Backoff { .. }, Some(why)) => {
+            observed.set_phase(name, Phase::Exited(Rest::Stopped { why }));
+        }
+        (Phase::Backoff { until, .. }, None) if *until > now.mono => {}
+        (
+            Phase::Created
+            | Phase::Exited(Rest::Stopped { .. } | Rest::Boot)
+            | Phase::Backoff { .. },
+            None,
+        ) => {
+            if let Force::Manifest(manifest) = force {
+                let manifest = manifest.clone();
+                launch(observed, name, &manifest, now);
+            }
+        }
+        (Phase::Running(_), Some(why)) => {
+            if !held_up(observed, name) {
+                stop(desired, observed, name, why, forced, now);
+            }
+        }
+        (Phase::Running(_), None) => {
+            if let Force::Manifest(manifest) = force {
+                let manifest = manifest.clone();
+                change_in_place(observed, name, &manifest);
+            }
+        }
+        (Phase::Stopping { deadline, escalated, .. }, _)
+            if deadline.is_some_and(|at| at <= now.mono) || (forced && !escalated) =>
+        {
+            observed.edit(name, |record| {
+                if let Phase::Stopping { deadline, escalated, .. } = &mut record.phase {
+                    *escalated = true;
+                    *deadline = Some(now.mono.saturating_add(KILL_AGAIN));
+                }
+            });
+            observed.queue.push(Action::KillAll { name: name.clone(), incarnation });
+        }
+        (Phase::Ending { deadline, .. }, _) if *deadline <= now.mono => {
+            observed.edit(name, |record| {
+                if let Phase::Ending { deadline, .. } = &mut record.phase {
+                    *deadline = now.mono.saturating_add(KILL_AGAIN);
+                }
+            });
+            observed.queue.push(Action::KillAll { name: name.clone(), incarnation });
+        }
+        (Phase::Dead { until, attempt, .. }, _) if *until <= now.mono => {
+            let (error, attempt) = (String::new(), *attempt);
+            observed.set_phase(name, Phase::Dead { error, until: Duration::MAX, attempt });
+            observed.queue.push(Action::Discard { name: name.clone() });
+        }
+        _ => {}
+    }
+}
+
+/// What becomes of a container that has ended: its restart policy, unless it was
+/// asked to end.
+fn after_the_end(record: &Record, why: Option<StopWhy>, now: &Now) -> Phase {
+    if let Some(why) = why {
+        return Phase::Exited(Rest::Stopped { why });
+    }
+    let restart = record.restart();
+    let success = record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success());
+    let again = match restart.policy {
+        RestartPolicy::No => false,
+        RestartPolicy::OnFailure { max } => {
+            !success && max.is_none_or(|max| record.streak <= max)
+        }
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+    };
+    if !again {
+        return Phase::Exited(Rest::Finished);
+    }
+    let attempt = record.streak.max(1);
+    let jitter = spread(&record.id, record.incarnation);
+    let until = now.mono.saturating_add(pause(&restart, attempt, jitter));
+    Phase::Backoff { until, attempt }
+}
+
+fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: &Now) {
+    // Looked at again, for a rival may have been launched in this very decision.
+    if let Some(block) = block(observed, name) {
+        if let Some(node) = observed.nodes.get_mut(name)
+            && node.block.as_ref() != Some(&block)
+        {
+            node.block = Some(block);
+            observed.dirty.insert(name.clone());
+        }
+        return;
+    }
+    let joined = match manifest.network_mode() {
+        NetworkMode::Container(owner) => observed
+            .nodes
+            .get(&owner)
+            .and_then(|node| node.runs)
+            .map(|incarnation| Joined { name: owner, incarnation }),
+        _ => None,
+    };
+    observed.live.remove(name);
+    let order = observed.edit(name, |record| {
+        let replaced = record
+            .applied
+            .as_ref()
+            .is_some_and(|old| matches!(Change::between(old, manifest), Change::Replace { .. }));
+        if let Phase::Backoff { .. } = record.phase {
+            record.restarts += 1;
+        }
+        record.renew |= replaced;
+        record.incarnation += 1;
+        record.applied = Some(manifest.clone());
+        record.joined = joined;
+        record.live_error = None;
+        record.boot_id = now.boot_id.clone();
+        record.phase = Phase::Launching { since: now.mono };
+        Action::Launch {
+            name: record.name.clone(),
+            incarnation: record.incarnation,
+            renew: record.renew,
+        }
+    });
+    observed.queue.extend(order);
+}
+
+/// Whether one that has to end before this one still lives.
+fn held_up(observed: &mut Observed, name: &Name) -> bool {
+    let from = observed.nodes.get(name).and_then(|node| node.held_up_by.clone());
+    let lives = |(by, edge): (&Name, super::graph::Edge)| {
+        let node = observed.nodes.get(by)?;
+        let goes = edge.needs() || (edge.orders() && node.down.is_some());
+        (goes && node.alive).then(|| by.clone())
+    };
+    // From the last one on: those before it have ended, and nothing begins meanwhile.
+    let by = observed
+        .graph
+        .back(name, from.as_ref())
+        .find_map(lives)
+        .or_else(|| observed.graph.back(name, None).find_map(lives));
+    let held_up = by.is_some();
+    if let Some(node) = observed.nodes.get_mut(name) {
+        node.held_up_by = by;
+    }
+    held_up
+}
+
+fn stop(
+    desired: &Desired,
+    observed: &mut Observed,
+    name: &Name,
+    why: StopWhy,
+    forced: bool,
+    now: &Now,
+) {
+    let Some(record) = observed.record(name) else { return };
+    let Phase::Running(run) = &record.phase else { return };
+    let mut run = run.clone();
+    let incarnation = record.incarnation;
+    let settings = match in_force(desired, record) {
+        Force::Manifest(manifest) => manifest.stop.clone(),
+        _ => record.applied.as_ref().map(|manifest| manifest.stop.clone()).unwrap_or_default(),
+    };
+    let (mut signal, mut timeout) = (settings.signal(), settings.timeout);
+    if let (StopWhy::ByHand, Some(held)) = (&why, &record.held) {
+        signal = held.signal.unwrap_or(signal);
+        timeout = held.timeout.unwrap_or(timeout);
+    }
+    if let (StopWhy::Restart, Some(Asked::Restart { timeout: Some(asked) })) = (&why, run.asked) {
+        timeout = asked;
+    }
+    let escalated = forced || timeout.is_zero() || signal == Signal::KILL;
+    let thaw = run.paused && !escalated;
+    run.paused &= escalated;
+    let deadline = match escalated {
+        true => now.mono.checked_add(KILL_AGAIN),
+        false => now.mono.checked_add(timeout),
+    };
+    observed.set_phase(name, Phase::Stopping { run, why, signal, deadline, escalated });
+    let name = name.clone();
+    if escalated {
+        observed.queue.push(Action::KillAll { name, incarnation });
+    } else {
+        observed.queue.push(Action::Signal { name: name.clone(), incarnation, signal });
+        // A frozen payload takes the signal when it is thawed.
+        observed.queue.extend(thaw.then_some(Action::Thaw { name, incarnation }));
+    }
+}
+
+fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Container>) {
+    let Some(record) = observed.record(name) else { return };
+    let incarnation = record.incarnation;
+    let Some(old) = &record.applied else { return };
+    let Change::InPlace { keys } = Change::between(old, manifest) else {
+        return;
+    };
+    if observed
+        .live
+        .get(name)
+        .is_some_and(|live| live.to == *manifest && live.incarnation == incarnation)
+    {
+        return;
+    }
+    observed.live.insert(name.clone(), Live { to: manifest.clone(), incarnation });
+    observed.queue.push(Action::ApplyLive { name: name.clone(), incarnation, keys });
+}

@@ -1,0 +1,618 @@
+//! What is known of the world: the records, and what can be rebuilt from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::Action;
+use super::backoff::spread;
+use super::clock::Now;
+use super::desired::Shutdown;
+use super::event::{Adopted, Event, Refused};
+use super::graph::Graph;
+use super::judge::Node;
+pub use super::judge::Block;
+use super::record::{
+    Asked, Exit, ExitStatus, Half, HealthStatus, Held, Phase, Record, Rest, Run, StopWhy,
+};
+use crate::manifest::model::{Container, Restart};
+use crate::manifest::scalar::Name;
+use crate::manifest::variants::RestartPolicy;
+
+/// After this time what should be dead gets SIGKILL once more.
+pub(super) const KILL_AGAIN: Duration = Duration::from_secs(10);
+
+/// Everything that was observed. Only the records are persisted.
+#[derive(Debug)]
+pub struct Observed {
+    seed: u64,
+    records: BTreeMap<Name, Record>,
+    /// At start-up: recorded as living, and not yet told of.
+    unconfirmed: BTreeSet<Name>,
+    adopting: bool,
+    /// Incarnations that should not be: killed, and nothing launched beside them.
+    pub(super) strays: BTreeMap<Name, BTreeSet<u64>>,
+    pub(super) nodes: BTreeMap<Name, Node>,
+    pub(super) graph: Graph,
+    pub(super) dirty: BTreeSet<Name>,
+    pub(super) all_dirty: bool,
+    pub(super) unsaved: BTreeSet<Name>,
+    pub(super) forgotten: BTreeSet<Name>,
+    pub(super) queue: Vec<Action>,
+    pub(super) timers: BTreeSet<(Duration, Name)>,
+    pub(super) alive: BTreeSet<Name>,
+    /// Live changes under way or refused: tried once for each version of a manifest.
+    pub(super) live: BTreeMap<Name, Live>,
+    /// `rm -f`: no stop signal.
+    pub(super) forced: BTreeSet<Name>,
+    pub(super) shutdown: Option<Shutdown>,
+    pub(super) finished: bool,
+}
+
+/// A live change that was ordered.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) to: Arc<Container>,
+    pub(super) incarnation: u64,
+}
+
+impl Observed {
+    /// Begins with the records that were read from the disk. What lives is told next
+    /// ([`Event::Adopted`], [`Event::Exited`], …), then [`Event::AdoptionDone`].
+    /// `seed` makes ids; it is random.
+    pub fn restore(records: impl IntoIterator<Item = Record>, seed: u64, now: &Now) -> Observed {
+        let mut observed = Observed {
+            seed,
+            records: BTreeMap::new(),
+            unconfirmed: BTreeSet::new(),
+            adopting: true,
+            strays: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            graph: Graph::default(),
+            dirty: BTreeSet::new(),
+            all_dirty: true,
+            unsaved: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            queue: Vec::new(),
+            timers: BTreeSet::new(),
+            alive: BTreeSet::new(),
+            live: BTreeMap::new(),
+            forced: BTreeSet::new(),
+            shutdown: None,
+            finished: false,
+        };
+        for mut record in records {
+            let name = record.name.clone();
+            let rebooted = record.boot_id != now.boot_id;
+            if rebooted {
+                reboot(&mut record, now);
+            }
+            let edges = record.last_good.clone().or_else(|| record.applied.clone());
+            observed.graph.set(&name, edges.as_deref());
+            observed.insert(record);
+            if rebooted {
+                observed.unsaved.insert(name);
+            }
+        }
+        observed.unconfirmed = observed.alive.clone();
+        observed
+    }
+
+    /// The record of a container.
+    pub fn record(&self, name: &Name) -> Option<&Record> {
+        self.records.get(name)
+    }
+
+    /// All records, by name.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// Why a container that should run has not been launched yet.
+    pub fn block(&self, name: &Name) -> Option<&Block> {
+        self.nodes.get(name)?.block.as_ref()
+    }
+
+    /// Whether it is still being told what lives; nothing is decided until then.
+    pub fn is_adopting(&self) -> bool {
+        self.adopting
+    }
+
+    /// Takes note of what happened. Only a [`Event::Verb`] can be refused.
+    pub fn apply(&mut self, event: Event, now: &Now) -> Result<(), Refused> {
+        match event {
+            Event::ManifestsChanged(names) => self.dirty.extend(names),
+            Event::Adopted(adopted) => self.adopt(adopted, now),
+            Event::AdoptionDone => self.adoption_done(now),
+            Event::Launched { name, incarnation, pid } => {
+                self.launched(&name, incarnation, pid, now);
+            }
+            Event::LaunchFailed { name, incarnation, code, error } => {
+                self.launch_failed(&name, incarnation, code, error, now);
+            }
+            Event::Exited { name, incarnation, status, oom } => {
+                if let Some(run) = self.ending(&name, incarnation, now) {
+                    self.unconfirmed.remove(&name);
+                    self.half(&name, run, Half::Exit { status, oom }, now);
+                }
+            }
+            Event::CgroupEmptied { name, incarnation } => {
+                self.stray_gone(&name, incarnation);
+                if let Some(run) = self.ending(&name, incarnation, now) {
+                    self.half(&name, run, Half::Emptied, now);
+                }
+            }
+            Event::Gone { name, incarnation } => {
+                self.stray_gone(&name, incarnation);
+                if let Some((run, why)) = self.ending(&name, incarnation, now) {
+                    self.unconfirmed.remove(&name);
+                    let known = self.records.get(&name).and_then(|record| match record.phase {
+                        Phase::Ending { half: Half::Exit { status, oom }, .. } => {
+                            Some((status, oom))
+                        }
+                        _ => None,
+                    });
+                    let (status, oom) = known.unwrap_or((ExitStatus::Unknown, false));
+                    self.ended(&name, run, why, status, oom, now);
+                }
+            }
+            Event::HealthChanged { name, incarnation, health } => {
+                self.health(&name, incarnation, health, now);
+            }
+            Event::LiveApplied { name, result } => self.live_applied(&name, result),
+            Event::Discarded { name, result } => self.discarded(&name, result, now),
+            Event::SignalReceived(signal) => self.forward(signal),
+            Event::Verb { name, verb } => return self.verb(&name, verb, now),
+        }
+        Ok(())
+    }
+
+    /// A new record, held or not.
+    pub(super) fn create(&mut self, name: &Name, id: Option<String>, now: &Now) {
+        let id = id.unwrap_or_else(|| self.new_id(name, now));
+        let record = Record::new(name.clone(), id, now.wall, now.boot_id.clone());
+        self.forgotten.remove(name);
+        self.unsaved.insert(name.clone());
+        self.insert(record);
+    }
+
+    fn new_id(&self, name: &Name, now: &Now) -> String {
+        let first = spread(name.as_str(), self.seed ^ now.wall as u64 ^ now.mono.as_nanos() as u64);
+        (0..4).map(|i| format!("{:016x}", spread(name.as_str(), first.wrapping_add(i)))).collect()
+    }
+
+    fn insert(&mut self, record: Record) {
+        let name = record.name.clone();
+        if let Some(at) = record.phase.deadline() {
+            self.timers.insert((at, name.clone()));
+        }
+        if record.phase.is_alive() {
+            self.alive.insert(name.clone());
+        }
+        self.dirty.insert(name.clone());
+        self.records.insert(name, record);
+    }
+
+    /// The only way a record changes: timers, the set of the living and what has to
+    /// be saved follow.
+    pub(super) fn edit<R>(&mut self, name: &Name, change: impl FnOnce(&mut Record) -> R) -> Option<R> {
+        let record = self.records.get_mut(name)?;
+        let before = record.phase.deadline();
+        let result = change(record);
+        let after = record.phase.deadline();
+        if before != after {
+            if let Some(at) = before {
+                self.timers.remove(&(at, name.clone()));
+            }
+            if let Some(at) = after {
+                self.timers.insert((at, name.clone()));
+            }
+        }
+        if record.phase.is_alive() {
+            self.alive.insert(name.clone());
+        } else {
+            self.alive.remove(name);
+        }
+        self.unsaved.insert(name.clone());
+        self.dirty.insert(name.clone());
+        Some(result)
+    }
+
+    pub(super) fn set_phase(&mut self, name: &Name, phase: Phase) {
+        self.edit(name, |record| record.phase = phase);
+    }
+
+    fn is_current(&self, name: &Name, incarnation: u64) -> Option<&Record> {
+        self.records.get(name).filter(|record| {
+            record.incarnation == incarnation && record.phase.is_alive()
+        })
+    }
+
+    /// The incarnation should not be: kill it, and launch nothing until it is gone.
+    fn stray(&mut self, name: &Name, incarnation: u64) {
+        self.strays.entry(name.clone()).or_default().insert(incarnation);
+        self.dirty.insert(name.clone());
+        self.queue.push(Action::KillAll { name: name.clone(), incarnation });
+    }
+
+    fn stray_gone(&mut self, name: &Name, incarnation: u64) {
+        if let Some(strays) = self.strays.get_mut(name) {
+            strays.remove(&incarnation);
+            if strays.is_empty() {
+                self.strays.remove(name);
+            }
+            self.dirty.insert(name.clone());
+        }
+    }
+
+    fn adopt(&mut self, adopted: Adopted, now: &Now) {
+        let Adopted { name, incarnation, pid, started, started_wall, frozen, id } = adopted;
+        if !self.records.contains_key(&name) {
+            self.create(&name, id, now);
+        }
+        let Some(record) = self.records.get(&name) else { return };
+        let run = Run {
+            pid,
+            started,
+            started_wall,
+            health: None,
+            well_since: Some(started),
+            paused: frozen,
+            asked: None,
+        };
+        let known = record.incarnation;
+        if incarnation > known {
+            // The record is older than what lives: it could not be written.
+            if record.phase.is_alive() {
+                self.stray(&name, known);
+            }
+            self.unconfirmed.remove(&name);
+            self.edit(&name, |record| {
+                record.incarnation = incarnation;
+                record.boot_id = now.boot_id.clone();
+                record.phase = Phase::Running(run);
+            });
+            return;
+        }
+        if incarnation < known || !record.phase.is_alive() {
+            self.stray(&name, incarnation);
+            return;
+        }
+        self.unconfirmed.remove(&name);
+        if let Phase::Launching { .. } = record.phase {
+            let run = Run { health: self.first_health(&name), ..run };
+            let run = Run { well_since: run.health.is_none().then_some(started), ..run };
+            self.edit(&name, |record| {
+                record.renew = false;
+                record.phase = Phase::Running(run);
+            });
+        } else if let Some(run) = record.phase.run()
+            && run.paused != frozen
+        {
+            let name = name.clone();
+            self.queue.push(match run.paused {
+                true => Action::Freeze { name, incarnation },
+                false => Action::Thaw { name, incarnation },
+            });
+        }
+    }
+
+    fn adoption_done(&mut self, now: &Now) {
+        self.adopting = false;
+        self.all_dirty = true;
+        for name in std::mem::take(&mut self.unconfirmed) {
+            let Some(record) = self.records.get(&name) else { continue };
+            let incarnation = record.incarnation;
+            match record.phase.clone() {
+                // The engine died between the order and the launch.
+                Phase::Launching { .. } => {
+                    self.set_phase(&name, Phase::Ended { why: Some(StopWhy::Lost) });
+                    self.stray(&name, incarnation);
+                }
+                Phase::Running(run) => self.vanished(&name, run, None, now),
+                Phase::Stopping { run, why, .. } => self.vanished(&name, run, Some(why), now),
+                Phase::Ending { run, why, half: Half::Emptied, .. } => {
+                    self.ended(&name, run, why, ExitStatus::Unknown, false, now);
+                }
+                _ => {}
+            }
+        }
+        // What was ordered may not have been done.
+        let mut again = Vec::new();
+        for record in self.records.values() {
+            let (name, incarnation) = (record.name.clone(), record.incarnation);
+            match &record.phase {
+                Phase::Stopping { escalated: false, signal, .. } => {
+                    again.push(Action::Signal { name, incarnation, signal: *signal });
+                }
+                Phase::Stopping { .. } | Phase::Ending { .. } => {
+                    again.push(Action::KillAll { name, incarnation });
+                }
+                Phase::Removing => again.push(Action::Discard { name }),
+                _ => {}
+            }
+        }
+        self.queue.extend(again);
+    }
+
+    /// Nobody told of it. Its payload is gone; whether all of it is, the answer to
+    /// SIGKILL will tell.
+    fn vanished(&mut self, name: &Name, run: Run, why: Option<StopWhy>, now: &Now) {
+        let half = Half::Exit { status: ExitStatus::Unknown, oom: false };
+        let deadline = now.mono.saturating_add(KILL_AGAIN);
+        self.set_phase(name, Phase::Ending { run, why, half, deadline });
+    }
+
+    /// What the health check of a new run begins with.
+    fn first_health(&self, name: &Name) -> Option<HealthStatus> {
+        let applied = self.records.get(name)?.applied.as_ref()?;
+        applied.health.as_ref().map(|_| HealthStatus::Starting)
+    }
+
+    fn launched(&mut self, name: &Name, incarnation: u64, pid: u32, now: &Now) {
+        let Some(record) = self.is_current(name, incarnation) else {
+            self.stray(name, incarnation);
+            return;
+        };
+        match record.phase {
+            Phase::Launching { .. } => {
+                let health = self.first_health(name);
+                self.edit(name, |record| {
+                    record.renew = false;
+                    record.phase = Phase::Running(Run {
+                        pid,
+                        started: now.mono,
+                        started_wall: now.wall,
+                        health,
+                        well_since: health.is_none().then_some(now.mono),
+                        paused: false,
+                        asked: None,
+                    });
+                });
+            }
+            // Its end was told before its beginning.
+            Phase::Ending { .. } => {
+                self.edit(name, |record| {
+                    record.renew = false;
+                    if let Phase::Ending { run, .. } = &mut record.phase {
+                        run.pid = pid;
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn launch_failed(&mut self, name: &Name, incarnation: u64, code: i32, error: String, now: &Now) {
+        self.stray_gone(name, incarnation);
+        let Some(record) = self.is_current(name, incarnation) else { return };
+        if !matches!(record.phase, Phase::Launching { .. } | Phase::Ending { .. }) {
+            return;
+        }
+        self.unconfirmed.remove(name);
+        self.edit(name, |record| {
+            record.last_exit = Some(Exit {
+                incarnation,
+                status: ExitStatus::Code(code),
+                oom_killed: false,
+                started: None,
+                finished: now.wall,
+                error: Some(error),
+            });
+            record.streak = record.streak.saturating_add(1);
+            record.phase = Phase::Ended { why: None };
+        });
+    }
+
+    /// The run that an end speaks of, and why it was asked to end, if it was.
+    fn ending(&self, name: &Name, incarnation: u64, now: &Now) -> Option<(Run, Option<StopWhy>)> {
+        let record = self.is_current(name, incarnation)?;
+        Some(match &record.phase {
+            // Its end is told before its beginning, or the engine died in between.
+            Phase::Launching { since } => (
+                Run {
+                    pid: 0,
+                    started: *since,
+                    started_wall: now.wall,
+                    health: None,
+                    well_since: None,
+                    paused: false,
+                    asked: None,
+                },
+                None,
+            ),
+            Phase::Running(run) => (run.clone(), None),
+            Phase::Stopping { run, why, .. } => (run.clone(), Some(why.clone())),
+            Phase::Ending { run, why, .. } => (run.clone(), why.clone()),
+            _ => return None,
+        })
+    }
+
+    /// One of the two signs of an end.
+    fn half(&mut self, name: &Name, (run, why): (Run, Option<StopWhy>), half: Half, now: &Now) {
+        let earlier = self.records.get(name).and_then(|record| match &record.phase {
+            Phase::Ending { half, .. } => Some(half.clone()),
+            _ => None,
+        });
+        match (earlier, half) {
+            (Some(Half::Emptied), Half::Exit { status, oom })
+            | (Some(Half::Exit { status, oom }), Half::Emptied) => {
+                self.ended(name, run, why, status, oom, now);
+            }
+            // The same sign again.
+            (Some(_), _) => {}
+            (None, half) => {
+                // Due at once: decide sends the SIGKILL that sweeps up what is left,
+                // unless the other sign has come by then.
+                let deadline = match half {
+                    Half::Exit { .. } => now.mono,
+                    Half::Emptied => now.mono.saturating_add(KILL_AGAIN),
+                };
+                self.set_phase(name, Phase::Ending { run, why, half, deadline });
+            }
+        }
+    }
+
+    /// It has ended, completely.
+    fn ended(
+        &mut self,
+        name: &Name,
+        run: Run,
+        why: Option<StopWhy>,
+        status: ExitStatus,
+        oom: bool,
+        now: &Now,
+    ) {
+        self.live.remove(name);
+        self.edit(name, |record| {
+            record.last_exit = Some(Exit {
+                incarnation: record.incarnation,
+                status,
+                oom_killed: oom,
+                started: Some(run.started_wall),
+                finished: now.wall,
+                error: None,
+            });
+            let why = why.or(match run.asked {
+                Some(Asked::Restart { .. }) => Some(StopWhy::Restart),
+                Some(Asked::End) => {
+                    record.held = Some(Held { since: now.wall, signal: None, timeout: None });
+                    Some(StopWhy::ByHand)
+                }
+                None => None,
+            });
+            let reset_after = record.restart().reset_after;
+            if run.well_since.is_some_and(|since| now.mono.saturating_sub(since) >= reset_after) {
+                record.streak = 0;
+            }
+            if why.is_none() {
+                record.streak = record.streak.saturating_add(1);
+            }
+            record.phase = Phase::Ended { why };
+        });
+    }
+
+    fn health(&mut self, name: &Name, incarnation: u64, health: HealthStatus, now: &Now) {
+        let Some(record) = self.is_current(name, incarnation) else { return };
+        if !matches!(&record.phase, Phase::Running(run) if run.health != Some(health)) {
+            return;
+        }
+        self.edit(name, |record| {
+            if let Phase::Running(run) = &mut record.phase {
+                run.health = Some(health);
+                run.well_since = match health {
+                    HealthStatus::Healthy => run.well_since.or(Some(now.mono)),
+                    HealthStatus::Starting | HealthStatus::Unhealthy => None,
+                };
+            }
+        });
+    }
+
+    fn live_applied(&mut self, name: &Name, result: Result<(), String>) {
+        let Some(Live { to, incarnation }) = self.live.get(name) else { return };
+        let (to, incarnation) = (to.clone(), *incarnation);
+        if self.is_current(name, incarnation).is_none() {
+            self.live.remove(name);
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.live.remove(name);
+                self.edit(name, |record| {
+                    // A health check that came or went begins anew.
+                    let had = record.applied.as_ref().is_some_and(|old| old.health.is_some());
+                    if let Phase::Running(run) = &mut record.phase
+                        && had != to.health.is_some()
+                    {
+                        run.health = to.health.as_ref().map(|_| HealthStatus::Starting);
+                    }
+                    record.live_error = None;
+                    record.applied = Some(to);
+                });
+            }
+            // It stays in `live`: tried again with the next version only.
+            Err(error) => {
+                self.edit(name, |record| record.live_error = Some(error));
+            }
+        }
+    }
+
+    fn discarded(&mut self, name: &Name, result: Result<(), String>, now: &Now) {
+        let Some(record) = self.records.get(name) else { return };
+        let attempt = match &record.phase {
+            Phase::Removing => 1,
+            Phase::Dead { attempt, .. } => attempt.saturating_add(1),
+            _ => return,
+        };
+        match result {
+            Ok(()) => self.forget(name),
+            Err(error) => {
+                let pause = super::backoff::pause(&Restart::default(), attempt, u64::MAX);
+                let until = now.mono.saturating_add(pause);
+                self.set_phase(name, Phase::Dead { error, until, attempt });
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &Name) {
+        if let Some(record) = self.records.remove(name)
+            && let Some(at) = record.phase.deadline()
+        {
+            self.timers.remove(&(at, name.clone()));
+        }
+        self.graph.set(name, None);
+        self.dirty.extend(self.graph.neighbours(name));
+        self.nodes.remove(name);
+        self.live.remove(name);
+        self.forced.remove(name);
+        self.unsaved.remove(name);
+        self.forgotten.insert(name.clone());
+        self.dirty.insert(name.clone());
+    }
+}
+
+impl Record {
+    /// The restart settings in force.
+    pub(super) fn restart(&self) -> Restart {
+        let manifest = self.last_good.as_ref().or(self.applied.as_ref());
+        manifest.map(|container| container.restart.clone()).unwrap_or_default()
+    }
+}
+
+/// The machine was booted anew: nothing lives, and most of what was, counts no more.
+fn reboot(record: &mut Record, now: &Now) {
+    if record.phase.is_alive() {
+        record.last_exit = Some(match &record.phase {
+            Phase::Ending { run, half: Half::Exit { status, oom }, .. } => Exit {
+                incarnation: record.incarnation,
+                status: *status,
+                oom_killed: *oom,
+                started: Some(run.started_wall),
+                finished: now.wall,
+                error: None,
+            },
+            phase => Exit {
+                incarnation: record.incarnation,
+                status: ExitStatus::Unknown,
+                oom_killed: false,
+                started: phase.run().map(|run| run.started_wall),
+                finished: now.wall,
+                error: None,
+            },
+        });
+    }
+    let created = record.phase == Phase::Created;
+    // What was created and never started was not stopped either.
+    if !created && record.restart().policy != RestartPolicy::UnlessStopped {
+        record.held = None;
+    }
+    record.streak = 0;
+    record.joined = None;
+    record.live_error = None;
+    record.boot_id = now.boot_id.clone();
+    record.phase = match &record.phase {
+        Phase::Created => Phase::Created,
+        Phase::Removing | Phase::Dead { .. } => Phase::Removing,
+        _ => Phase::Exited(Rest::Boot),
+    };
+}

@@ -1,0 +1,174 @@
+//! What a person asks for, noted down; [`decide`](super::decide) acts on it.
+
+use super::action::Action;
+use super::clock::Now;
+use super::event::{Refused, Verb};
+use super::observed::{KILL_AGAIN, Observed};
+use super::record::{Asked, Held, Phase, Record, Rest, Run, StopWhy};
+use crate::manifest::model::Reload;
+use crate::manifest::scalar::{Name, Signal};
+
+impl Observed {
+    pub(super) fn verb(&mut self, name: &Name, verb: Verb, now: &Now) -> Result<(), Refused> {
+        let exists = self.record(name).is_some();
+        if let Verb::Create { id } = verb {
+            if exists {
+                return Err(Refused::Exists);
+            }
+            self.create(name, id, now);
+            let held = Some(Held { since: now.wall, signal: None, timeout: None });
+            self.edit(name, |record| record.held = held);
+            return Ok(());
+        }
+        if !exists {
+            return Err(Refused::Unknown);
+        }
+        if self.shutdown.is_some() && matches!(verb, Verb::Start | Verb::Restart { .. }) {
+            return Err(Refused::ShuttingDown);
+        }
+        match verb {
+            Verb::Create { .. } => {}
+            Verb::Start => {
+                self.edit(name, release);
+            }
+            Verb::Restart { timeout } => {
+                self.edit(name, |record| {
+                    release(record);
+                    if let Phase::Running(run) = &mut record.phase {
+                        run.asked = Some(Asked::Restart { timeout });
+                    }
+                });
+            }
+            Verb::Stop { signal, timeout } => {
+                self.edit(name, |record| {
+                    record.held = Some(Held { since: now.wall, signal, timeout });
+                    // It is stopping already: at most it gets less time.
+                    if let Phase::Stopping { deadline, escalated: false, .. } = &mut record.phase
+                        && let Some(timeout) = timeout
+                    {
+                        let sooner = now.mono.checked_add(timeout);
+                        *deadline = match (*deadline, sooner) {
+                            (Some(a), Some(b)) => Some(a.min(b)),
+                            (a, b) => a.or(b),
+                        };
+                    }
+                });
+            }
+            Verb::Kill(signal) => self.kill(name, signal, now)?,
+            Verb::Reload => self.reload(name)?,
+            Verb::Pause => self.freeze(name, true)?,
+            Verb::Unpause => self.freeze(name, false)?,
+            Verb::Remove { force } => {
+                if force {
+                    self.forced.insert(name.clone());
+                }
+                self.dirty.insert(name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn running(&self, name: &Name) -> Result<(u64, &Run), Refused> {
+        match self.record(name).map(|record| (record.incarnation, &record.phase)) {
+            Some((incarnation, Phase::Running(run) | Phase::Stopping { run, .. })) => {
+                Ok((incarnation, run))
+            }
+            _ => Err(Refused::NotRunning),
+        }
+    }
+
+    fn kill(&mut self, name: &Name, signal: Signal, now: &Now) -> Result<(), Refused> {
+        let (incarnation, run) = self.running(name)?;
+        let run = run.clone();
+        if signal != Signal::KILL {
+            let ends = self
+                .record(name)
+                .and_then(|record| record.applied.as_ref())
+                .map_or(Signal::TERM, |container| container.stop.signal());
+            if signal == ends {
+                self.edit(name, |record| {
+                    if let Phase::Running(run) = &mut record.phase {
+                        run.asked = Some(Asked::End);
+                    }
+                });
+            }
+            self.queue.push(Action::Signal { name: name.clone(), incarnation, signal });
+            return Ok(());
+        }
+        self.edit(name, |record| {
+            record.held = Some(Held { since: now.wall, signal: None, timeout: None });
+            record.phase = Phase::Stopping {
+                run,
+                why: StopWhy::ByHand,
+                signal,
+                deadline: Some(now.mono.saturating_add(KILL_AGAIN)),
+                escalated: true,
+            };
+        });
+        self.queue.push(Action::KillAll { name: name.clone(), incarnation });
+        Ok(())
+    }
+
+    fn reload(&mut self, name: &Name) -> Result<(), Refused> {
+        let (incarnation, _) = self.running(name)?;
+        let container = self.record(name).and_then(|r| r.last_good.as_ref().or(r.applied.as_ref()));
+        let reload = container.and_then(|container| container.signals.reload.clone());
+        let name = name.clone();
+        self.queue.push(match reload.ok_or(Refused::NoReload)? {
+            Reload::Signal(signal) => Action::Signal { name, incarnation, signal },
+            Reload::Exec { exec } => Action::ReloadExec { name, incarnation, command: exec },
+        });
+        Ok(())
+    }
+
+    fn freeze(&mut self, name: &Name, freeze: bool) -> Result<(), Refused> {
+        let record = self.record(name).ok_or(Refused::Unknown)?;
+        let Phase::Running(run) = &record.phase else { return Err(Refused::NotRunning) };
+        let incarnation = record.incarnation;
+        match (run.paused, freeze) {
+            (true, true) => return Err(Refused::PausedAlready),
+            (false, false) => return Err(Refused::NotPaused),
+            _ => {}
+        }
+        self.edit(name, |record| {
+            if let Phase::Running(run) = &mut record.phase {
+                run.paused = freeze;
+            }
+        });
+        let name = name.clone();
+        self.queue.push(match freeze {
+            true => Action::Freeze { name, incarnation },
+            false => Action::Thaw { name, incarnation },
+        });
+        Ok(())
+    }
+
+    /// A signal that the supervisor received goes to all that want it.
+    pub(super) fn forward(&mut self, signal: Signal) {
+        let mut actions = Vec::new();
+        for name in &self.alive {
+            let Some(record) = self.record(name) else { continue };
+            let manifest = record.last_good.as_ref().or(record.applied.as_ref());
+            if matches!(record.phase, Phase::Running(_))
+                && manifest.is_some_and(|container| container.signals.forward.contains(&signal))
+            {
+                let incarnation = record.incarnation;
+                actions.push(Action::Signal { name: name.clone(), incarnation, signal });
+            }
+        }
+        self.queue.extend(actions);
+    }
+}
+
+/// Nothing that a person or its policy decided speaks against a launch any more.
+pub(super) fn release(record: &mut Record) {
+    record.held = None;
+    record.streak = 0;
+    match &mut record.phase {
+        Phase::Exited(Rest::Finished) | Phase::Backoff { .. } => {
+            record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Restart });
+        }
+        Phase::Running(run) if run.asked == Some(Asked::End) => run.asked = None,
+        _ => {}
+    }
+}

@@ -271,7 +271,3 @@ fn annotations(container: &Container) -> Result<Option<HashMap<String, String>>,
     let labels = &container.labels;
     Ok((!labels.is_empty()).then(|| labels.clone().into_iter().collect()))
 }
-
-#[cfg(test)]
-#[path = "build_tests.rs"]
-mod tests;

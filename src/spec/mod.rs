@@ -11,6 +11,8 @@
 //! links [`devices::SYMLINKS`] below `/dev`, and the console.
 
 mod build;
+#[cfg(test)]
+mod build_tests;
 pub mod capabilities;
 pub mod devices;
 pub mod env_file;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, Mount};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
 use super::devices::DeviceRequest;
 use super::{CgroupVersion, Context, Error, IdRange, Netns};
@@ -165,12 +165,12 @@ fn user_mount(wanted: &model::Mount, target: &Path, context: &Context) -> Result
 
 /// A range of ids as a Spec has it.
 pub(super) fn mapping(ids: IdRange) -> LinuxIdMapping {
-    let mut mapping = LinuxIdMapping::default();
-    mapping
-        .set_container_id(0)
-        .set_host_id(ids.first)
-        .set_size(ids.count);
-    mapping
+    LinuxIdMappingBuilder::default()
+        .container_id(0u32)
+        .host_id(ids.first)
+        .size(ids.count)
+        .build()
+        .unwrap_or_default()
 }
 
 /// The place in the container, without a trailing slash or `.`.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process, User};
+use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User};
 
 use super::capabilities::CapSet;
 use super::{Context, Error};
@@ -151,11 +151,12 @@ fn rlimits(container: &Container) -> Result<Option<Vec<PosixRlimit>>, Error> {
                 format!("{name}: soft {} is above hard {}", limit.soft, limit.hard),
             ));
         }
-        let mut rlimit = PosixRlimit::default();
-        rlimit
-            .set_typ(kind)
-            .set_soft(limit.soft)
-            .set_hard(limit.hard);
+        let rlimit = PosixRlimitBuilder::default()
+            .typ(kind)
+            .soft(limit.soft)
+            .hard(limit.hard)
+            .build()
+            .unwrap_or_default();
         if rlimits
             .iter()
             .any(|known: &PosixRlimit| known.typ() == kind)

@@ -136,30 +136,30 @@ pub(super) fn guarded(conditions: &[Condition], action: u32, otherwise: Code) ->
 /// The comparison of a 64-bit argument by its two halves, the upper one first.
 fn steps(condition: &Condition) -> Vec<(sock_filter, To, To)> {
     let low_at = ARGS + 8 * u32::from(condition.index);
-    let load_low = (statement(LOAD, low_at), To::Next, To::Next);
-    let load_high = (statement(LOAD, low_at + 4), To::Next, To::Next);
+    let load_low = || (statement(LOAD, low_at), To::Next, To::Next);
+    let load_high = || (statement(LOAD, low_at + 4), To::Next, To::Next);
     let (high, low) = halves(condition.value);
     let test = |test: Test, k: u32| statement(test.code(), k);
     let compare = |last: Test, holds: To, fails: To| {
         vec![
-            load_high,
+            load_high(),
             (test(Test::Greater, high), holds, To::Next),
             (test(Test::Equal, high), To::Next, fails),
-            load_low,
+            load_low(),
             (test(last, low), holds, fails),
         ]
     };
     match condition.operator {
         Operator::ScmpCmpEq => vec![
-            load_high,
+            load_high(),
             (test(Test::Equal, high), To::Next, To::Fails),
-            load_low,
+            load_low(),
             (test(Test::Equal, low), To::Holds, To::Fails),
         ],
         Operator::ScmpCmpNe => vec![
-            load_high,
+            load_high(),
             (test(Test::Equal, high), To::Next, To::Holds),
-            load_low,
+            load_low(),
             (test(Test::Equal, low), To::Fails, To::Holds),
         ],
         Operator::ScmpCmpGt => compare(Test::Greater, To::Holds, To::Fails),
@@ -169,10 +169,10 @@ fn steps(condition: &Condition) -> Vec<(sock_filter, To, To)> {
         Operator::ScmpCmpMaskedEq => {
             let (wanted_high, wanted_low) = halves(condition.value_two);
             vec![
-                load_high,
+                load_high(),
                 (statement(AND, high), To::Next, To::Next),
                 (test(Test::Equal, wanted_high), To::Next, To::Fails),
-                load_low,
+                load_low(),
                 (statement(AND, low), To::Next, To::Next),
                 (test(Test::Equal, wanted_low), To::Holds, To::Fails),
             ]

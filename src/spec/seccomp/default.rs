@@ -3,7 +3,7 @@
 //! with the capability that the kernel asks for it too, all else is refused.
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg,
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompArgBuilder,
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
@@ -136,15 +136,15 @@ pub fn default_filter(capabilities: CapSet) -> LinuxSeccomp {
         rule(
             ["socket"],
             Action::ScmpActAllow,
-            Some(arg(Operator::ScmpCmpNe, AF_VSOCK, None)),
+            Some(arg(Operator::ScmpCmpNe, AF_VSOCK, 0)),
         ),
     ];
     syscalls.extend(PERSONALITIES.map(|domain| {
-        let domain = arg(Operator::ScmpCmpEq, domain, None);
+        let domain = arg(Operator::ScmpCmpEq, domain, 0);
         rule(["personality"], Action::ScmpActAllow, Some(domain))
     }));
     if !capabilities.contains("SYS_ADMIN") {
-        let no_namespace = arg(Operator::ScmpCmpMaskedEq, CLONE_NEW, Some(0));
+        let no_namespace = arg(Operator::ScmpCmpMaskedEq, CLONE_NEW, 0);
         syscalls.push(rule(["clone"], Action::ScmpActAllow, Some(no_namespace)));
         // The flags of clone3 are in memory, where a filter can't look. With ENOSYS
         // libc falls back to clone.
@@ -174,13 +174,14 @@ fn rule(
 }
 
 /// A condition on the first argument.
-fn arg(operator: Operator, value: u64, value_two: Option<u64>) -> LinuxSeccompArg {
-    let mut arg = LinuxSeccompArg::default();
-    arg.set_index(0)
-        .set_value(value)
-        .set_value_two(value_two)
-        .set_op(operator);
-    arg
+fn arg(operator: Operator, value: u64, value_two: u64) -> LinuxSeccompArg {
+    LinuxSeccompArgBuilder::default()
+        .index(0usize)
+        .value(value)
+        .value_two(value_two)
+        .op(operator)
+        .build()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod compile;
 mod default;
 mod profile;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use compile::{Program, compile};
 pub use default::default_filter;

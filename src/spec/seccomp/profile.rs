@@ -2,7 +2,7 @@
 //! or the `linux.seccomp` object of an OCI Spec, which is the plainer case of it.
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompFilterFlag,
     LinuxSeccompOperator, LinuxSyscall,
 };
 use serde::Deserialize;
@@ -177,12 +177,13 @@ impl Rule {
         };
         let args = self.args.filter(|args| !args.is_empty()).map(|args| {
             let oci = |arg: Arg| {
-                let mut oci = LinuxSeccompArg::default();
-                oci.set_index(arg.index)
-                    .set_value(arg.value)
-                    .set_value_two(arg.value_two)
-                    .set_op(arg.op);
-                oci
+                LinuxSeccompArgBuilder::default()
+                    .index(arg.index)
+                    .value(arg.value)
+                    .value_two(arg.value_two.unwrap_or(0))
+                    .op(arg.op)
+                    .build()
+                    .unwrap_or_default()
             };
             args.into_iter().map(oci).collect()
         });

@@ -8,4 +8,5 @@ pub mod engine;
 pub mod keeper;
 pub mod manifest;
 pub mod sandbox;
+pub mod spec;
 pub mod sys;

@@ -4,3 +4,4 @@
 //! each room must never know.
 
 pub mod manifest;
+pub mod sys;

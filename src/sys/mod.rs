@@ -1,0 +1,8 @@
+//! Thin safe wrappers of the system calls that `nix` and `rustix` lack.
+//!
+//! The only room with `unsafe`, but for the child's side of `sandbox`. Nothing
+//! here decides anything: one call, one function, its errno as an `io::Error`.
+//! It knows nothing of containers, manifests or files of ours.
+
+pub mod mount;
+pub mod userns;

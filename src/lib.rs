@@ -4,4 +4,5 @@
 //! each room must never know.
 
 pub mod manifest;
+pub mod rootfs;
 pub mod sys;

@@ -13,9 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::{Name, Signal, Size};
-pub use super::variants::{
-    Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns,
-};
+pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};
 
 /// One container as its manifest declares it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -180,7 +178,10 @@ pub struct Stop {
 
 impl Default for Stop {
     fn default() -> Self {
-        Stop { signal: None, timeout: Duration::from_secs(10) }
+        Stop {
+            signal: None,
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 

@@ -19,12 +19,18 @@ const KEY_FILE_LIMIT: u64 = 1 << 20;
 /// The rules for these folders and exposed paths, with links resolved. A folder of
 /// ours that is not there yet stays as it is written.
 pub(super) fn rules(own: &[PathBuf], expose: &[PathBuf]) -> Result<Rules, Error> {
-    let own: Vec<PathBuf> =
-        own.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+    let own: Vec<PathBuf> = own
+        .iter()
+        .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+        .collect();
     let mut exposed = Vec::new();
     for path in expose {
         if !path.is_absolute() {
-            return Err(Error::refused("expose", path, "it must be an absolute path"));
+            return Err(Error::refused(
+                "expose",
+                path,
+                "it must be an absolute path",
+            ));
         }
         let real = path.canonicalize().map_err(|e| {
             Error::new("expose", path, e).with_remedy("`expose` names paths of this host")
@@ -35,7 +41,10 @@ pub(super) fn rules(own: &[PathBuf], expose: &[PathBuf]) -> Result<Rules, Error>
         }
         exposed.push(real);
     }
-    Ok(Rules { own, expose: exposed })
+    Ok(Rules {
+        own,
+        expose: exposed,
+    })
 }
 
 /// Everything that [`super::view::plan`] must know.
@@ -71,7 +80,11 @@ pub(super) fn look(rules: &Rules) -> Result<Found, Error> {
         found.exposed.push(entry(path.clone(), &there));
     }
     found.mounts = seen_mounts(&mounts, rules, &found.hidden);
-    let all = found.hidden.iter().chain(&found.exposed).chain(&found.mounts);
+    let all = found
+        .hidden
+        .iter()
+        .chain(&found.exposed)
+        .chain(&found.mounts);
     let mut above: Vec<PathBuf> = Vec::new();
     for entry in all {
         above.extend(entry.path.ancestors().map(Path::to_owned));
@@ -109,7 +122,9 @@ fn seen_mounts(mounts: &[HostMount], rules: &Rules, hidden: &[Entry]) -> Vec<Ent
 
 fn walk(directory: &Path, rules: &Rules, found: &mut Found) {
     // What can't be read, or went away meanwhile, shows nothing either.
-    let Ok(entries) = fs::read_dir(directory) else { return };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
     for item in entries.flatten() {
         let path = item.path();
         let Ok(there) = item.metadata() else { continue };
@@ -169,17 +184,30 @@ pub(super) fn entry(path: PathBuf, there: &Metadata) -> Entry {
         Kind::File
     };
     let Owned { mode, uid, gid } = owned(there);
-    Entry { path, kind, mode, uid, gid, private_key: false }
+    Entry {
+        path,
+        kind,
+        mode,
+        uid,
+        gid,
+        private_key: false,
+    }
 }
 
 pub(super) fn owned(there: &Metadata) -> Owned {
-    Owned { mode: there.mode() & 0o7777, uid: there.uid(), gid: there.gid() }
+    Owned {
+        mode: there.mode() & 0o7777,
+        uid: there.uid(),
+        gid: there.gid(),
+    }
 }
 
 /// RFC 7468: `-----BEGIN PRIVATE KEY-----`, also with a kind before `PRIVATE`.
 fn holds_private_key(path: &Path) -> io::Result<bool> {
     let mut content = Vec::new();
-    File::open(path)?.take(KEY_FILE_LIMIT).read_to_end(&mut content)?;
+    File::open(path)?
+        .take(KEY_FILE_LIMIT)
+        .read_to_end(&mut content)?;
     Ok(content.split(|b| *b == b'\n').any(|line| {
         let line = String::from_utf8_lossy(line.get(..80).unwrap_or(line));
         line.contains("-----BEGIN") && line.contains("PRIVATE KEY")

@@ -91,7 +91,10 @@ fn configure(layers: &Layers<'_>, form: Form, log: &mut String) -> io::Result<Ow
 
 fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<OwnedFd> {
     fsconfig_set_string(context, "source", "berth")?;
-    let mut lowers = layers.lowers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let mut lowers = layers
+        .lowers
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
     match form {
         Form::Appended => {
             for lower in lowers {
@@ -116,8 +119,11 @@ fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<O
     fsconfig_set_string(context, "metacopy", "off")?;
     fsconfig_set_string(context, "index", "off")?;
     fsconfig_create(context)?;
-    let mount =
-        fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let mount = fsmount(
+        context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?;
     // A work directory that can't be used turns an overlay read-only without an
     // error, which would only be found by the container.
     let flags = rustix::fs::fstatvfs(&mount)?.f_flag;
@@ -133,7 +139,10 @@ fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<O
 fn attach(layers: &Layers<'_>) -> io::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     // Or the mounts would propagate to the host.
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
     for layer in layers.lowers.iter().chain([&layers.branch]) {
         // On `/` they cover nothing: a path is walked from the thread's root
         // directory, which stays the one below them.

@@ -12,8 +12,9 @@ use super::mountinfo::HostMount;
 
 /// Top-level names that are seen. Symbolic links are seen too: they lead to what
 /// is seen, or to nothing.
-const SEEN: [&str; 11] =
-    ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "usr", "etc", "opt", "nix"];
+const SEEN: [&str; 11] = [
+    "bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "usr", "etc", "opt", "nix",
+];
 
 /// Directories that programs need, with the mode they are made with; whatever the
 /// host has in them is hidden. What lies in no other listed directory must come
@@ -57,8 +58,23 @@ const SECRETS: [&str; 7] = [
 
 /// File systems that show the kernel's state rather than files.
 const PSEUDO: [&str; 18] = [
-    "proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "mqueue", "debugfs", "tracefs",
-    "securityfs", "pstore", "bpf", "configfs", "fusectl", "binfmt_misc", "hugetlbfs", "efivarfs",
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "devpts",
+    "cgroup",
+    "cgroup2",
+    "mqueue",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "pstore",
+    "bpf",
+    "configfs",
+    "fusectl",
+    "binfmt_misc",
+    "hugetlbfs",
+    "efivarfs",
     "autofs",
 ];
 
@@ -158,12 +174,16 @@ impl Rules {
         let levels = depth(directory);
         (deep("/etc") || deep("/usr/local/etc")) && levels < 64
             || deep("/opt") && levels < 4
-            || ["/usr", "/usr/local"].iter().any(|top| directory == Path::new(top))
+            || ["/usr", "/usr/local"]
+                .iter()
+                .any(|top| directory == Path::new(top))
     }
 
     /// Whether the content of a file is looked at for private keys.
     pub fn may_hold_key(&self, file: &Path) -> bool {
-        let key_folder = ["/etc/ssl", "/etc/ssh", "/etc/pki"].iter().any(|f| file.starts_with(f));
+        let key_folder = ["/etc/ssl", "/etc/ssh", "/etc/pki"]
+            .iter()
+            .any(|f| file.starts_with(f));
         let key_name = file.extension().is_some_and(|e| e == "key" || e == "pem");
         key_folder || (key_name && file.starts_with("/etc"))
     }
@@ -217,7 +237,10 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
         gid: 0,
         private_key: false,
     };
-    let lifted = found.exposed.iter().filter(|entry| under_hidden(&entry.path));
+    let lifted = found
+        .exposed
+        .iter()
+        .filter(|entry| under_hidden(&entry.path));
     for entry in [&root].into_iter().chain(&found.mounts).chain(lifted) {
         let part = Part {
             at: entry.path.clone(),
@@ -229,7 +252,11 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
 
     let mut covers: BTreeMap<PathBuf, Cover> = BTreeMap::new();
     for entry in &found.hidden {
-        let owned = Owned { mode: entry.mode, uid: entry.uid, gid: entry.gid };
+        let owned = Owned {
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+        };
         let cover = match entry.kind {
             Kind::Directory => Cover::Empty(owned),
             Kind::Symlink | Kind::File => Cover::Absent,
@@ -237,8 +264,11 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
         covers.insert(entry.path.clone(), cover);
     }
     skeleton(&mut covers, found);
-    let targets: Vec<(PathBuf, Kind)> =
-        parts.values().skip(1).map(|part| (part.at.clone(), part.kind)).collect();
+    let targets: Vec<(PathBuf, Kind)> = parts
+        .values()
+        .skip(1)
+        .map(|part| (part.at.clone(), part.kind))
+        .collect();
     for (at, kind) in targets {
         if under_hidden(&at) {
             let owned = found.parents.get(&at).copied().unwrap_or(STANDARD);
@@ -253,14 +283,19 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
     parts.into_values().collect()
 }
 
-const STANDARD: Owned = Owned { mode: 0o755, uid: 0, gid: 0 };
+const STANDARD: Owned = Owned {
+    mode: 0o755,
+    uid: 0,
+    gid: 0,
+};
 
 /// The standard directories: in hidden ones, and where the host has none.
 fn skeleton(covers: &mut BTreeMap<PathBuf, Cover>, found: &Found) {
     for (path, mode) in EMPTY {
         let path = Path::new(path);
-        let parent_empty =
-            path.parent().is_some_and(|p| matches!(covers.get(p), Some(Cover::Empty(_))));
+        let parent_empty = path
+            .parent()
+            .is_some_and(|p| matches!(covers.get(p), Some(Cover::Empty(_))));
         if parent_empty || matches!(covers.get(path), Some(Cover::Empty(_) | Cover::Absent)) {
             // An exposed path in it is found by the mount, not by the host's name.
             covers.insert(path.to_owned(), Cover::Empty(Owned { mode, ..STANDARD }));
@@ -287,11 +322,16 @@ fn distribute(
         // A mount point is in the part that is mounted on, so a part is looked for
         // from the parent; but a cover of Berth's own folder may be a whole part.
         let above = path.ancestors().skip(1);
-        let Some(at) = above.into_iter().find(|a| parts.contains_key(*a)).map(Path::to_owned)
+        let Some(at) = above
+            .into_iter()
+            .find(|a| parts.contains_key(*a))
+            .map(Path::to_owned)
         else {
             continue;
         };
-        let Some(part) = parts.get_mut(&at) else { continue };
+        let Some(part) = parts.get_mut(&at) else {
+            continue;
+        };
         for parent in path.ancestors().skip(1).take_while(|p| **p != *at) {
             let mut owned = found.parents.get(parent).copied().unwrap_or(STANDARD);
             if parent.ancestors().any(|p| hidden.contains(p)) {
@@ -299,7 +339,9 @@ fn distribute(
                 owned.mode |= 0o111;
             }
             if let Ok(relative) = parent.strip_prefix(&at) {
-                part.covers.entry(relative.to_owned()).or_insert(Cover::Parent(owned));
+                part.covers
+                    .entry(relative.to_owned())
+                    .or_insert(Cover::Parent(owned));
             }
         }
         if let Ok(relative) = path.strip_prefix(&at) {

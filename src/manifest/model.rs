@@ -13,7 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::{Name, Signal, Size};
-pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};
+pub use super::variants::{
+    Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns,
+};
 
 /// One container as its manifest declares it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -178,10 +180,7 @@ pub struct Stop {
 
 impl Default for Stop {
     fn default() -> Self {
-        Stop {
-            signal: None,
-            timeout: Duration::from_secs(10),
-        }
+        Stop { signal: None, timeout: Duration::from_secs(10) }
     }
 }
 

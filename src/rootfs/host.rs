@@ -4,10 +4,13 @@
 //! containers as far as it lies in a directory that is seen: a new file in `/etc`
 //! that others may not read is hidden from the next `prepare` on.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 use super::error::Error;
 use super::mountinfo::{self, HostMount};
@@ -22,6 +25,7 @@ pub(super) fn rules(own: &[PathBuf], expose: &[PathBuf]) -> Result<Rules, Error>
     let own: Vec<PathBuf> = own
         .iter()
         .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+        .filter(|path| path != Path::new("/"))
         .collect();
     let mut exposed = Vec::new();
     for path in expose {
@@ -39,6 +43,13 @@ pub(super) fn rules(own: &[PathBuf], expose: &[PathBuf]) -> Result<Rules, Error>
             let why = "it is in a folder of Berth's own, which no container sees";
             return Err(Error::refused("expose", path, why));
         }
+        let kernel = ["/proc", "/sys", "/dev"]
+            .into_iter()
+            .find(|top| real.starts_with(top));
+        if let Some(top) = kernel {
+            let why = format!("a container has a {top} of its own; `devices` names devices");
+            return Err(Error::refused("expose", path, why));
+        }
         exposed.push(real);
     }
     Ok(Rules {
@@ -49,11 +60,17 @@ pub(super) fn rules(own: &[PathBuf], expose: &[PathBuf]) -> Result<Rules, Error>
 
 /// Everything that [`super::view::plan`] must know.
 pub(super) fn look(rules: &Rules) -> Result<Found, Error> {
-    let table = Path::new("/proc/self/mountinfo");
+    // The thread's, not the process's: they differ where a thread has a mount
+    // namespace of its own.
+    let table = Path::new("/proc/thread-self/mountinfo");
     let mounts = fs::read(table).map_err(|e| Error::new("read", table, e))?;
-    let mounts = mountinfo::parse(&mounts);
+    let (seen, unseen): (Vec<HostMount>, Vec<HostMount>) = mountinfo::parse(&mounts)
+        .into_iter()
+        .filter(|mount| mount.point != Path::new("/"))
+        .partition(|mount| rules.sees_mount(mount));
+    let unseen: BTreeSet<PathBuf> = unseen.into_iter().map(|mount| mount.point).collect();
     let mut found = Found::default();
-    walk(Path::new("/"), rules, &mut found);
+    walk(Path::new("/"), rules, &unseen, &mut found);
 
     for (path, mode) in EMPTY {
         let path = Path::new(path);
@@ -79,7 +96,13 @@ pub(super) fn look(rules: &Rules) -> Result<Found, Error> {
         let there = fs::symlink_metadata(path).map_err(|e| Error::new("expose", path, e))?;
         found.exposed.push(entry(path.clone(), &there));
     }
-    found.mounts = seen_mounts(&mounts, rules, &found.hidden);
+    for point in unseen {
+        // What the host's mount covers must not come to light without it.
+        if !under(&point, &found.hidden) || rules.exposes(&point) {
+            found.hidden.push(closed(point));
+        }
+    }
+    found.mounts = seen_mounts(&seen, rules, &found.hidden);
     let all = found
         .hidden
         .iter()
@@ -103,7 +126,7 @@ pub(super) fn look(rules: &Rules) -> Result<Found, Error> {
 
 fn seen_mounts(mounts: &[HostMount], rules: &Rules, hidden: &[Entry]) -> Vec<Entry> {
     let mut seen: Vec<Entry> = Vec::new();
-    for mount in mounts.iter().filter(|mount| rules.sees_mount(mount)) {
+    for mount in mounts {
         let hides = under(&mount.point, hidden) && !rules.exposes(&mount.point);
         // One that is mounted over is found once more by the same name.
         let again = seen.iter().any(|e| e.path == mount.point);
@@ -120,13 +143,34 @@ fn seen_mounts(mounts: &[HostMount], rules: &Rules, hidden: &[Entry]) -> Vec<Ent
     seen
 }
 
-fn walk(directory: &Path, rules: &Rules, found: &mut Found) {
+/// What stands for a mount of the host that is not seen. Asking the mount itself
+/// what it is could hang, on a file server that is gone.
+fn closed(point: PathBuf) -> Entry {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    let file = statx(CWD, &point, flags, StatxFlags::TYPE)
+        .is_ok_and(|there| FileType::from_raw_mode(there.stx_mode.into()) != FileType::Directory);
+    let kind = if file { Kind::File } else { Kind::Directory };
+    Entry {
+        path: point,
+        kind,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        private_key: false,
+    }
+}
+
+fn walk(directory: &Path, rules: &Rules, unseen: &BTreeSet<PathBuf>, found: &mut Found) {
     // What can't be read, or went away meanwhile, shows nothing either.
     let Ok(entries) = fs::read_dir(directory) else {
         return;
     };
     for item in entries.flatten() {
         let path = item.path();
+        let standard = EMPTY.iter().any(|(empty, _)| path == Path::new(empty));
+        if !standard && unseen.contains(&path) {
+            continue;
+        }
         let Ok(there) = item.metadata() else { continue };
         let mut entry = entry(path, &there);
         entry.private_key = entry.kind == Kind::File
@@ -137,7 +181,7 @@ fn walk(directory: &Path, rules: &Rules, found: &mut Found) {
         if rules.hides(&entry) {
             found.hidden.push(entry);
         } else if entry.kind == Kind::Directory && rules.looks_into(&entry.path) {
-            walk(&entry.path, rules, found);
+            walk(&entry.path, rules, unseen, found);
         }
     }
 }
@@ -205,11 +249,18 @@ pub(super) fn owned(there: &Metadata) -> Owned {
 /// RFC 7468: `-----BEGIN PRIVATE KEY-----`, also with a kind before `PRIVATE`.
 fn holds_private_key(path: &Path) -> io::Result<bool> {
     let mut content = Vec::new();
-    File::open(path)?
+    File::options()
+        .read(true)
+        // It may have become a FIFO or a link since it was looked at.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?
         .take(KEY_FILE_LIMIT)
         .read_to_end(&mut content)?;
     Ok(content.split(|b| *b == b'\n').any(|line| {
-        let line = String::from_utf8_lossy(line.get(..80).unwrap_or(line));
-        line.contains("-----BEGIN") && line.contains("PRIVATE KEY")
+        let line = line.trim_ascii_start();
+        line.starts_with(b"-----BEGIN ") && {
+            let label = String::from_utf8_lossy(line.get(..80).unwrap_or(line));
+            label.contains("PRIVATE KEY")
+        }
     }))
 }

@@ -12,7 +12,7 @@ use super::cover;
 use super::error::Error;
 use super::host;
 use super::overlay::{self, Layers};
-use super::view::{self, Kind, Part};
+use super::view::{self, Kind, Owned, Part, STANDARD};
 use super::writable::Writable;
 use crate::sys::mount::{self, NODEV, NOSUID, RDONLY};
 use crate::sys::userns::IdRange;
@@ -154,7 +154,7 @@ pub fn prepare(lower: &Lower, writable: &Writable, ids: Option<IdMap<'_>>) -> Re
                     why,
                 ));
             }
-            let root = work.overlay(&lowers, Path::new("/"))?;
+            let root = work.overlay(&lowers, Path::new("/"), STANDARD)?;
             Ok(work.root(Mounts {
                 root,
                 submounts: Vec::new(),
@@ -210,17 +210,18 @@ impl Workshop<'_> {
     fn part(&mut self, part: &Part) -> Result<OwnedFd, Error> {
         match part.kind {
             Kind::Directory => {
+                let there =
+                    std::fs::metadata(&part.at).map_err(|e| Error::new("look at", &part.at, e))?;
+                let owned = host::owned(&there);
                 let mut lowers = Vec::with_capacity(2);
                 if !part.covers.is_empty() {
-                    let there = std::fs::metadata(&part.at)
-                        .map_err(|e| Error::new("look at", &part.at, e))?;
                     let range = self.ids.map(|ids| ids.range);
-                    let layer = cover::build(&part.covers, host::owned(&there), range)
+                    let layer = cover::build(&part.covers, owned, range)
                         .map_err(|e| Error::new("cover the secrets of", &part.at, e))?;
                     lowers.push(layer);
                 }
                 lowers.push(self.lower(&part.at, "view")?);
-                self.overlay(&lowers, &part.at)
+                self.overlay(&lowers, &part.at, owned)
             }
             Kind::Symlink | Kind::File => {
                 let file = self.lower(&part.at, "view")?;
@@ -245,8 +246,13 @@ impl Workshop<'_> {
     }
 
     /// The container's own directories over the lower ones.
-    fn overlay(&mut self, lowers: &[OwnedFd], target: &Path) -> Result<OwnedFd, Error> {
-        let mut branch = self.writable.branch(target)?;
+    fn overlay(
+        &mut self,
+        lowers: &[OwnedFd],
+        target: &Path,
+        root: Owned,
+    ) -> Result<OwnedFd, Error> {
+        let mut branch = self.writable.branch(target, root)?;
         let folder = branch.folder.clone();
         let mount = clone_of(&folder, false).map_err(|e| Error::new("open", &folder, e))?;
         let first = self.ids.map_or(0, |ids| ids.range.first);

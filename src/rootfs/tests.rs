@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::overlay::{Form, Layers, mount_as};
 use super::prepare::clone_of;
 use super::thread::with_ids;
+use super::view::STANDARD;
 use super::*;
 
 const RANGE: IdRange = IdRange {
@@ -209,7 +210,7 @@ fn without_ids_of_its_own_a_container_has_the_hosts() {
 fn a_file_system_that_cant_be_idmapped_has_shifted_owners() {
     let bed = Bed::new();
     let writable = Writable::at(&bed.state(), "web").unwrap();
-    let mut branch = writable.branch(Path::new("/")).unwrap();
+    let mut branch = writable.branch(Path::new("/"), STANDARD).unwrap();
     branch.shift(RANGE.first).unwrap();
     let root = bed.of_directory("web");
     assert_eq!(root.ids, Ids::Shifted);
@@ -225,7 +226,7 @@ fn a_file_system_that_cant_be_idmapped_has_shifted_owners() {
     drop(root);
     // Its files are of that range for ever.
     let error = writable
-        .branch(Path::new("/"))
+        .branch(Path::new("/"), STANDARD)
         .unwrap()
         .shift(1)
         .unwrap_err();
@@ -255,7 +256,7 @@ fn the_forms_for_older_kernels_work_too() {
     for (id, form) in [("joined", Form::Joined), ("attached", Form::Attached)] {
         let branch = Writable::at(&bed.state(), id)
             .unwrap()
-            .branch(Path::new("/"))
+            .branch(Path::new("/"), STANDARD)
             .unwrap();
         let before = fs::read("/proc/self/mountinfo").unwrap();
         let lower = clone_of(&bed.rootfs(), false).unwrap();
@@ -500,6 +501,8 @@ fn what_is_exposed_is_seen_and_nothing_beside_it() {
             _ => assert_eq!(there.st_size, 0),
         }
         if submount.target == open {
+            let above = rustix::fs::fstat(&submount.mount).unwrap();
+            assert_eq!(above.st_mode & 0o7777, 0o700);
             let inside = submount.mount.as_fd();
             let content = read_in_root(inside, Path::new("/deep/file"), 10).unwrap();
             assert_eq!(content, b"seen");
@@ -554,7 +557,9 @@ fn berths_own_folders_are_hidden_in_what_is_exposed() {
     assert!(error.contains("Berth's own"), "{error}");
     let error = bed.host(&[Path::new("/no/such/path")]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(bed.host(&[Path::new("relative")]).is_err());
+    for refused in ["relative", "/proc/self", "/dev/null"] {
+        assert!(bed.host(&[Path::new(refused)]).is_err(), "{refused}");
+    }
 }
 
 #[test]
@@ -751,6 +756,115 @@ fn a_path_is_mounted_with_its_owners_mapped_and_a_missing_one_is_an_error() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("make it"), "{error}");
+}
+
+/// Runs in a thread with a mount namespace of its own, so that the host can be
+/// given mounts.
+fn with_mounts(test: impl FnOnce() + Send) {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).unwrap();
+            test();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn mount_tmpfs(at: &str) {
+    use rustix::mount::{MountFlags, mount};
+    mount("test", at, "tmpfs", MountFlags::empty(), c"mode=0755").unwrap();
+}
+
+#[test]
+fn the_hosts_other_file_systems_are_seen_if_they_hold_programs() {
+    with_mounts(|| {
+        let bed = Bed::new();
+        for at in ["/opt", "/home", "/usr/local/etc"] {
+            mount_tmpfs(at);
+        }
+        fs::create_dir_all("/opt/app/keys").unwrap();
+        fs::write("/opt/app/run", "program").unwrap();
+        fs::write("/opt/app/keys/key", "secret").unwrap();
+        fs::set_permissions("/opt/app/keys", fs::Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir("/opt/under").unwrap();
+        fs::write("/opt/under/old", "").unwrap();
+        rustix::mount::mount(
+            "test",
+            "/opt/under",
+            "proc",
+            rustix::mount::MountFlags::empty(),
+            None,
+        )
+        .unwrap();
+        fs::write("/home/diary", "secret").unwrap();
+        fs::write("/usr/local/etc/token", "secret").unwrap();
+        fs::set_permissions("/usr/local/etc/token", fs::Permissions::from_mode(0o600)).unwrap();
+        let hostname = bed.temp.path().join("hostname");
+        fs::write(&hostname, "bound").unwrap();
+        rustix::mount::mount_bind(&hostname, "/etc/hostname").unwrap();
+
+        let root = bed.host(&[]).unwrap();
+        assert_eq!(
+            names(root.mounts.root.as_fd(), "/home"),
+            Some(BTreeSet::new())
+        );
+        let submounts = &root.mounts.submounts;
+        let of = |target: &str| {
+            let found = submounts.iter().find(|s| s.target == Path::new(target));
+            found
+                .unwrap_or_else(|| panic!("{target} in {submounts:?}"))
+                .mount
+                .as_fd()
+        };
+        assert!(!submounts.iter().any(|s| s.target.starts_with("/home")));
+        let opt = of("/opt");
+        assert_eq!(
+            read_in_root(opt, Path::new("/app/run"), 10).unwrap(),
+            b"program"
+        );
+        assert_eq!(names(opt, "/app/keys"), Some(BTreeSet::new()));
+        assert_eq!(names(opt, "/under"), Some(BTreeSet::new()));
+        assert_eq!(names(of("/usr/local/etc"), "/"), Some(BTreeSet::new()));
+        write_at(opt, "/app/run", "changed").unwrap();
+        assert_eq!(fs::read_to_string("/opt/app/run").unwrap(), "program");
+        assert!(rustix::fs::fstat(of("/etc/hostname")).unwrap().st_size == 5);
+    });
+}
+
+#[test]
+fn private_keys_are_hidden_whatever_their_mode() {
+    with_mounts(|| {
+        let bed = Bed::new();
+        mount_tmpfs("/etc/ssl");
+        let armour = |label: &str| format!("# mine\n  -----BEGIN {label}-----\nMII\n");
+        fs::create_dir("/etc/ssl/deep").unwrap();
+        fs::write("/etc/ssl/deep/site.pem", armour("RSA PRIVATE KEY")).unwrap();
+        fs::write("/etc/ssl/site.crt", armour("CERTIFICATE")).unwrap();
+        symlink("deep/site.pem", "/etc/ssl/link").unwrap();
+        let root = bed.host(&[]).unwrap();
+        let ssl = root
+            .mounts
+            .submounts
+            .iter()
+            .find(|s| s.target == Path::new("/etc/ssl"));
+        let ssl = ssl.unwrap().mount.as_fd();
+        assert_eq!(names(ssl, "/deep"), Some(BTreeSet::new()));
+        assert_eq!(stat(ssl, "/link").unwrap_err(), Errno::NOENT);
+        stat(ssl, "/site.crt").unwrap();
+        drop(root);
+        let exposed = bed.host(&[Path::new("/etc/ssl/deep/site.pem")]).unwrap();
+        let ssl = exposed
+            .mounts
+            .submounts
+            .iter()
+            .find(|s| s.target == Path::new("/etc/ssl"));
+        stat(ssl.unwrap().mount.as_fd(), "/deep/site.pem").unwrap();
+    });
 }
 
 /// Prints, and asserts nothing of it: `cargo test rootfs::tests::timings -- --ignored

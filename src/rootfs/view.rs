@@ -56,8 +56,10 @@ const SECRETS: [&str; 7] = [
     "/etc/containers.d",
 ];
 
-/// File systems that show the kernel's state rather than files.
-const PSEUDO: [&str; 18] = [
+/// File systems that are no part of the host's own files: the kernel's state, and
+/// other machines', which may also be gone and hang whoever asks. They are not even
+/// looked at, but if they are exposed by name.
+const FOREIGN: [&str; 27] = [
     "proc",
     "sysfs",
     "devtmpfs",
@@ -76,6 +78,15 @@ const PSEUDO: [&str; 18] = [
     "hugetlbfs",
     "efivarfs",
     "autofs",
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "9p",
+    "afs",
+    "ceph",
+    "fuse",
+    "nsfs",
 ];
 
 /// What a path of the host is.
@@ -190,13 +201,14 @@ impl Rules {
 
     /// Whether a mount of the host, other than `/`, is part of the view.
     pub fn sees_mount(&self, mount: &HostMount) -> bool {
-        let pseudo = PSEUDO.contains(&mount.fs_type.as_str());
-        let top = mount.point.components().nth(1);
+        let (point, fs_type) = (mount.point.as_path(), mount.fs_type.as_str());
+        let foreign = FOREIGN.contains(&fs_type) || fs_type.starts_with("fuse.");
+        let top = point.components().nth(1);
         let seen = matches!(top, Some(Component::Normal(name)) if SEEN.iter().any(|s| name == *s));
-        !pseudo
-            && !self.is_own(&mount.point)
-            && mount.point != Path::new("/")
-            && (seen || self.exposes(&mount.point))
+        let named = self.expose.iter().any(|exposed| exposed == point);
+        !self.is_own(point)
+            && point != Path::new("/")
+            && (named || !foreign && (seen || self.exposes(point)))
     }
 }
 
@@ -283,7 +295,8 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
     parts.into_values().collect()
 }
 
-const STANDARD: Owned = Owned {
+/// A directory of root's that everybody enters.
+pub(super) const STANDARD: Owned = Owned {
     mode: 0o755,
     uid: 0,
     gid: 0,

@@ -14,6 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::view::Owned;
 
 /// The folder with a container's changes; its name is the container's id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +60,9 @@ impl Writable {
     }
 
     /// Makes what is missing of the folder for the mount at `target` (`/` is the
-    /// root itself).
-    pub(super) fn branch(&self, target: &Path) -> Result<Branch, Error> {
+    /// root itself). `root` is the mode and owner of a new upper directory, which
+    /// are those of the mount's root.
+    pub(super) fn branch(&self, target: &Path, root: Owned) -> Result<Branch, Error> {
         let mut folder = self.folder();
         private(&self.state.join("roots"))?;
         private(&folder)?;
@@ -69,9 +71,12 @@ impl Writable {
             folder = folder.join("sub").join(escaped(target)?);
             private(&folder)?;
         }
-        for name in ["upper", "work"] {
-            make(&folder.join(name), 0o755)?;
+        let upper = folder.join("upper");
+        if make(&upper, root.mode)? && (root.uid, root.gid) != (0, 0) {
+            lchown(&upper, Some(root.uid), Some(root.gid))
+                .map_err(|e| Error::new("give away", &upper, e))?;
         }
+        make(&folder.join("work"), 0o755)?;
         // The work directory is never visible to the container, so it can't have
         // changed hands: its owner says how the upper one was made.
         let work = folder.join("work");
@@ -130,17 +135,21 @@ pub(super) fn private(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn make(path: &Path, mode: u32) -> Result<(), Error> {
+/// Makes a directory; false if it was there.
+fn make(path: &Path, mode: u32) -> Result<bool, Error> {
     let mut builder = DirBuilder::new();
     builder.mode(mode);
     let made = match builder.create(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => builder.recursive(true).create(path),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            builder.mode(0o700).recursive(true).create(path)
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         made => made,
     };
     // The mode that mkdir(2) gave is short of the umask's bits.
     made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .map_err(|e| Error::new("make the directory", path, e))
+        .map_err(|e| Error::new("make the directory", path, e))?;
+    Ok(true)
 }
 
 /// A path as one file name: `/var/lib` is `var%2Flib`.

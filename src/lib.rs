@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod engine;
 pub mod keeper;
 pub mod manifest;
+pub mod rootfs;
 pub mod sandbox;
 pub mod spec;
 pub mod sys;

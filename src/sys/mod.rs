@@ -1,8 +1,12 @@
-//! Thin safe wrappers of the system calls that `rustix` and `nix` lack. With the
-//! child's side of `sandbox`, the only room with `unsafe`; every block has its
-//! reason. Knows nothing of containers.
+//! Thin safe wrappers of the system calls that `nix` and `rustix` lack.
+//!
+//! The only room with `unsafe`, but for the child's side of `sandbox`. Nothing
+//! here decides anything: one call, one function, its errno as an `io::Error`.
+//! It knows nothing of containers, manifests or files of ours.
 
+pub mod mount;
 pub mod mount_attr;
 pub mod process;
 pub mod readiness;
 pub mod signals;
+pub mod userns;

@@ -1,0 +1,308 @@
+//! A container's root, from what it is made of to descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::cover;
+use super::error::Error;
+use super::host;
+use super::overlay::{self, Layers};
+use super::view::{self, Kind, Owned, Part, STANDARD};
+use super::writable::Writable;
+use crate::sys::mount::{self, NODEV, NOSUID, RDONLY};
+use crate::sys::userns::IdRange;
+
+/// The ids of a container: a range of the host's, and a user namespace with that
+/// mapping.
+#[derive(Debug, Clone, Copy)]
+pub struct IdMap<'a> {
+    /// Which ids of the host they are.
+    pub range: IdRange,
+    /// A namespace whose id 0 is the range's first, from [`super::userns_with_range`].
+    pub userns: BorrowedFd<'a>,
+}
+
+/// What is below the container's own changes. None of it is ever written to.
+#[derive(Debug, Clone)]
+pub enum Lower {
+    /// A view of the host's programs, without its secrets.
+    Host {
+        /// Paths that would be hidden, and are not: they and all below them.
+        expose: Vec<PathBuf>,
+        /// Berth's folders (state, run, logs, manifests), hidden wherever they are.
+        own: Vec<PathBuf>,
+    },
+    /// Directories, the topmost first: one `rootfs`, or the layers of an image.
+    Layers(Vec<PathBuf>),
+}
+
+impl Lower {
+    /// What `rootfs = PATH` means: any path that leads to `/` is the host.
+    pub fn of_rootfs(rootfs: &Path, expose: Vec<PathBuf>, own: Vec<PathBuf>) -> Lower {
+        match rootfs.canonicalize() {
+            Ok(path) if path == Path::new("/") => Lower::Host { expose, own },
+            _ => Lower::Layers(vec![rootfs.to_owned()]),
+        }
+    }
+}
+
+/// How ids on disk and in the container belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// The container has the host's ids.
+    Host,
+    /// By idmapped mounts: on disk is what the container sees (root is 0).
+    Idmapped,
+    /// The file system of the state directory can't be idmapped (tmpfs before Linux
+    /// 6.3): on disk are the host's ids of the range, and the range must stay.
+    Shifted,
+}
+
+/// Mounts to be moved into a new mount namespace, the root first, then the others
+/// in their order.
+#[derive(Debug)]
+pub struct Mounts {
+    /// The root, detached.
+    pub root: OwnedFd,
+    /// What is mounted in it.
+    pub submounts: Vec<Submount>,
+}
+
+/// A further mount of a host view.
+#[derive(Debug)]
+pub struct Submount {
+    /// The absolute path in the root. Resolve it there without following links:
+    /// the container may have changed what leads to it.
+    pub target: PathBuf,
+    /// The detached mount: a directory (an overlay, writable), or a single file or
+    /// socket (read-only).
+    pub mount: OwnedFd,
+}
+
+/// A prepared root. It is held for the container's life, never moved itself:
+/// each launch takes clones of it by [`Root::again`].
+#[derive(Debug)]
+pub struct Root {
+    /// The detached mounts. Where [`Root::again`] answers `None`, the launch moves
+    /// these.
+    pub mounts: Mounts,
+    /// How ids on disk and in the container belong together.
+    pub ids: Ids,
+    /// Lower parts that can't be idmapped (NFS, overlay): the container sees their
+    /// files as nobody's, reads what others may, and can't change them. To be told.
+    pub unmapped: Vec<PathBuf>,
+}
+
+impl Root {
+    /// Clones of the mounts, for one more launch on the same files. `None` where the
+    /// kernel can't clone a detached mount (before Linux 6.15): drop this root, and
+    /// prepare it anew.
+    pub fn again(&self) -> Result<Option<Mounts>, Error> {
+        let Some(root) = reclone(self.mounts.root.as_fd(), Path::new("/"))? else {
+            return Ok(None);
+        };
+        let mut submounts = Vec::with_capacity(self.mounts.submounts.len());
+        for Submount { target, mount } in &self.mounts.submounts {
+            let Some(mount) = reclone(mount.as_fd(), target)? else {
+                return Ok(None);
+            };
+            submounts.push(Submount {
+                target: target.clone(),
+                mount,
+            });
+        }
+        Ok(Some(Mounts { root, submounts }))
+    }
+}
+
+fn reclone(mount: BorrowedFd<'_>, target: &Path) -> Result<Option<OwnedFd>, Error> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    match open_tree(mount, "", flags) {
+        Ok(clone) => Ok(Some(clone)),
+        Err(Errno::INVAL) => Ok(None),
+        Err(e) => Err(Error::new("clone the mount of", target, e)),
+    }
+}
+
+/// Makes the root of a container: `lower` with the container's own changes over
+/// it, as detached mounts. Without `ids` the container has the host's.
+pub fn prepare(lower: &Lower, writable: &Writable, ids: Option<IdMap<'_>>) -> Result<Root, Error> {
+    match lower {
+        Lower::Layers(layers) => {
+            let mut work = Workshop {
+                writable,
+                ids,
+                way: None,
+                unmapped: Vec::new(),
+            };
+            let mut lowers = Vec::with_capacity(layers.len());
+            for layer in layers {
+                lowers.push(work.lower(layer, "use as a root")?);
+            }
+            if lowers.is_empty() {
+                let why = "it has no layer";
+                return Err(Error::refused(
+                    "make the root of",
+                    Path::new(&writable.id),
+                    why,
+                ));
+            }
+            let root = work.overlay(&lowers, Path::new("/"), STANDARD)?;
+            Ok(work.root(Mounts {
+                root,
+                submounts: Vec::new(),
+            }))
+        }
+        Lower::Host { expose, own } => {
+            let mut own = own.clone();
+            own.push(writable.state.clone());
+            let rules = host::rules(&own, expose)?;
+            let parts = view::plan(&host::look(&rules)?);
+            let mut work = Workshop {
+                writable,
+                ids,
+                way: None,
+                unmapped: Vec::new(),
+            };
+            let mut parts = parts.iter();
+            let root = match parts.next() {
+                Some(part) => work.part(part)?,
+                None => return Err(Error::refused("view", Path::new("/"), "it is empty")),
+            };
+            let mut submounts = Vec::with_capacity(parts.len());
+            for part in parts {
+                let mount = work.part(part)?;
+                submounts.push(Submount {
+                    target: part.at.clone(),
+                    mount,
+                });
+            }
+            Ok(work.root(Mounts { root, submounts }))
+        }
+    }
+}
+
+/// What is known while a root is made.
+struct Workshop<'a> {
+    writable: &'a Writable,
+    ids: Option<IdMap<'a>>,
+    /// How the upper directories are owned; all lie on one file system.
+    way: Option<Ids>,
+    unmapped: Vec<PathBuf>,
+}
+
+impl Workshop<'_> {
+    fn root(self, mounts: Mounts) -> Root {
+        Root {
+            mounts,
+            ids: self.way.unwrap_or(Ids::Host),
+            unmapped: self.unmapped,
+        }
+    }
+
+    fn part(&mut self, part: &Part) -> Result<OwnedFd, Error> {
+        match part.kind {
+            Kind::Directory => {
+                let there =
+                    std::fs::metadata(&part.at).map_err(|e| Error::new("look at", &part.at, e))?;
+                let owned = host::owned(&there);
+                let mut lowers = Vec::with_capacity(2);
+                if !part.covers.is_empty() {
+                    let range = self.ids.map(|ids| ids.range);
+                    let layer = cover::build(&part.covers, owned, range)
+                        .map_err(|e| Error::new("cover the secrets of", &part.at, e))?;
+                    lowers.push(layer);
+                }
+                lowers.push(self.lower(&part.at, "view")?);
+                self.overlay(&lowers, &part.at, owned)
+            }
+            Kind::Symlink | Kind::File => {
+                let file = self.lower(&part.at, "view")?;
+                mount::set_attributes(file.as_fd(), RDONLY | NOSUID | NODEV, false)
+                    .map_err(|e| Error::new("make read-only", &part.at, e))?;
+                Ok(file)
+            }
+        }
+    }
+
+    /// A clone of one mount at a directory or file, idmapped if that can be.
+    fn lower(&mut self, path: &Path, step: &'static str) -> Result<OwnedFd, Error> {
+        let clone = clone_of(path, false).map_err(|e| Error::new(step, path, e))?;
+        if let Some(ids) = self.ids {
+            match mount::idmap(clone.as_fd(), ids.userns, false) {
+                Ok(()) => {}
+                Err(e) if cant_idmap(&e) => self.unmapped.push(path.to_owned()),
+                Err(e) => return Err(Error::new("map the ids of", path, e)),
+            }
+        }
+        Ok(clone)
+    }
+
+    /// The container's own directories over the lower ones.
+    fn overlay(
+        &mut self,
+        lowers: &[OwnedFd],
+        target: &Path,
+        root: Owned,
+    ) -> Result<OwnedFd, Error> {
+        let mut branch = self.writable.branch(target, root)?;
+        let folder = branch.folder.clone();
+        let mount = clone_of(&folder, false).map_err(|e| Error::new("open", &folder, e))?;
+        let first = self.ids.map_or(0, |ids| ids.range.first);
+        let way = match self.ids {
+            None => Ids::Host,
+            // Made while it could not be idmapped: it stays as it is.
+            Some(_) if branch.owner != 0 => Ids::Shifted,
+            Some(ids) => match mount::idmap(mount.as_fd(), ids.userns, false) {
+                Ok(()) => Ids::Idmapped,
+                Err(e) if cant_idmap(&e) => Ids::Shifted,
+                Err(e) => return Err(Error::new("map the ids of", &folder, e)),
+            },
+        };
+        if way == Ids::Shifted || branch.owner != 0 {
+            branch.shift(first)?;
+        }
+        self.way = Some(way);
+        let layers = Layers {
+            lowers: lowers.iter().map(OwnedFd::as_fd).collect(),
+            branch: mount.as_fd(),
+            root: first,
+        };
+        overlay::mount(&layers).map_err(|refusal| {
+            let remedy = match (refusal.error.raw_os_error(), refusal.log.as_str()) {
+                (Some(libc::ENODEV), _) => {
+                    "this kernel has no overlay file system (CONFIG_OVERLAY_FS)".to_owned()
+                }
+                (_, "") => String::new(),
+                (_, log) => format!("the kernel says: {log}"),
+            };
+            Error::new("mount the overlay over", target, refusal.error).with_remedy(remedy)
+        })
+    }
+}
+
+/// A detached clone of what is at a path, with all that is mounted below it when
+/// `recursive`.
+pub(super) fn clone_of(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags)
+}
+
+/// mount_setattr(2): EINVAL when the file system can't be idmapped; EPERM when the
+/// mount is idmapped already, or its file system belongs to another user namespace.
+pub(super) fn cant_idmap(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EPERM | libc::EOPNOTSUPP)
+    )
+}

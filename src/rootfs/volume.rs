@@ -1,0 +1,275 @@
+//! Named volumes, and mounts of them and of the host's paths.
+//!
+//! A volume is `<state>/volumes/<name>/` with `_data` and `volume.json`. It is made
+//! beside its place and renamed, so it is there as a whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::prepare::{IdMap, cant_idmap, clone_of};
+use super::trash::throw_away;
+use super::writable::private;
+use crate::sys::mount::{self, NODEV, NOSUID, RDONLY};
+
+/// Bumped when a reader of the old form would misread the new one.
+const VERSION: u32 = 1;
+
+/// The names of unfinished volumes begin so; no volume's name does.
+const UNFINISHED: &str = ".new-";
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// The volumes below one state directory.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    state: PathBuf,
+    folder: PathBuf,
+}
+
+/// A volume as `volume.json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Volume {
+    version: u32,
+    /// Its name.
+    pub name: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+}
+
+/// What is to be mounted.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A volume, made if it is not there.
+    Volume(&'a str),
+    /// A directory, with what is mounted in it, or a single file of the host.
+    Path(&'a Path),
+}
+
+/// A detached mount of a volume or a path.
+#[derive(Debug)]
+pub struct Bind {
+    /// To be moved to its target.
+    pub mount: OwnedFd,
+    /// Whether the target must be a directory.
+    pub directory: bool,
+    /// False if the file system can't be idmapped: then the host's ids show as
+    /// nobody's in a container with ids of its own. To be told.
+    pub idmapped: bool,
+}
+
+impl Volumes {
+    /// The volumes of this state directory; removes what a crash left unfinished.
+    /// Opened once, by the engine.
+    pub fn open(state_dir: &Path) -> Result<Volumes, Error> {
+        let folder = state_dir.join("volumes");
+        private(&folder)?;
+        let volumes = Volumes {
+            state: state_dir.to_owned(),
+            folder,
+        };
+        for name in volumes.names()? {
+            if name.starts_with(UNFINISHED) {
+                throw_away(&volumes.state, &volumes.folder.join(name))?;
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// Makes a volume, or finds it.
+    pub fn create(&self, name: &str) -> Result<Volume, Error> {
+        check(name)?;
+        let place = self.folder.join(name);
+        if place.join("_data").is_dir() {
+            return self.get(name);
+        }
+        let volume = Volume {
+            version: VERSION,
+            name: name.to_owned(),
+            created: jiff::Timestamp::now().to_string(),
+        };
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let unfinished = self
+            .folder
+            .join(format!("{UNFINISHED}{}-{serial}", std::process::id()));
+        let failed = |e: io::Error| Error::new("make the volume", &place, e);
+        if let Err(e) = write(&unfinished, &volume) {
+            // Nothing is lost if this fails too: the next start sweeps it.
+            let _ = throw_away(&self.state, &unfinished);
+            return Err(failed(e));
+        }
+        match renameat_with(CWD, &unfinished, CWD, &place, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                sync(&self.folder).map_err(failed)?;
+                Ok(volume)
+            }
+            Err(Errno::EXIST) => {
+                throw_away(&self.state, &unfinished)?;
+                self.get(name)
+            }
+            Err(e) => Err(failed(e.into())),
+        }
+    }
+
+    /// One volume. What is in it counts, not its metadata: if these are torn or of a
+    /// newer version, the folder's own time is told.
+    pub fn get(&self, name: &str) -> Result<Volume, Error> {
+        check(name)?;
+        let place = self.folder.join(name);
+        let there = fs::symlink_metadata(place.join("_data"))
+            .map_err(|e| Error::new("find the volume", &place, e))?;
+        let stored = fs::read(place.join("volume.json"))
+            .ok()
+            .and_then(|json| serde_json::from_slice::<Volume>(&json).ok())
+            .filter(|volume| volume.version <= VERSION && volume.name == name);
+        Ok(stored.unwrap_or_else(|| Volume {
+            version: VERSION,
+            name: name.to_owned(),
+            created: jiff::Timestamp::from_second(there.mtime())
+                .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+                .to_string(),
+        }))
+    }
+
+    /// All volumes, by name.
+    pub fn list(&self) -> Result<Vec<Volume>, Error> {
+        let mut names = self.names()?;
+        names.sort();
+        Ok(names
+            .iter()
+            .filter_map(|name| self.get(name).ok())
+            .collect())
+    }
+
+    /// Takes a volume away with all that is in it; false if there is none. It must
+    /// not be in use, which is the caller's to know.
+    pub fn remove(&self, name: &str) -> Result<bool, Error> {
+        check(name)?;
+        let gone = throw_away(&self.state, &self.folder.join(name))?;
+        if gone {
+            sync(&self.folder).map_err(|e| Error::new("remove the volume", &self.folder, e))?;
+        }
+        Ok(gone)
+    }
+
+    /// Where the content of a volume lies.
+    pub fn data(&self, name: &str) -> Result<PathBuf, Error> {
+        check(name)?;
+        Ok(self.folder.join(name).join("_data"))
+    }
+
+    /// A detached mount of a volume or of a path of the host, idmapped, without
+    /// devices and set-user-ID files. A path is mounted with what is mounted in it,
+    /// as Docker's `rbind`; a missing one is an error.
+    pub fn mount(
+        &self,
+        source: Source<'_>,
+        ids: Option<IdMap<'_>>,
+        read_only: bool,
+    ) -> Result<Bind, Error> {
+        let (path, recursive) = match source {
+            Source::Volume(name) => {
+                self.create(name)?;
+                (self.data(name)?, false)
+            }
+            Source::Path(path) => (path.to_owned(), true),
+        };
+        let there = fs::metadata(&path).map_err(|e| match source {
+            Source::Path(_) if e.kind() == io::ErrorKind::NotFound => Error::new("mount", &path, e)
+                .with_remedy("make it, or correct `source`; the name of a volume has no `/`"),
+            _ => Error::new("mount", &path, e),
+        })?;
+        let failed = |e: io::Error| Error::new("mount", &path, e);
+        let mount = clone_of(&path, recursive).map_err(|e| failed(e.into()))?;
+        let idmapped = match ids {
+            None => true,
+            Some(ids) => map(&mount, ids, recursive).map_err(failed)?,
+        };
+        if let (false, Source::Volume(_), Some(ids)) = (idmapped, source, ids) {
+            give_if_empty(&path, ids.range.first).map_err(failed)?;
+        }
+        let read_only = if read_only { RDONLY } else { 0 };
+        mount::set_attributes(mount.as_fd(), NOSUID | NODEV | read_only, recursive)
+            .map_err(failed)?;
+        Ok(Bind {
+            mount,
+            directory: there.is_dir(),
+            idmapped,
+        })
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let failed = |e| Error::new("read", &self.folder, e);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(failed)? {
+            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+}
+
+/// Idmaps the mount with all below it, or alone if one of them can't be.
+fn map(mount: &OwnedFd, ids: IdMap<'_>, recursive: bool) -> io::Result<bool> {
+    let tries: &[bool] = if recursive { &[true, false] } else { &[false] };
+    for recursive in tries {
+        match mount::idmap(mount.as_fd(), ids.userns, *recursive) {
+            Ok(()) => return Ok(true),
+            Err(e) if cant_idmap(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
+/// A fresh volume on a file system that can't be idmapped belongs to the
+/// container's root by its number.
+fn give_if_empty(data: &Path, owner: u32) -> io::Result<()> {
+    if fs::read_dir(data)?.next().is_none() {
+        lchown(data, Some(owner), Some(owner))?;
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, volume: &Volume) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(folder)?;
+    let data = folder.join("_data");
+    DirBuilder::new().mode(0o755).create(&data)?;
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(folder.join("volume.json"))?;
+    serde_json::to_writer(&mut file, volume)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    sync(folder)
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Docker's rule for names of volumes, and no more than a file name can have.
+fn check(name: &str) -> Result<(), Error> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric());
+    if first && name.bytes().all(plain) && name.len() <= 255 {
+        return Ok(());
+    }
+    let why = "a volume's name has letters, digits, `.`, `_` and `-`, and begins with a \
+               letter or digit";
+    Err(Error::refused("use the volume", Path::new(name), why))
+}

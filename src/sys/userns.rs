@@ -1,0 +1,245 @@
+//! User namespaces as descriptors, with nobody in them.
+//!
+//! A namespace exists as long as a process or a descriptor holds it. A child that
+//! shares our memory is cloned into it, waits while its mapping is written and the
+//! descriptors are opened, and is killed. It never returns into Rust code.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Consecutive ids of the host: `first` is the container's 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct IdRange {
+    /// The host's id that is 0 in the namespace.
+    pub first: u32,
+    /// How many ids there are; 65536 covers every id that distributions use.
+    pub count: u32,
+}
+
+impl IdRange {
+    /// The line for `/proc/PID/uid_map`, user_namespaces(7); EINVAL when it is
+    /// empty or goes past the last id.
+    pub fn map_line(self) -> io::Result<String> {
+        match (self.count, self.first.checked_add(self.count)) {
+            (0, _) | (_, None) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            (count, Some(_)) => Ok(format!("0 {} {count}\n", self.first)),
+        }
+    }
+}
+
+/// A new user namespace in which ids from 0 are those of `range`.
+///
+/// ENOSPC or EUSERS: `/proc/sys/user/max_user_namespaces` is reached.
+pub fn userns_with_range(range: IdRange) -> io::Result<OwnedFd> {
+    let map = range.map_line()?;
+    let waiter = Waiter::spawn(libc::CLONE_NEWUSER)?;
+    waiter.map(&map)?;
+    waiter.namespace("user")
+}
+
+/// A new user namespace as [`userns_with_range`] makes it, and a network namespace
+/// that it owns, with its loopback interface up.
+pub fn userns_and_netns(range: IdRange) -> io::Result<(OwnedFd, OwnedFd)> {
+    let map = range.map_line()?;
+    let waiter = Waiter::spawn(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+    waiter.map(&map)?;
+    let (user, net) = (waiter.namespace("user")?, waiter.namespace("net")?);
+    drop(waiter);
+    loopback_up(&net)?;
+    Ok((user, net))
+}
+
+/// Sets the loopback interface of a network namespace up. A thread of its own
+/// enters the namespace, so that no other thread is ever in the wrong one.
+pub fn loopback_up(netns: &OwnedFd) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("loopback".into())
+            .spawn_scoped(scope, || -> io::Result<()> {
+                nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET)?;
+                interface_up(b"lo")
+            })?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the loopback thread panicked")))
+    })
+}
+
+/// netdevice(7): SIOCSIFFLAGS with IFF_UP.
+fn interface_up(name: &[u8]) -> io::Result<()> {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request
+        .ifr_name
+        .iter_mut()
+        .zip(name)
+        .take(libc::IFNAMSIZ - 1)
+    {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: the descriptor is an open socket, the request is a live ifreq whose
+    // name is NUL-terminated, as SIOCSIFFLAGS wants it.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A child that waits to be killed, and its stack; dropped, it is gone.
+struct Waiter {
+    pid: libc::pid_t,
+    _stack: Vec<u8>,
+}
+
+const STACK: usize = 32 * 1024;
+
+impl Waiter {
+    fn spawn(namespaces: libc::c_int) -> io::Result<Waiter> {
+        let mut stack = vec![0u8; STACK];
+        let top = stack.as_mut_ptr_range().end;
+        let parent = std::process::id() as usize;
+        // The child has copies of our signal handlers, which must not run in it.
+        let all = nix::sys::signal::SigSet::all();
+        let before = all.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
+        // SAFETY: `wait_for_death` uses only the stack that is passed here, which
+        // lives until the child is reaped in `drop`; the stack's end is aligned
+        // down by the wrapper in libc. Without CLONE_SIGHAND, CLONE_FS and
+        // CLONE_FILES nothing but memory is shared, and the child writes none of
+        // it. No exit signal: nobody else's wait sees the child.
+        let pid = unsafe {
+            libc::clone(
+                wait_for_death,
+                top.cast(),
+                libc::CLONE_VM | namespaces,
+                parent as *mut libc::c_void,
+            )
+        };
+        let failed = (pid < 0).then(io::Error::last_os_error);
+        before.thread_set_mask()?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Waiter { pid, _stack: stack }),
+        }
+    }
+
+    fn map(&self, line: &str) -> io::Result<()> {
+        fs::write(format!("/proc/{}/uid_map", self.pid), line)?;
+        fs::write(format!("/proc/{}/gid_map", self.pid), line)
+    }
+
+    fn namespace(&self, kind: &str) -> io::Result<OwnedFd> {
+        Ok(File::open(format!("/proc/{}/ns/{kind}", self.pid))?.into())
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        // SAFETY: kill and waitpid take no pointers here but a null one that
+        // waitpid(2) allows; the pid is our own unreaped child's.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            while libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) < 0
+                && *libc::__errno_location() == libc::EINTR
+            {}
+        }
+    }
+}
+
+/// The child's whole life. It shares the parent's memory and thread-local storage,
+/// errno included, so it makes only calls that can't fail.
+extern "C" fn wait_for_death(parent: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: these calls take and return numbers only.
+    unsafe {
+        libc::syscall(
+            libc::SYS_prctl,
+            libc::PR_SET_PDEATHSIG,
+            libc::SIGKILL,
+            0,
+            0,
+            0,
+        );
+        // The parent may have died before it was asked to take us along.
+        if libc::syscall(libc::SYS_getppid) != parent as libc::c_long {
+            libc::syscall(libc::SYS_exit, 0);
+        }
+        loop {
+            libc::syscall(libc::SYS_pause);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn children() -> String {
+        fs::read_to_string("/proc/thread-self/children").unwrap()
+    }
+
+    #[test]
+    fn a_namespace_has_its_mapping_and_no_process_stays() {
+        let range = IdRange {
+            first: 700_000,
+            count: 65536,
+        };
+        let userns = userns_with_range(range).unwrap();
+        assert_eq!(children(), "");
+        // A detached clone of the root shows id 0 of the disk as the first id.
+        let root = rustix::mount::open_tree(
+            rustix::fs::CWD,
+            "/",
+            rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE,
+        )
+        .unwrap();
+        use std::os::fd::AsFd;
+        super::super::mount::idmap(root.as_fd(), userns.as_fd(), false).unwrap();
+        assert_eq!(rustix::fs::fstat(&root).unwrap().st_uid, 700_000);
+    }
+
+    #[test]
+    fn a_network_namespace_has_its_loopback_up() {
+        let (_user, net) = userns_and_netns(IdRange {
+            first: 700_000,
+            count: 65536,
+        })
+        .unwrap();
+        let flags = std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    nix::sched::setns(&net, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                    // A connection to oneself needs the interface and its address.
+                    let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                    let to = server.local_addr().unwrap();
+                    server.send_to(b"x", to).unwrap()
+                })
+                .join()
+                .unwrap()
+        });
+        assert_eq!(flags, 1);
+        assert_eq!(children(), "");
+    }
+
+    #[test]
+    fn an_impossible_range_is_refused() {
+        for range in [
+            IdRange { first: 1, count: 0 },
+            IdRange {
+                first: u32::MAX,
+                count: 2,
+            },
+        ] {
+            let error = userns_with_range(range).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        }
+    }
+}

@@ -3,9 +3,11 @@
 //! `ARCHITECTURE.md` is the map: one manifest's way from file to process, and what
 //! each room must never know.
 
+pub mod api;
 pub mod cgroup;
 pub mod engine;
 pub mod keeper;
+pub mod logs;
 pub mod manifest;
 pub mod rootfs;
 pub mod sandbox;

@@ -178,6 +178,7 @@ impl Engine {
                         (None, None) => (125, "it ended before it was executed".to_owned()),
                     };
                     self.gone(&name, incarnation);
+                    let _ = std::fs::remove_file(self.status_path(&name, incarnation));
                     self.apply(Event::LaunchFailed { name: name.clone(), incarnation, code, error });
                 }
                 Outcome::Ended(end) => self.ended(&name, incarnation, end),
@@ -404,11 +405,13 @@ pub(super) fn read_status(path: &Path) -> Status {
     std::fs::read_to_string(path).map(|text| status::parse(&text)).unwrap_or_default()
 }
 
-/// The reading end of a container's FIFO.
+/// A container's FIFO to read from. Open for writing too, so that between two
+/// incarnations there is no end of file, which epoll(7) would report for ever.
 fn open_read_end(path: &Path) -> Result<OwnedFd, String> {
     use std::os::unix::fs::OpenOptionsExt;
     std::fs::File::options()
         .read(true)
+        .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
         .open(path)
         .map(OwnedFd::from)

@@ -202,6 +202,6 @@ fn verb_word(verb: &Verb) -> Option<(&'static str, [(&'static str, String); 1])>
         Verb::Reload => ("reload", none),
         Verb::Pause => ("pause", none),
         Verb::Unpause => ("unpause", none),
-        Verb::Start | Verb::Remove { .. } => return None,
+        Verb::Create { .. } | Verb::Start | Verb::Remove { .. } => return None,
     })
 }

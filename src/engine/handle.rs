@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::paths::Paths;
 use super::plan::Change;
@@ -97,11 +97,17 @@ const KEPT_EVENTS: usize = 1024;
 pub struct Events {
     past: Arc<Mutex<VecDeque<Arc<Event>>>>,
     sender: broadcast::Sender<Arc<Event>>,
+    /// Counts the changes of any container, also those that are no event.
+    changes: watch::Sender<u64>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Events { past: Arc::default(), sender: broadcast::channel(KEPT_EVENTS).0 }
+        Events {
+            past: Arc::default(),
+            sender: broadcast::channel(KEPT_EVENTS).0,
+            changes: watch::channel(0).0,
+        }
     }
 }
 
@@ -117,6 +123,11 @@ impl Events {
         }
         // Nobody listens: nothing to do.
         let _ = self.sender.send(event);
+    }
+
+    /// Some container is not as it was.
+    pub fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Events from now on. Those since `since` (nanoseconds since 1970) come with
@@ -188,22 +199,14 @@ impl Handle {
         name: &Name,
         mut reached: impl FnMut(&View) -> bool,
     ) -> Option<View> {
-        let (_, mut events) = self.events.subscribe(u64::MAX);
+        let mut changes = self.events.changes.subscribe();
         loop {
             match self.find(name.as_str()).await {
                 Ok(view) if reached(&view) => return Some(view),
                 Ok(_) => {}
                 Err(_) => return None,
             }
-            loop {
-                match events.recv().await {
-                    Ok(event) if event.name == name.as_str() => break,
-                    Ok(_) => {}
-                    // Too slow to see them all: look again.
-                    Err(broadcast::error::RecvError::Lagged(_)) => break,
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                }
-            }
+            changes.changed().await.ok()?;
         }
     }
 

@@ -1,12 +1,22 @@
 //! The engine: what is desired against what is observed, and the actions that
 //! bring one to the other. [`reconcile`] decides and [`plan`] foretells; both are
-//! pure. The loop around them is the only place that acts.
+//! pure. The loop around them ([`run`]) is the only place that acts.
 
+mod act;
+mod adopt;
+mod answer;
+mod echo;
+pub mod failure;
+pub mod flight;
 pub mod handle;
+pub mod link;
+mod live;
+mod namespaces;
 pub mod paths;
 pub mod plan;
+pub mod prepare;
 pub mod reconcile;
-pub mod link;
+mod run;
+pub mod start;
 pub mod store;
-pub mod flight;
 pub mod view;

@@ -59,6 +59,8 @@ pub struct Workshop {
     pub parent: Arc<Parent>,
     /// Where namespaces come from.
     pub pool: Pool,
+    /// Where named volumes are.
+    pub volumes: Arc<Volumes>,
 }
 
 /// Ready for the keeper.
@@ -129,11 +131,11 @@ impl Preparation<'_> {
             user = resolve_user(&manifest, |path| fs::read(path).unwrap_or_default())?;
         }
         let sources = self.mounts(&manifest, ids, &mut parts)?;
-        self.cgroup(order, &manifest, &mut parts)?;
+        self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
-        let mut context = self.context(order, &manifest, user, sources)?;
+        let mut context = self.context(&order.name, &manifest, user, sources)?;
         context.ids = ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
-        self.network(order, &manifest, own_ids, &mut parts, &mut context)?;
+        self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
         let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
         parts.seccomp = seccomp(&spec)?;
 
@@ -208,8 +210,7 @@ impl Preparation<'_> {
         if manifest.isolation == Isolation::None {
             return Ok(sources);
         }
-        let volumes = Volumes::open(&self.workshop.paths.state_dir())
-            .map_err(|error| error.to_string())?;
+        let volumes = &self.workshop.volumes;
         for mount in &manifest.mounts {
             let Some(text) = &mount.source else { continue };
             let source = match mount.kind() {
@@ -232,18 +233,19 @@ impl Preparation<'_> {
 
     fn cgroup(
         &mut self,
-        order: &mut Order,
+        name: &str,
+        kept: &mut Option<Arc<Cgroup>>,
         manifest: &Container,
         parts: &mut Parts,
     ) -> Result<(), String> {
-        let cgroup = match order.kept.cgroup.take() {
+        let cgroup = match kept.take() {
             Some(cgroup) => cgroup,
             None => Arc::new(
-                Cgroup::create(&self.workshop.parent, &order.name)
+                Cgroup::create(&self.workshop.parent, name)
                     .map_err(|error| error.to_string())?,
             ),
         };
-        let cgroup = order.kept.cgroup.insert(cgroup);
+        let cgroup = kept.insert(cgroup);
         let warnings = cgroup.apply(&manifest.resources).map_err(|error| error.to_string())?;
         self.warnings.extend(warnings);
         if manifest.isolation == Isolation::Full && manifest.security.userns == Userns::Host {
@@ -259,7 +261,7 @@ impl Preparation<'_> {
 
     fn context(
         &self,
-        order: &Order,
+        name: &str,
         manifest: &Container,
         user: ResolvedUser,
         sources: BTreeMap<String, PathBuf>,
@@ -267,7 +269,8 @@ impl Preparation<'_> {
         let mut env = Vec::new();
         for path in &manifest.env_file {
             let bytes = fs::read(path).map_err(doing("reading the env-file", path))?;
-            let lines = spec::env_file::parse(&bytes, |name| std::env::var(name).ok())
+            // A name alone would take its value from whoever started Berth.
+            let lines = spec::env_file::parse(&bytes, |_| None)
                 .map_err(|error| format!("{}: {error}", path.display()))?;
             env.extend(lines);
         }
@@ -282,7 +285,7 @@ impl Preparation<'_> {
             path => Some(fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?),
         };
         Ok(spec::Context {
-            name: order.name.clone(),
+            name: name.to_owned(),
             root: PathBuf::from("rootfs"),
             ids: None,
             user,
@@ -302,15 +305,14 @@ impl Preparation<'_> {
     /// first, while we still have rights over whoever owns it.
     fn network(
         &mut self,
-        order: &mut Order,
+        shared: Option<OwnedFd>,
         manifest: &Container,
-        own_ids: bool,
+        namespaces: Option<&Namespaces>,
         parts: &mut Parts,
         context: &mut spec::Context,
     ) -> Result<(), String> {
         use crate::sys::process::flags;
         let dup = |fd: &OwnedFd| fd.try_clone().map_err(|error| format!("dup: {error}"));
-        let namespaces = order.kept.namespaces.as_ref().filter(|_| own_ids);
         match manifest.network_mode() {
             NetworkMode::None => {
                 context.network = spec::Netns::Own;
@@ -321,9 +323,7 @@ impl Preparation<'_> {
             }
             NetworkMode::Host => context.network = spec::Netns::Host,
             NetworkMode::Container(other) => {
-                let net = order
-                    .network
-                    .take()
+                let net = shared
                     .ok_or_else(|| format!("{other}, whose network it shares, does not run"))?;
                 context.network = spec::Netns::Shared(PathBuf::from("/proc/self/ns/net"));
                 parts.join.push((self.add(net), flags::NEWNET));
@@ -388,7 +388,7 @@ fn resolve_user(
 fn seccomp(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
     let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     match filter {
-        Some(filter) => spec::seccomp::bytes(filter).map_err(|error| error.to_string()),
+        Some(filter) => spec::seccomp::compile(filter).map(|program| program.bytes()).map_err(|error| error.to_string()),
         None => Ok(Vec::new()),
     }
 }
@@ -496,16 +496,7 @@ pub fn command(
         parts.cgroup = join.v2.map(|fd| preparation.add(fd));
         parts.cgroup_procs = join.v1.into_iter().map(|fd| preparation.add(fd)).collect();
     }
-    let order = Order {
-        name: inside.name.clone(),
-        id: String::new(),
-        incarnation: 0,
-        manifest: Arc::new(manifest.clone()),
-        renew: false,
-        network: None,
-        kept: Kept::default(),
-    };
-    let context = preparation.context(&order, &manifest, user, BTreeMap::new())?;
+    let context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
     let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
     parts.seccomp = seccomp(&spec)?;
     let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;

@@ -308,7 +308,6 @@ impl Engine {
                     if hurry { "ending everything at once" } else { "stopping everything" }
                 );
                 self.desired.shutdown = Some(Shutdown { hurry });
-                self.observed.shutdown_asked();
             }
             _ => self.apply(Event::SignalReceived(Signal(signal))),
         }

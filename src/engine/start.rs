@@ -25,6 +25,7 @@ use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::keeper::run::ENGINE_FD;
 use crate::manifest::Loader;
 use crate::manifest::watch::Watch;
+use crate::rootfs::Volumes;
 
 /// The name under which the keeper holds the API's socket.
 const API: &str = "api";
@@ -71,8 +72,14 @@ async fn start(options: Options) -> io::Result<()> {
     let parent = hierarchy
         .parent(&paths.cgroup_name())
         .map_err(|error| io::Error::other(error.to_string()))?;
-    let workshop =
-        Workshop { paths: Arc::clone(&paths), parent: Arc::new(parent), pool: Pool::default() };
+    let volumes = Volumes::open(&paths.state_dir())
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    let workshop = Workshop {
+        paths: Arc::clone(&paths),
+        parent: Arc::new(parent),
+        pool: Pool::default(),
+        volumes: Arc::new(volumes),
+    };
 
     let dirs = match options.dirs.is_empty() {
         true => paths.manifest_dirs().into_iter().chain([paths.created_dir()]).collect(),

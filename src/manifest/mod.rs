@@ -7,3 +7,6 @@
 pub mod model;
 pub mod scalar;
 pub mod variants;
+mod load;
+pub mod watch;
+pub use load::*;

@@ -298,6 +298,14 @@ pub(super) fn clone_of(path: &Path, recursive: bool) -> rustix::io::Result<Owned
     open_tree(CWD, path, flags)
 }
 
+/// A detached, read-only clone of the one mount at a path of the host.
+pub fn read_only_clone(path: &Path) -> Result<OwnedFd, Error> {
+    let clone = clone_of(path, false).map_err(|e| Error::new("clone", path, e))?;
+    mount::set_attributes(clone.as_fd(), RDONLY | NOSUID | NODEV | mount::NOEXEC, false)
+        .map_err(|e| Error::new("make read-only", path, e))?;
+    Ok(clone)
+}
+
 /// mount_setattr(2): EINVAL when the file system can't be idmapped; EPERM when the
 /// mount is idmapped already, or its file system belongs to another user namespace.
 pub(super) fn cant_idmap(error: &io::Error) -> bool {

@@ -19,7 +19,7 @@ use super::init;
 use super::plan::{self, MAGIC};
 use super::status::{Failure, Step, append};
 use super::tape::Reader;
-use crate::sys::mount_attr::add_attributes;
+use crate::sys::mount::{RDONLY, set_attributes};
 use crate::sys::process::{Clone, clone3, close_from, close_on_exec_from, execve, exit_now};
 use crate::sys::{process, signals};
 
@@ -143,6 +143,11 @@ fn sequence(
         let fd = descriptor(tape, inherited)?;
         let kind = read(tape.number::<i32>())?;
         at(Step::JoinNamespace, index, setns(fd, kind))?;
+        if kind & libc::CLONE_NEWUSER != 0 {
+            // We are still the host's root, who has no id in there; what is made
+            // from here on must belong to the container's.
+            at(Step::JoinNamespace, index, become_root())?;
+        }
     }
     let new_namespaces = read(tape.word())?;
     if head.flags & plan::flags::TWO_STEP != 0 {
@@ -326,11 +331,7 @@ fn mount_all(
             at(
                 Step::ReadOnlyRoot,
                 0,
-                add_attributes(
-                    root,
-                    u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
-                    false,
-                ),
+                set_attributes(root, RDONLY, false).map_err(errno_of),
             )?;
         }
         // pivot_root and not chroot: a chroot can be left again (pivot_root(2)).
@@ -362,6 +363,10 @@ fn mount_one(
         0 => {
             let kind = read(tape.string())?;
             let mut result = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC);
+            if let Ok(fs) = &result {
+                // What mount(8) shows as the device.
+                let _ = rustix::mount::fsconfig_set_string(fs, c"source", kind);
+            }
             for _ in 0..read(tape.number::<usize>())? {
                 let (key, has_value) = (read(tape.string())?, read(tape.word())? != 0);
                 let value = read(tape.string())?;
@@ -580,11 +585,7 @@ fn read_only_path(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
             | OpenTreeFlags::AT_EMPTY_PATH
             | OpenTreeFlags::AT_RECURSIVE,
     )?;
-    add_attributes(
-        clone.as_fd(),
-        u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
-        true,
-    )?;
+    set_attributes(clone.as_fd(), RDONLY, true).map_err(errno_of)?;
     attach(clone.as_fd(), target.as_fd())
 }
 
@@ -816,6 +817,12 @@ fn setns(fd: BorrowedFd<'_>, kinds: i32) -> Result<(), Errno> {
         return Err(process::errno());
     }
     Ok(())
+}
+
+fn become_root() -> Result<(), Errno> {
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
 fn loopback_up() -> Result<(), Errno> {

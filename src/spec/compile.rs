@@ -8,8 +8,10 @@ use oci_spec::runtime::{
     LinuxCapabilities, LinuxNamespaceType, Mount, PosixRlimitType, Process, Spec,
 };
 
-use super::{Error, capabilities, devices};
+use super::capabilities::CapSet;
+use super::{Error, devices};
 use crate::sandbox::plan::{Capabilities, FdIndex, Plan, PlanMount, PlanSource, flags};
+use crate::sys::mount;
 use crate::sys::process::flags as clone;
 
 /// What was prepared for the launch; indices into its descriptors.
@@ -38,16 +40,6 @@ pub struct Parts {
     pub init: bool,
     /// A compiled seccomp program.
     pub seccomp: Vec<u8>,
-}
-
-/// `MOUNT_ATTR_*` of mount_setattr(2).
-mod attribute {
-    pub const RDONLY: u64 = 0x1;
-    pub const NOSUID: u64 = 0x2;
-    pub const NODEV: u64 = 0x4;
-    pub const NOEXEC: u64 = 0x8;
-    pub const NOATIME: u64 = 0x10;
-    pub const STRICTATIME: u64 = 0x20;
 }
 
 /// The plan of a Spec.
@@ -170,12 +162,12 @@ fn filesystem(mount: &Mount, kind: Option<&str>) -> PlanMount {
     let mut options = Vec::new();
     for option in mount.options().iter().flatten() {
         attributes |= match option.as_str() {
-            "ro" => attribute::RDONLY,
-            "nosuid" => attribute::NOSUID,
-            "nodev" => attribute::NODEV,
-            "noexec" => attribute::NOEXEC,
-            "noatime" => attribute::NOATIME,
-            "strictatime" => attribute::STRICTATIME,
+            "ro" => mount::RDONLY,
+            "nosuid" => mount::NOSUID,
+            "nodev" => mount::NODEV,
+            "noexec" => mount::NOEXEC,
+            "noatime" => mount::NOATIME,
+            "strictatime" => mount::STRICTATIME,
             "rw" | "relatime" | "suid" | "dev" | "exec" | "atime" | "private" | "rprivate" => 0,
             other => {
                 options.push(match other.split_once('=') {
@@ -216,7 +208,7 @@ fn cgroup_mounts(plan: &mut Plan, mount: &Mount, parts: &Parts) {
     };
     let top = text(mount.destination());
     let mode = vec![("mode".to_owned(), Some("755".to_owned()))];
-    plan.mounts.push(folder(top.clone(), "tmpfs", mode, attributes & !attribute::RDONLY));
+    plan.mounts.push(folder(top.clone(), "tmpfs", mode, attributes & !mount::RDONLY));
     for (name, options) in &parts.cgroup_v1 {
         let options = options
             .split(',')
@@ -271,10 +263,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 fn sets(of: &LinuxCapabilities) -> Capabilities {
     let bits = |set: &Option<oci_spec::runtime::Capabilities>| {
-        set.iter()
-            .flatten()
-            .filter_map(|capability| capabilities::number(*capability))
-            .fold(0, |bits, number| bits | 1 << number)
+        set.as_ref().map_or(0, |set| CapSet::from_oci(set).bits())
     };
     Capabilities {
         bounding: bits(of.bounding()),

@@ -14,6 +14,7 @@ mod build;
 #[cfg(test)]
 mod build_tests;
 pub mod capabilities;
+pub mod compile;
 pub mod devices;
 pub mod env_file;
 mod mounts;

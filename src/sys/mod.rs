@@ -5,7 +5,6 @@
 //! It knows nothing of containers, manifests or files of ours.
 
 pub mod mount;
-pub mod mount_attr;
 pub mod process;
 pub mod readiness;
 pub mod signals;

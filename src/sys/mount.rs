@@ -12,6 +12,11 @@ pub const NODEV: u64 = 0x4;
 /// `MOUNT_ATTR_NOEXEC`: programs can't be executed.
 pub const NOEXEC: u64 = 0x8;
 
+/// `MOUNT_ATTR_NOATIME`: access times are not kept.
+pub const NOATIME: u64 = 0x10;
+/// `MOUNT_ATTR_STRICTATIME`: access times are always kept.
+pub const STRICTATIME: u64 = 0x20;
+
 const IDMAP: u64 = 0x0010_0000;
 
 /// `struct mount_attr` of mount_setattr(2).

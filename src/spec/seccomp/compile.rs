@@ -29,6 +29,19 @@ pub struct Program {
     pub flags: u32,
 }
 
+impl Program {
+    /// The instructions as they lie in memory, for `struct sock_fprog`.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.instructions.len() * 8);
+        for instruction in &self.instructions {
+            bytes.extend_from_slice(&instruction.code.to_ne_bytes());
+            bytes.extend_from_slice(&[instruction.jt, instruction.jf]);
+            bytes.extend_from_slice(&instruction.k.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
 /// What a filter answers to one system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Verdict {

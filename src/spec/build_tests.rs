@@ -277,6 +277,7 @@ fn mounts_of_the_manifest_replace_defaults_and_come_parents_first() {
         "command = ['x']
         mount = [
           { target = '/a/b/c' }, { source = '/s', target = '/a' }, { target = '/dev/shm' },
+          { source = '/d', target = '/dev' },
         ]",
         &context,
     );

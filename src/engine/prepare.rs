@@ -388,7 +388,7 @@ fn resolve_user(
 fn seccomp(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
     let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     match filter {
-        Some(filter) => spec::seccomp::compile(filter).map(|program| program.bytes()).map_err(|error| error.to_string()),
+        Some(filter) => spec::seccomp::compile(filter).map(|program| program.to_bytes()).map_err(|error| error.to_string()),
         None => Ok(Vec::new()),
     }
 }

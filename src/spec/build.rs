@@ -72,6 +72,10 @@ pub fn build(container: &Container, context: &Context) -> Result<Spec, Error> {
         .set_annotations(annotations(container)?);
     match container.isolation {
         Isolation::None => {
+            if let Some(key) = needs_isolation(container) {
+                let reason = "it has no meaning with isolation = \"none\"; take one of them out";
+                return Err(Error::new(key, reason));
+            }
             root.set_path(PathBuf::from("/")).set_readonly(Some(false));
             let host_ids = Context {
                 ids: None,
@@ -99,6 +103,20 @@ pub fn build(container: &Container, context: &Context) -> Result<Spec, Error> {
     }
     spec.set_root(Some(root)).set_linux(Some(linux));
     Ok(spec)
+}
+
+/// A key of the manifest that a plain process can't have.
+fn needs_isolation(container: &Container) -> Option<&'static str> {
+    [
+        ("mount", !container.mounts.is_empty()),
+        ("devices", !container.devices.is_empty()),
+        ("sysctls", !container.sysctls.is_empty()),
+        ("hostname", container.hostname.is_some()),
+        ("shm-size", container.shm_size.is_some()),
+        ("security.read-only", container.security.read_only),
+    ]
+    .into_iter()
+    .find_map(|(key, there)| there.then_some(key))
 }
 
 /// Namespaces, ids, devices and hidden paths.

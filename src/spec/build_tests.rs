@@ -277,6 +277,7 @@ fn mounts_of_the_manifest_replace_defaults_and_come_parents_first() {
         "command = ['x']
         mount = [
           { target = '/a/b/c' }, { source = '/s', target = '/a' }, { target = '/dev/shm' },
+          { source = '/d', target = '/dev' },
         ]",
         &context,
     );
@@ -378,6 +379,14 @@ fn what_can_not_be_is_refused_with_its_key() {
             "mount",
         ),
         ("command = ['x']\nlabels = { '' = 'x' }", "labels"),
+        (
+            "command = ['x']\nisolation = 'none'\nmount = [{ target = '/v' }]",
+            "mount",
+        ),
+        (
+            "command = ['x']\nisolation = 'none'\nsecurity.read-only = true",
+            "security.read-only",
+        ),
     ] {
         let error = refused(toml, &context());
         assert_eq!(error.key, key, "{toml}: {error}");

@@ -47,9 +47,10 @@ pub(super) fn mounts(
             )
         }));
     }
-    let mut own: Vec<Mount> = own.into_values().collect();
-    own.sort_by_key(|mount| mount.destination().components().count());
-    all.extend(own);
+    all.extend(own.into_values());
+    // Stable: the defaults keep their order, and a mount that replaces one of them
+    // does not cover those below it.
+    all.sort_by_key(|mount| mount.destination().components().count());
     Ok(all)
 }
 

@@ -1,5 +1,6 @@
 //! The `process` of a Spec: what is executed, as whom, and with what limits.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -80,7 +81,8 @@ fn args(container: &Container, context: &Context) -> Result<Vec<String>, Error> 
 
 /// `NAME=value` in the order of first mention; what is said later wins.
 fn env(container: &Container, context: &Context, hostname: &str) -> Result<Vec<String>, Error> {
-    let mut variables: Vec<(String, String)> = Vec::new();
+    let mut variables: Vec<String> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     let mut set = |name: &str, value: &str| -> Result<(), Error> {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(Error::new(
@@ -88,9 +90,13 @@ fn env(container: &Container, context: &Context, hostname: &str) -> Result<Vec<S
                 format!("{name:?} can't be set: a name has no '=', and neither part a NUL byte"),
             ));
         }
-        match variables.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => variables.push((name.to_owned(), value.to_owned())),
+        let variable = format!("{name}={value}");
+        match places.get(name).and_then(|place| variables.get_mut(*place)) {
+            Some(earlier) => *earlier = variable,
+            None => {
+                places.insert(name.to_owned(), variables.len());
+                variables.push(variable);
+            }
         }
         Ok(())
     };
@@ -112,10 +118,7 @@ fn env(container: &Container, context: &Context, hostname: &str) -> Result<Vec<S
     for (name, value) in &container.env {
         set(name, value)?;
     }
-    Ok(variables
-        .into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect())
+    Ok(variables)
 }
 
 fn workdir(container: &Container, context: &Context) -> Result<PathBuf, Error> {

@@ -300,7 +300,7 @@ mod tests {
             group in "[a-z0-9:,\n ]{0,100}",
             user in ".{0,12}",
         ) {
-            let _ = resolve(&passwd, group.as_bytes(), &user, &[user.clone()]);
+            let _ = resolve(&passwd, group.as_bytes(), &user, std::slice::from_ref(&user));
         }
 
         #[test]

@@ -30,15 +30,15 @@ pub struct Program {
 }
 
 impl Program {
-    /// The instructions as they lie in memory, for `struct sock_fprog`.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.instructions.len() * 8);
-        for instruction in &self.instructions {
-            bytes.extend_from_slice(&instruction.code.to_ne_bytes());
-            bytes.extend_from_slice(&[instruction.jt, instruction.jf]);
-            bytes.extend_from_slice(&instruction.k.to_ne_bytes());
-        }
-        bytes
+    /// The instructions as `struct sock_filter` lies in memory (`linux/filter.h`), eight
+    /// bytes each, to hand over in a file or a memfd.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let bytes = |instruction: &sock_filter| {
+            let [code, code_high] = instruction.code.to_ne_bytes();
+            let [a, b, c, d] = instruction.k.to_ne_bytes();
+            [code, code_high, instruction.jt, instruction.jf, a, b, c, d]
+        };
+        self.instructions.iter().flat_map(bytes).collect()
     }
 }
 
@@ -72,6 +72,11 @@ impl Verdict {
 /// An action that needs a listener, an argument or error number out of range, or a
 /// program that is too long for the kernel.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Program, String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err("there is no table of this machine's system calls; use \
+                    security.seccomp = \"unconfined\""
+            .to_owned());
+    }
     let listed = |arch: Arch| {
         profile
             .architectures()
@@ -125,6 +130,7 @@ fn decide(profile: &LinuxSeccomp, table: &Table) -> Result<Code, String> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut verdicts: BTreeMap<u32, Verdict> = BTreeMap::new();
     let mut settled = HashSet::new();
+    let mut conditional = 0;
     for syscall in profile.syscalls().iter().flatten() {
         let action = action(syscall.action(), syscall.errno_ret())?;
         let alternatives = alternatives(syscall)?;
@@ -138,6 +144,10 @@ fn decide(profile: &LinuxSeccomp, table: &Table) -> Result<Code, String> {
                     verdict.otherwise = action;
                 }
             } else {
+                conditional += alternatives.len();
+                if conditional > LENGTH_MAX {
+                    return Err("the seccomp profile has too many conditions".to_owned());
+                }
                 verdict
                     .rules
                     .extend(alternatives.iter().cloned().map(|all| (all, action)));

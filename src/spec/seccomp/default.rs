@@ -29,7 +29,7 @@ const ALLOWED: [&str; 13] = [
      fstatfs64 access faccessat faccessat2 getcwd chdir fchdir mkdir mkdirat rmdir rename \
      renameat renameat2 link linkat symlink symlinkat readlink readlinkat unlink unlinkat mknod \
      mknodat chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat chown32 fchown32 \
-     lchown32 umask truncate ftruncate truncate64 ftruncate64 fallocate getdents getdents64 \
+     lchown32 umask truncate ftruncate truncate64 ftruncate64 fallocate readdir getdents getdents64 \
      utime utimes futimesat utimensat utimensat_time64",
     // Extended attributes.
     "getxattr lgetxattr fgetxattr setxattr lsetxattr fsetxattr listxattr llistxattr flistxattr \
@@ -44,7 +44,7 @@ const ALLOWED: [&str; 13] = [
      getpgid setpgid getpgrp getsid setsid set_tid_address set_robust_list get_robust_list \
      futex futex_time64 futex_waitv futex_wait futex_wake futex_requeue rseq restart_syscall \
      prctl arch_prctl modify_ldt get_thread_area set_thread_area pidfd_open pidfd_send_signal \
-     process_mrelease ptrace process_vm_readv process_vm_writev uretprobe",
+     process_mrelease ptrace process_vm_readv process_vm_writev uprobe uretprobe",
     // Who one is.
     "getuid geteuid getgid getegid getresuid getresgid getgroups setuid setgid setreuid setregid \
      setresuid setresgid setfsuid setfsgid setgroups getuid32 geteuid32 getgid32 getegid32 \
@@ -52,7 +52,8 @@ const ALLOWED: [&str; 13] = [
      setresgid32 setfsuid32 setfsgid32 setgroups32 capget capset seccomp landlock_create_ruleset \
      landlock_add_rule landlock_restrict_self",
     // Signals.
-    "kill tkill tgkill pause sigaltstack sigreturn sigprocmask rt_sigaction rt_sigpending \
+    "kill tkill tgkill pause sigaltstack signal sigaction sigreturn sigprocmask sigpending \
+     sigsuspend rt_sigaction rt_sigpending \
      rt_sigprocmask rt_sigqueueinfo rt_tgsigqueueinfo rt_sigreturn rt_sigsuspend \
      rt_sigtimedwait rt_sigtimedwait_time64",
     // Time. Setting the clock needs CAP_SYS_TIME, which the kernel checks in adjtimex.

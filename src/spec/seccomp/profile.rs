@@ -44,10 +44,8 @@ struct Rule {
     action: LinuxSeccompAction,
     errno_ret: Option<u32>,
     args: Option<Vec<Arg>>,
-    #[serde(default)]
-    includes: Filter,
-    #[serde(default)]
-    excludes: Filter,
+    includes: Option<Filter>,
+    excludes: Option<Filter>,
 }
 
 #[derive(Deserialize)]
@@ -59,8 +57,8 @@ struct Arg {
     op: LinuxSeccompOperator,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Filter {
     caps: Option<Vec<String>>,
     arches: Option<Vec<String>>,
@@ -108,9 +106,15 @@ pub fn read_profile(
         .collect::<Result<Vec<_>, _>>()?;
     let mut syscalls = Vec::new();
     for rule in profile.syscalls.unwrap_or_default() {
-        if rule.includes.all_hold(capabilities, kernel)?
-            && !rule.excludes.any_holds(capabilities, kernel)?
-        {
+        let included = match &rule.includes {
+            Some(filter) => filter.all_hold(capabilities, kernel)?,
+            None => true,
+        };
+        let excluded = match &rule.excludes {
+            Some(filter) => filter.any_holds(capabilities, kernel)?,
+            None => false,
+        };
+        if included && !excluded {
             syscalls.push(rule.into_oci()?);
         }
     }

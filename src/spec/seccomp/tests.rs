@@ -34,7 +34,7 @@ impl Data {
             4 => self.arch,
             16..64 => {
                 let arg = self.args[((offset - 16) / 8) as usize];
-                if offset % 8 == 0 {
+                if offset.is_multiple_of(8) {
                     arg as u32
                 } else {
                     (arg >> 32) as u32
@@ -201,6 +201,12 @@ fn a_judgement_takes_few_steps() {
         })
         .max();
     assert!(most <= Some(30), "{most:?} steps");
+    let bytes = compile(&default_filter(CapSet::EMPTY)).unwrap().to_bytes();
+    assert_eq!(
+        bytes[..8],
+        [0x20, 0, 0, 0, 4, 0, 0, 0],
+        "load the architecture"
+    );
     assert!(program.len() < 1000, "{} instructions", program.len());
 }
 
@@ -212,7 +218,8 @@ const DOCKER: &str = r#"{
     ],
     "flags": ["SECCOMP_FILTER_FLAG_LOG"],
     "syscalls": [
-        {"names": ["read", "statx", "no_such_call"], "action": "SCMP_ACT_ALLOW", "args": []},
+        {"names": ["read", "statx", "no_such_call"], "action": "SCMP_ACT_ALLOW", "args": [],
+         "includes": {}, "excludes": null},
         {"name": "write", "action": "SCMP_ACT_LOG"},
         {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
         {"names": ["close"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390x"]}},

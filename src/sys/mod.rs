@@ -4,6 +4,7 @@
 //! here decides anything: one call, one function, its errno as an `io::Error`.
 //! It knows nothing of containers, manifests or files of ours.
 
+pub mod bpf;
 pub mod mount;
 pub mod process;
 pub mod readiness;

@@ -115,10 +115,8 @@ pub(super) fn look(rules: &Rules) -> Result<Found, Error> {
     above.sort();
     above.dedup();
     for path in above {
-        if let Ok(there) = fs::symlink_metadata(&path) {
-            if there.is_dir() {
-                found.parents.insert(path, owned(&there));
-            }
+        if let Some(there) = fs::symlink_metadata(&path).ok().filter(Metadata::is_dir) {
+            found.parents.insert(path, owned(&there));
         }
     }
     Ok(found)

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 use super::error::Error;
 use super::mountinfo::{self, HostMount};
-use super::view::{EMPTY, Entry, Found, Kind, Owned, Rules};
+use super::view::{EMPTY, Entry, Found, Kind, Owned, Rules, is_standard};
 
 /// Larger files are no keys.
 const KEY_FILE_LIMIT: u64 = 1 << 20;
@@ -165,8 +165,7 @@ fn walk(directory: &Path, rules: &Rules, unseen: &BTreeSet<PathBuf>, found: &mut
     };
     for item in entries.flatten() {
         let path = item.path();
-        let standard = EMPTY.iter().any(|(empty, _)| path == Path::new(empty));
-        if !standard && unseen.contains(&path) {
+        if !is_standard(&path) && unseen.contains(&path) {
             continue;
         }
         let Ok(there) = item.metadata() else { continue };

@@ -159,10 +159,10 @@ impl Rules {
         if self.exposes(&entry.path) {
             return false;
         }
-        if EMPTY.iter().any(|(path, _)| entry.path == Path::new(path)) {
+        if is_standard(&entry.path) {
             return entry.kind != Kind::Symlink;
         }
-        if SECRETS.iter().any(|path| entry.path == Path::new(path)) {
+        if SECRETS.iter().any(|path| entry.path.as_os_str() == *path) {
             return true;
         }
         if depth(&entry.path) == 1 {
@@ -360,6 +360,14 @@ fn distribute(
             part.covers.insert(relative.to_owned(), cover);
         }
     }
+}
+
+/// Whether a path is one of [`EMPTY`]. As bytes: it is asked for each file in
+/// `/etc`, and paths compare slowly.
+pub(super) fn is_standard(path: &Path) -> bool {
+    EMPTY
+        .iter()
+        .any(|(standard, _)| path.as_os_str() == *standard)
 }
 
 fn depth(path: &Path) -> usize {

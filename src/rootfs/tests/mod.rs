@@ -102,13 +102,19 @@ fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<O
     } else {
         Mode::empty()
     };
-    openat2(
-        root,
-        path,
-        flags | OFlags::CLOEXEC,
-        mode,
-        ResolveFlags::IN_ROOT,
-    )
+    loop {
+        // EAGAIN: a mount elsewhere on the machine disturbed the lookup, openat2(2).
+        match openat2(
+            root,
+            path,
+            flags | OFlags::CLOEXEC,
+            mode,
+            ResolveFlags::IN_ROOT,
+        ) {
+            Err(Errno::AGAIN) => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// Writes as the container's root would: with its ids, through the mount.
@@ -147,4 +153,26 @@ fn names(root: BorrowedFd<'_>, path: &str) -> Option<BTreeSet<String>> {
 
 fn stat(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
     rustix::fs::fstat(open(root, path, OFlags::PATH)?)
+}
+
+/// Runs in a thread with a mount namespace of its own, so that the host can be
+/// given mounts.
+fn with_mounts(test: impl FnOnce() + Send) {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).unwrap();
+            test();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn mount_tmpfs(at: &str, options: &std::ffi::CStr) {
+    use rustix::mount::{MountFlags, mount};
+    mount("test", at, "tmpfs", MountFlags::empty(), options).unwrap();
 }

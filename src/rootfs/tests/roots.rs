@@ -142,7 +142,14 @@ fn the_forms_for_older_kernels_work_too() {
             branch: upper.as_fd(),
             root: RANGE.first,
         };
-        let mount = mount_as(&layers, form).unwrap();
+        let mount = match mount_as(&layers, form) {
+            Ok(mount) => mount,
+            // Linux 6.1 wants its layers attached.
+            Err(e) if form == Form::Joined && e.error.raw_os_error() == Some(libc::EINVAL) => {
+                continue;
+            }
+            Err(e) => panic!("{form:?}: {e:?}"),
+        };
         drop((lower, upper));
         write_at(mount.as_fd(), "/etc/new", "x").unwrap();
         assert_eq!(stat(mount.as_fd(), "/etc/new").unwrap().st_uid, RANGE.first);
@@ -238,39 +245,33 @@ fn a_file_that_is_too_large_is_not_read() {
 
 #[test]
 fn a_full_disk_is_the_containers_error_or_a_clear_one() {
-    use rustix::mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-        fsopen,
-    };
-    use std::os::fd::AsRawFd;
-    let bed = Bed::new();
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    fsconfig_set_string(&context, "size", "64k").unwrap();
-    fsconfig_set_string(&context, "nr_inodes", "14").unwrap();
-    fsconfig_create(&context).unwrap();
-    let disk = fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .unwrap();
-    let state = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
-    let lower = Lower::Layers(vec![bed.rootfs()]);
-    let writable = Writable::at(&state, "web").unwrap();
-    let root = prepare(&lower, &writable, bed.ids()).unwrap();
-    let error = write(&root, "/large", &"x".repeat(200_000)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::StorageFull);
-    for number in 0..14 {
-        if fs::write(state.join(number.to_string()), "").is_err() {
-            break;
+    with_mounts(|| {
+        let bed = Bed::new();
+        let state = bed.state();
+        mount_tmpfs(state.to_str().unwrap(), c"mode=0755,size=64k,nr_inodes=14");
+        let lower = Lower::Layers(vec![bed.rootfs()]);
+        let writable = Writable::at(&state, "web").unwrap();
+        let root = prepare(&lower, &writable, bed.ids()).unwrap();
+        // Before Linux 6.3 this is also the test of the fallback for tmpfs.
+        assert_ne!(root.ids, Ids::Host);
+        assert_eq!(
+            stat(root.mounts.root.as_fd(), "/").unwrap().st_uid,
+            RANGE.first
+        );
+        let error = write(&root, "/large", &"x".repeat(200_000)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+        for number in 0..14 {
+            if fs::write(state.join(number.to_string()), "").is_err() {
+                break;
+            }
         }
-    }
-    let other = Writable::at(&state, "db").unwrap();
-    let error = prepare(&lower, &other, bed.ids()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::StorageFull);
-    assert!(error.to_string().contains("full"), "{error}");
-    // What was made before goes on, and can be removed on a full disk.
-    assert!(read(&root, "/etc/passwd").is_ok());
+        let other = Writable::at(&state, "db").unwrap();
+        let error = prepare(&lower, &other, bed.ids()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+        assert!(error.to_string().contains("full"), "{error}");
+        // What was made before goes on.
+        assert!(read(&root, "/etc/passwd").is_ok());
+    });
 }
 
 #[test]

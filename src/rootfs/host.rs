@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 use super::error::Error;
 use super::mountinfo::{self, HostMount};
-use super::view::{EMPTY, Entry, Found, Kind, Owned, Rules};
+use super::view::{EMPTY, Entry, Found, Kind, Owned, Rules, is_standard};
 
 /// Larger files are no keys.
 const KEY_FILE_LIMIT: u64 = 1 << 20;
@@ -115,10 +115,8 @@ pub(super) fn look(rules: &Rules) -> Result<Found, Error> {
     above.sort();
     above.dedup();
     for path in above {
-        if let Ok(there) = fs::symlink_metadata(&path) {
-            if there.is_dir() {
-                found.parents.insert(path, owned(&there));
-            }
+        if let Some(there) = fs::symlink_metadata(&path).ok().filter(Metadata::is_dir) {
+            found.parents.insert(path, owned(&there));
         }
     }
     Ok(found)
@@ -167,8 +165,7 @@ fn walk(directory: &Path, rules: &Rules, unseen: &BTreeSet<PathBuf>, found: &mut
     };
     for item in entries.flatten() {
         let path = item.path();
-        let standard = EMPTY.iter().any(|(empty, _)| path == Path::new(empty));
-        if !standard && unseen.contains(&path) {
+        if !is_standard(&path) && unseen.contains(&path) {
             continue;
         }
         let Ok(there) = item.metadata() else { continue };

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use nix::sched::CloneFlags;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
@@ -26,7 +27,8 @@ pub(super) struct Layers<'a> {
 pub(super) enum Form {
     /// `lowerdir+` once per layer, any number of them (since Linux 6.8).
     Appended,
-    /// All in one `lowerdir`, which may have 255 bytes.
+    /// All in one `lowerdir`, which may have 255 bytes: 60 layers or so, since the
+    /// thread's directory is that of the descriptors, and their names are numbers.
     Joined,
     /// As `Joined`, with the layers attached in a mount namespace of the thread's:
     /// a detached mount can't be a layer before Linux 6.15 (EINVAL).
@@ -72,8 +74,16 @@ pub(super) fn mount(layers: &Layers<'_>) -> Result<OwnedFd, Refusal> {
 pub(super) fn mount_as(layers: &Layers<'_>, form: Form) -> Result<OwnedFd, Refusal> {
     let mut log = String::new();
     thread::with_ids(layers.root, layers.root, || {
-        if form == Form::Attached {
-            attach(layers)?;
+        match form {
+            Form::Appended => {}
+            Form::Joined => {
+                nix::sched::unshare(CloneFlags::CLONE_FS)?;
+                rustix::process::chdir("/proc/self/fd")?;
+            }
+            Form::Attached => {
+                attach(layers)?;
+                rustix::process::chdir("/proc/self/fd")?;
+            }
         }
         configure(layers, form, &mut log)
     })
@@ -91,22 +101,15 @@ fn configure(layers: &Layers<'_>, form: Form, log: &mut String) -> io::Result<Ow
 
 fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<OwnedFd> {
     fsconfig_set_string(context, "source", "berth")?;
-    let mut lowers = layers
-        .lowers
-        .iter()
-        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let numbers = layers.lowers.iter().map(|fd| fd.as_raw_fd().to_string());
     match form {
         Form::Appended => {
-            for lower in lowers {
-                fsconfig_set_string(context, "lowerdir+", lower)?;
+            for number in numbers {
+                fsconfig_set_string(context, "lowerdir+", format!("/proc/self/fd/{number}"))?;
             }
         }
         Form::Joined | Form::Attached => {
-            let mut joined = lowers.next().unwrap_or_default();
-            for lower in lowers {
-                joined.push(':');
-                joined.push_str(&lower);
-            }
+            let joined = numbers.collect::<Vec<_>>().join(":");
             fsconfig_set_string(context, "lowerdir", joined)?;
         }
     }
@@ -137,7 +140,7 @@ fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<O
 /// another: they are reached by their descriptors, and the namespace goes with the
 /// thread.
 fn attach(layers: &Layers<'_>) -> io::Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     // Or the mounts would propagate to the host.
     mount_change(
         "/",

@@ -16,9 +16,8 @@ const SEEN: [&str; 11] = [
     "bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "usr", "etc", "opt", "nix",
 ];
 
-/// Directories that programs need, with the mode they are made with; whatever the
-/// host has in them is hidden. What lies in no other listed directory must come
-/// after its parent.
+/// Directories that programs need, each after its parent, with the mode they have;
+/// whatever the host has in them is hidden.
 pub(super) const EMPTY: [(&str, u32); 20] = [
     ("/boot", 0o755),
     ("/dev", 0o755),
@@ -160,10 +159,10 @@ impl Rules {
         if self.exposes(&entry.path) {
             return false;
         }
-        if EMPTY.iter().any(|(path, _)| entry.path == Path::new(path)) {
+        if is_standard(&entry.path) {
             return entry.kind != Kind::Symlink;
         }
-        if SECRETS.iter().any(|path| entry.path == Path::new(path)) {
+        if SECRETS.iter().any(|path| entry.path.as_os_str() == *path) {
             return true;
         }
         if depth(&entry.path) == 1 {
@@ -363,6 +362,138 @@ fn distribute(
     }
 }
 
+/// Whether a path is one of [`EMPTY`]. As bytes: it is asked for each file in
+/// `/etc`, and paths compare slowly.
+pub(super) fn is_standard(path: &Path) -> bool {
+    EMPTY
+        .iter()
+        .any(|(standard, _)| path.as_os_str() == *standard)
+}
+
 fn depth(path: &Path) -> usize {
     path.components().count().saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(path: &Path, kind: Kind) -> Entry {
+        Entry {
+            path: path.to_owned(),
+            kind,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            private_key: false,
+        }
+    }
+
+    /// A host as the walk would find it, of a few names, three levels deep.
+    fn found(rules: &Rules, files: &BTreeSet<PathBuf>) -> Found {
+        let mut found = Found::default();
+        let mut all: BTreeMap<&Path, Kind> = BTreeMap::new();
+        for file in files {
+            all.insert(file, Kind::File);
+        }
+        for file in files {
+            for above in file.ancestors().skip(1) {
+                all.insert(above, Kind::Directory);
+                found.parents.insert(above.to_owned(), STANDARD);
+            }
+        }
+        all.remove(Path::new("/"));
+        for (path, kind) in &all {
+            let mut entry = entry(path, *kind);
+            if path.file_name().is_some_and(|name| name == "key") {
+                entry.mode = 0o600;
+            }
+            let below = found.hidden.iter().any(|h| path.starts_with(&h.path));
+            let own_in_exposed = rules.own.iter().any(|own| own == path) && rules.exposes(path);
+            if rules.hides(&entry) && (!below || own_in_exposed) {
+                found.hidden.push(entry);
+            }
+        }
+        for path in &rules.expose {
+            if let Some(kind) = all.get(path.as_path()) {
+                found.exposed.push(entry(path, *kind));
+            }
+        }
+        found
+    }
+
+    fn path() -> impl Strategy<Value = PathBuf> {
+        let top = prop::sample::select(vec!["etc", "var", "root", "opt", "data", "home"]);
+        let below = prop::sample::select(vec!["a", "b", "lib", "key", "tmp"]);
+        (top, prop::collection::vec(below, 1..4)).prop_map(|(top, below)| {
+            below
+                .iter()
+                .fold(Path::new("/").join(top), |path, name| path.join(name))
+        })
+    }
+
+    /// Whether the host's file is seen at its path, as the kernel would answer.
+    fn is_seen(parts: &[Part], path: &Path) -> bool {
+        let part = parts
+            .iter()
+            .rev()
+            .find(|part| path.starts_with(&part.at))
+            .unwrap();
+        let relative = path.strip_prefix(&part.at).unwrap();
+        !relative.ancestors().any(|above| {
+            matches!(
+                part.covers.get(above),
+                Some(Cover::Absent | Cover::Empty(_) | Cover::Target | Cover::Link(_))
+            )
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_what_is_hidden_and_not_exposed_is_covered(
+            files in prop::collection::btree_set(path(), 1..12),
+            expose in prop::collection::vec(path(), 0..3),
+            own in prop::collection::vec(path(), 0..2),
+        ) {
+            // A path can't be a file and a directory.
+            let files: BTreeSet<PathBuf> = files
+                .iter()
+                .filter(|f| !files.iter().any(|g| g != *f && g.starts_with(f)))
+                .cloned()
+                .collect();
+            let expose = expose
+                .into_iter()
+                .filter(|e| !own.iter().any(|o| e.starts_with(o)))
+                .filter(|e| files.iter().any(|f| f.starts_with(e)))
+                .collect();
+            let rules = Rules { own, expose };
+            let parts = plan(&found(&rules, &files));
+            prop_assert_eq!(&parts[0].at, Path::new("/"));
+            for file in &files {
+                let hidden = file.ancestors().any(|path| {
+                    let kind = if path == file { Kind::File } else { Kind::Directory };
+                    let mut entry = entry(path, kind);
+                    if path.file_name().is_some_and(|name| name == "key") {
+                        entry.mode = 0o600;
+                    }
+                    path != Path::new("/") && rules.hides(&entry)
+                });
+                let expected = !rules.is_own(file) && (rules.exposes(file) || !hidden);
+                prop_assert_eq!(is_seen(&parts, file), expected, "{:?} {:#?}", file, parts);
+            }
+            for part in &parts {
+                // The layer is made in this order, without looking for parents.
+                for path in part.covers.keys() {
+                    let above = path.parent().unwrap();
+                    let there = above == Path::new("") || matches!(
+                        part.covers.get(above),
+                        Some(Cover::Parent(_) | Cover::Empty(_))
+                    );
+                    prop_assert!(there, "{:?} {:#?}", path, part);
+                }
+            }
+        }
+    }
 }

@@ -113,7 +113,7 @@ impl Waiter {
         let before = all.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
         // SAFETY: `wait_for_death` uses only the stack that is passed here, which
         // lives until the child is reaped in `drop`; the stack's end is aligned
-        // down by the wrapper in libc. Without CLONE_SIGHAND, CLONE_FS and
+        // down by clone(2)'s wrapper in the C library. Without CLONE_SIGHAND, CLONE_FS and
         // CLONE_FILES nothing but memory is shared, and the child writes none of
         // it. No exit signal: nobody else's wait sees the child.
         let pid = unsafe {

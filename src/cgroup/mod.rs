@@ -116,7 +116,8 @@ impl Cgroup {
     /// The group, if any hierarchy has it.
     pub fn open_existing(parent: &Parent, name: &str) -> Result<Option<Self>> {
         let group = Cgroup::at(parent, name);
-        Ok(group.dirs().any(|dir| dir.is_dir()).then_some(group))
+        let exists = group.dirs().any(|dir| dir.is_dir());
+        Ok(exists.then_some(group))
     }
 
     /// The names of all groups below `parent`, in any hierarchy.

@@ -138,6 +138,13 @@ impl Preparation<'_> {
         self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
         let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
         parts.seccomp = seccomp(&spec)?;
+        if let Some(cgroup) = &order.kept.cgroup {
+            if isolated && !own_ids {
+                // In a user namespace of its own nobody can make a device.
+                restrict_devices(cgroup, &spec)?;
+            }
+            self.join(cgroup, &mut parts)?;
+        }
 
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
@@ -248,14 +255,15 @@ impl Preparation<'_> {
         let cgroup = kept.insert(cgroup);
         let warnings = cgroup.apply(&manifest.resources).map_err(|error| error.to_string())?;
         self.warnings.extend(warnings);
-        if manifest.isolation == Isolation::Full && manifest.security.userns == Userns::Host {
-            // In a user namespace of its own nobody can make a device.
-            cgroup.restrict_devices_of(manifest).map_err(|error| error.to_string())?;
-        }
+        parts.cgroup_v1 = self.workshop.parent.v1_mounts();
+        Ok(())
+    }
+
+    /// The way into the cgroup: last, for it may have got a controller more.
+    fn join(&mut self, cgroup: &Cgroup, parts: &mut Parts) -> Result<(), String> {
         let join = cgroup.join().map_err(|error| error.to_string())?;
         parts.cgroup = join.v2.map(|fd| self.add(fd));
         parts.cgroup_procs = join.v1.into_iter().map(|fd| self.add(fd)).collect();
-        parts.cgroup_v1 = self.workshop.parent.v1_mounts();
         Ok(())
     }
 
@@ -393,6 +401,15 @@ fn seccomp(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
     }
 }
 
+fn restrict_devices(cgroup: &Cgroup, spec: &oci_spec::runtime::Spec) -> Result<(), String> {
+    let linux = spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    match resources.and_then(|resources| resources.devices().as_ref()) {
+        Some(rules) => cgroup.restrict_devices(rules).map_err(|error| error.to_string()),
+        None => Ok(()),
+    }
+}
+
 fn host_device(path: &Path) -> Result<devices::HostDevice, String> {
     let meta = fs::metadata(path).map_err(doing("looking at the device", path))?;
     let kind = meta.file_type();
@@ -492,9 +509,7 @@ pub fn command(
         rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX).unwrap_or_default()
     })?;
     if let Some(cgroup) = &inside.cgroup {
-        let join = cgroup.join().map_err(|error| error.to_string())?;
-        parts.cgroup = join.v2.map(|fd| preparation.add(fd));
-        parts.cgroup_procs = join.v1.into_iter().map(|fd| preparation.add(fd)).collect();
+        preparation.join(cgroup, &mut parts)?;
     }
     let context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
     let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;

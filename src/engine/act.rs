@@ -42,6 +42,15 @@ impl Engine {
                 if let Err(error) = self.store.catch_up() {
                     tracing::error!("{error}");
                 }
+                self.lives.clear();
+                for name in Cgroup::list(&self.workshop.parent).unwrap_or_default() {
+                    if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name)
+                        && let Err(error) = cgroup.remove()
+                    {
+                        tracing::warn!("{error}");
+                    }
+                }
+                self.workshop.parent.remove();
                 self.link.send(Message::new(Kind::Finish), Vec::new());
                 self.finished = true;
             }

@@ -668,7 +668,7 @@ fn become_payload(
             1,
             rustix::thread::set_capabilities(None, sets),
         )?;
-        for capability in ambient.iter() {
+        for capability in (ambient & held).iter() {
             at(
                 Step::Capabilities,
                 2,

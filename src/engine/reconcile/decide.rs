@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::action::{Action, Decision};
 use super::backoff::{pause, spread};
@@ -107,12 +106,19 @@ fn accept(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
     }
     let Some(record) = observed.record(name) else { return };
     let Force::Manifest(manifest) = in_force(desired, record) else { return };
-    if matches!(record.phase, Phase::Removing | Phase::Dead { .. })
-        || record.last_good.as_ref() == Some(manifest)
-    {
+    if matches!(record.phase, Phase::Removing { .. } | Phase::Dead { .. }) {
         return;
     }
     let manifest = manifest.clone();
+    if let Some(old) = &record.last_good {
+        if Arc::ptr_eq(old, &manifest) {
+            return;
+        }
+        if *old == manifest {
+            observed.share(name, &manifest);
+            return;
+        }
+    }
     observed.graph.set(name, Some(&manifest));
     observed.edit(name, |record| take(record, manifest));
 }
@@ -152,7 +158,7 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
             if matches!(force, Force::Gone) =>
         {
             if !observed.strays.contains_key(name) {
-                observed.set_phase(name, Phase::Removing);
+                observed.set_phase(name, Phase::Removing { tried: 0 });
                 observed.queue.push(Action::Discard { name: name.clone() });
             }
         }
@@ -201,9 +207,9 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
             });
             observed.queue.push(Action::KillAll { name: name.clone(), incarnation });
         }
-        (Phase::Dead { until, attempt, .. }, _) if *until <= now.mono => {
-            let (error, attempt) = (String::new(), *attempt);
-            observed.set_phase(name, Phase::Dead { error, until: Duration::MAX, attempt });
+        (Phase::Dead { until, tried, .. }, _) if *until <= now.mono => {
+            let tried = *tried;
+            observed.set_phase(name, Phase::Removing { tried });
             observed.queue.push(Action::Discard { name: name.clone() });
         }
         _ => {}
@@ -345,6 +351,9 @@ fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Containe
     let Some(record) = observed.record(name) else { return };
     let incarnation = record.incarnation;
     let Some(old) = &record.applied else { return };
+    if Arc::ptr_eq(old, manifest) {
+        return;
+    }
     let Change::InPlace { keys } = Change::between(old, manifest) else {
         return;
     };

@@ -183,7 +183,7 @@ fn down(
     if desired.shutdown.is_some() {
         return Some(StopWhy::Shutdown);
     }
-    if matches!(force, Force::Gone) || matches!(record.phase, Phase::Removing | Phase::Dead { .. })
+    if matches!(force, Force::Gone) || matches!(record.phase, Phase::Removing { .. } | Phase::Dead { .. })
     {
         return Some(StopWhy::Removed);
     }
@@ -204,6 +204,7 @@ fn down(
             return Some(StopWhy::Restart);
         }
         if let (Force::Manifest(new), Some(old)) = (force, &record.applied)
+            && !Arc::ptr_eq(old, new)
             && let Change::Replace { keys } = Change::between(old, new)
         {
             return Some(StopWhy::Edited { keys });

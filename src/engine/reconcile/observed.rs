@@ -131,6 +131,7 @@ impl Observed {
                 self.launch_failed(&name, incarnation, code, error, now);
             }
             Event::Exited { name, incarnation, status, oom } => {
+                self.overtake(&name, incarnation, now);
                 if let Some(run) = self.ending(&name, incarnation, now) {
                     self.unconfirmed.remove(&name);
                     self.half(&name, run, Half::Exit { status, oom }, now);
@@ -218,6 +219,16 @@ impl Observed {
         Some(result)
     }
 
+    /// The same manifest, read again: one copy of it is enough.
+    pub(super) fn share(&mut self, name: &Name, manifest: &Arc<Container>) {
+        let Some(record) = self.records.get_mut(name) else { return };
+        for copy in [&mut record.last_good, &mut record.applied].into_iter().flatten() {
+            if copy == manifest {
+                *copy = manifest.clone();
+            }
+        }
+    }
+
     pub(super) fn set_phase(&mut self, name: &Name, phase: Phase) {
         self.edit(name, |record| record.phase = phase);
     }
@@ -297,6 +308,19 @@ impl Observed {
         }
     }
 
+    /// At start-up: an end of an incarnation that the record does not know yet, for
+    /// it could not be written. All before it are gone.
+    fn overtake(&mut self, name: &Name, incarnation: u64, now: &Now) {
+        let newer = |record: &&Record| record.incarnation < incarnation;
+        if self.adopting && self.records.get(name).filter(newer).is_some() {
+            self.edit(name, |record| {
+                record.incarnation = incarnation;
+                record.boot_id = now.boot_id.clone();
+                record.phase = Phase::Launching { since: now.mono };
+            });
+        }
+    }
+
     fn adoption_done(&mut self, now: &Now) {
         self.adopting = false;
         self.all_dirty = true;
@@ -328,7 +352,7 @@ impl Observed {
                 Phase::Stopping { .. } | Phase::Ending { .. } => {
                     again.push(Action::KillAll { name, incarnation });
                 }
-                Phase::Removing => again.push(Action::Discard { name }),
+                Phase::Removing { .. } => again.push(Action::Discard { name }),
                 _ => {}
             }
         }
@@ -539,17 +563,14 @@ impl Observed {
 
     fn discarded(&mut self, name: &Name, result: Result<(), String>, now: &Now) {
         let Some(record) = self.records.get(name) else { return };
-        let attempt = match &record.phase {
-            Phase::Removing => 1,
-            Phase::Dead { attempt, .. } => attempt.saturating_add(1),
-            _ => return,
-        };
+        let Phase::Removing { tried } = record.phase else { return };
+        let tried = tried.saturating_add(1);
         match result {
             Ok(()) => self.forget(name),
             Err(error) => {
-                let pause = super::backoff::pause(&Restart::default(), attempt, u64::MAX);
+                let pause = super::backoff::pause(&Restart::default(), tried, u64::MAX);
                 let until = now.mono.saturating_add(pause);
-                self.set_phase(name, Phase::Dead { error, until, attempt });
+                self.set_phase(name, Phase::Dead { error, until, tried });
             }
         }
     }
@@ -612,7 +633,7 @@ fn reboot(record: &mut Record, now: &Now) {
     record.boot_id = now.boot_id.clone();
     record.phase = match &record.phase {
         Phase::Created => Phase::Created,
-        Phase::Removing | Phase::Dead { .. } => Phase::Removing,
+        Phase::Removing { .. } | Phase::Dead { .. } => Phase::Removing { tried: 0 },
         _ => Phase::Exited(Rest::Boot),
     };
 }

@@ -1,0 +1,1 @@
+//! Single behaviours, each told as a short story.

@@ -44,7 +44,10 @@ pub struct Graph {
     back: BTreeMap<Name, BTreeSet<Name>>,
     /// Both directions: who declares a conflict with whom.
     rivals: BTreeMap<Name, BTreeSet<Name>>,
+    /// Edges that close a cycle: they order nothing.
     ignored: BTreeSet<(Name, Name)>,
+    /// Edges whose conflict does not make the one that declares it give way.
+    insisting: BTreeSet<(Name, Name)>,
     stale: bool,
 }
 
@@ -81,16 +84,21 @@ impl Graph {
         self.stale = true;
     }
 
+    /// The edge as it counts: without what would close a cycle.
+    fn counting(&self, by: &Name, to: &Name, edge: Edge) -> Edge {
+        let has = |set: &BTreeSet<(Name, Name)>| {
+            !set.is_empty() && set.contains(&(by.clone(), to.clone()))
+        };
+        match has(&self.ignored) {
+            true => Edge { yields: edge.yields && !has(&self.insisting), ..Edge::default() },
+            false => Edge { yields: edge.yields && !has(&self.insisting), ..edge },
+        }
+    }
+
     /// What `name` waits for.
     pub fn out<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a Name, Edge)> {
-        self.out
-            .get(name)
-            .into_iter()
-            .flatten()
-            .filter(move |(to, _)| {
-                self.ignored.is_empty() || !self.ignored.contains(&(name.clone(), (*to).clone()))
-            })
-            .map(|(to, edge)| (to, *edge))
+        let edges = self.out.get(name).into_iter().flatten();
+        edges.map(move |(to, edge)| (to, self.counting(name, to, *edge)))
     }
 
     /// Who waits for `name`, from `from` on in the order of names.
@@ -101,24 +109,16 @@ impl Graph {
     ) -> impl Iterator<Item = (&'a Name, Edge)> {
         use std::ops::Bound::{Included, Unbounded};
         let from = from.map_or(Unbounded, Included);
-        self.back.get(name).into_iter().flat_map(move |set| set.range::<Name, _>((from, Unbounded))).filter_map(
-            move |by| {
-                let edge = self.out.get(by)?.get(name)?;
-                let ignored = !self.ignored.is_empty()
-                    && self.ignored.contains(&(by.clone(), name.clone()));
-                (!ignored).then_some((by, *edge))
-            },
-        )
+        let back = self.back.get(name).into_iter();
+        back.flat_map(move |set| set.range::<Name, _>((from, Unbounded))).filter_map(move |by| {
+            let edge = self.out.get(by)?.get(name)?;
+            Some((by, self.counting(by, name, *edge)))
+        })
     }
 
     /// Who can't run at the same time as `name`.
     pub fn rivals<'a>(&'a self, name: &Name) -> impl Iterator<Item = &'a Name> {
         self.rivals.get(name).into_iter().flatten()
-    }
-
-    /// Whether `by` declares that it conflicts with `with`.
-    pub fn declares_conflict(&self, by: &Name, with: &Name) -> bool {
-        self.out.get(by).and_then(|edges| edges.get(with)).is_some_and(|edge| edge.yields)
     }
 
     /// Everyone whose situation may change with that of `name`.
@@ -135,12 +135,54 @@ impl Graph {
             return Vec::new();
         }
         let ignored = self.closing();
-        let changed = ignored
-            .symmetric_difference(&self.ignored)
+        let before = std::mem::replace(&mut self.ignored, ignored);
+        let insisting = self.insisting();
+        let yielded = std::mem::replace(&mut self.insisting, insisting);
+        let ordering = self.ignored.symmetric_difference(&before);
+        ordering
+            .chain(self.insisting.symmetric_difference(&yielded))
             .flat_map(|(from, to)| [from.clone(), to.clone()])
-            .collect();
-        self.ignored = ignored;
-        changed
+            .collect()
+    }
+
+    /// The conflicts in which the one that declares it does not give way: both
+    /// declare it and this one comes first in the order of names, or the other would
+    /// go down with it.
+    fn insisting(&self) -> BTreeSet<(Name, Name)> {
+        let mut insisting = BTreeSet::new();
+        for (by, to) in self.rivals.iter().flat_map(|(by, set)| set.iter().map(move |to| (by, to))) {
+            if self.declares(by, to) && (!self.gives_way(by, to) || self.falls_with(to, by)) {
+                insisting.insert((by.clone(), to.clone()));
+            }
+        }
+        insisting
+    }
+
+    fn declares(&self, by: &Name, with: &Name) -> bool {
+        self.out.get(by).and_then(|edges| edges.get(with)).is_some_and(|edge| edge.yields)
+    }
+
+    fn gives_way(&self, by: &Name, to: &Name) -> bool {
+        self.declares(by, to) && (by > to || !self.declares(to, by))
+    }
+
+    /// Whether `name` would stop because `other` does, over however many others.
+    fn falls_with(&self, name: &Name, other: &Name) -> bool {
+        let mut seen = BTreeSet::from([name]);
+        let mut open = vec![name];
+        while let Some(at) = open.pop() {
+            for (to, edge) in self.out.get(at).into_iter().flatten() {
+                let ignored = self.ignored.contains(&(at.clone(), to.clone()));
+                let leads = (edge.needs() && !ignored) || self.gives_way(at, to);
+                if leads && to == other {
+                    return true;
+                }
+                if leads && seen.insert(to) {
+                    open.push(to);
+                }
+            }
+        }
+        false
     }
 
     /// Depth first, without recursion: a chain may be as long as there are containers.
@@ -178,7 +220,9 @@ impl Graph {
 
     fn next<'a>(&'a self, name: &Name) -> Box<dyn Iterator<Item = &'a Name> + 'a> {
         match self.out.get(name) {
-            Some(edges) => Box::new(edges.keys()),
+            Some(edges) => {
+                Box::new(edges.iter().filter(|(_, edge)| edge.orders()).map(|(to, _)| to))
+            }
             None => Box::new(std::iter::empty()),
         }
     }
@@ -231,11 +275,13 @@ mod tests {
         assert_eq!(graph.settle(), Vec::new());
         graph.set(&name("c"), Some(&requiring(&["a", "c"])));
         assert_eq!(graph.settle(), [name("c"), name("a")]);
-        assert_eq!(graph.out(&name("c")).count(), 0);
+        let c = name("c");
+        let counting = |graph: &Graph| graph.out(&c).filter(|(_, edge)| edge.orders()).count();
+        assert_eq!(counting(&graph), 0);
         assert_eq!(graph.out(&name("b")).count(), 1);
         graph.set(&name("a"), None);
         assert_eq!(graph.settle().len(), 2);
-        assert_eq!(graph.out(&name("c")).count(), 1);
+        assert_eq!(counting(&graph), 1);
         assert_eq!(graph.back(&name("c"), None).count(), 1);
     }
 

@@ -224,9 +224,7 @@ fn down(
         if edge.needs() && other.down.is_some() {
             return Some(StopWhy::Dependency { on: to.clone() });
         }
-        // Where both declare the conflict, the first in the order of names stays.
-        let mutual = observed.graph.declares_conflict(to, name);
-        if edge.yields && other.alive && other.down.is_none() && !(mutual && name < to) {
+        if edge.yields && other.alive && other.down.is_none() {
             return Some(StopWhy::Conflict { with: to.clone() });
         }
     }
@@ -257,10 +255,7 @@ pub(super) fn block(observed: &Observed, name: &Name) -> Option<Block> {
         }
     }
     for with in observed.graph.rivals(name) {
-        let Some(rival) = observed.record(with) else { continue };
-        let down = observed.nodes.get(with).is_some_and(|node| node.down.is_some());
-        let restarts = matches!(rival.phase, Phase::Backoff { .. }) && !down;
-        if rival.phase.is_alive() || restarts {
+        if observed.record(with).is_some_and(|rival| rival.phase.is_alive()) {
             return Some(Block::Conflict { with: with.clone() });
         }
     }

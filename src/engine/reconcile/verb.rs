@@ -40,6 +40,11 @@ impl Observed {
                 });
             }
             Verb::Stop { signal, timeout } => {
+                // A job that is done is not undone by it.
+                let finished = Phase::Exited(Rest::Finished);
+                if self.record(name).is_some_and(|record| record.phase == finished) {
+                    return Err(Refused::NotRunning);
+                }
                 self.edit(name, |record| {
                     record.held = Some(Held { since: now.wall, signal, timeout });
                     // It is stopping already: at most it gets less time.

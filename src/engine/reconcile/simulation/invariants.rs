@@ -16,8 +16,8 @@ pub struct Promises {
     pub held: BTreeSet<Name>,
     /// `restart` was asked for.
     pub restart: BTreeSet<Name>,
-    /// The manifest of each latest launch.
-    pub launched_as: BTreeMap<Name, Arc<Container>>,
+    /// The manifest of each latest launch, by id.
+    pub launched_as: BTreeMap<String, Arc<Container>>,
     /// The manifests have a cycle: order can't be kept, all else must be.
     pub cyclic: bool,
 }
@@ -91,13 +91,12 @@ pub fn after_decision(
             assert_eq!(*incarnation, record.incarnation);
             let manifest = in_force(desired, record).expect("launched without a manifest");
             assert_eq!(record.applied.as_ref(), Some(&manifest));
-            if let Some(old) = promises.launched_as.get(name)
-                && before.contains_key(name)
+            if let Some(old) = promises.launched_as.get(&record.id)
                 && fixed(old) != fixed(&manifest)
             {
                 assert!(renew, "{name} was replaced and keeps its writable layer");
             }
-            promises.launched_as.insert(name.clone(), manifest.clone());
+            promises.launched_as.insert(record.id.clone(), manifest.clone());
             promises.restart.remove(name);
             if let Some(Record { phase: Phase::Backoff { until, .. }, last_good, .. }) =
                 before.get(name)
@@ -161,7 +160,7 @@ fn stopped_for_a_cause(
         StopWhy::Shutdown => desired.shutdown.is_some(),
         StopWhy::Restart => promises.restart.contains(name),
         StopWhy::Edited { .. } => {
-            match (promises.launched_as.get(name), &manifest) {
+            match (promises.launched_as.get(&record.id), &manifest) {
                 (Some(old), Some(new)) => fixed(old) != fixed(new),
                 _ => false,
             }

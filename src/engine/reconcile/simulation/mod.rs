@@ -220,7 +220,7 @@ impl History {
         let names = self.names.clone();
         let random = &mut self.world.random;
         let cyclic = self.promises.cyclic;
-        let mut some = |chance: u64, random: &mut Random| -> Vec<Name> {
+        let some = |chance: u64, random: &mut Random| -> Vec<Name> {
             let from = if cyclic { &names[..] } else { &names[..index] };
             from.iter().filter(|_| random.one_in(chance)).cloned().collect()
         };

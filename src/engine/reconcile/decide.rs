@@ -119,7 +119,7 @@ fn accept(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
             return;
         }
     }
-    observed.graph.set(name, Some(&manifest));
+    observed.draw(name, Some(&manifest));
     observed.edit(name, |record| take(record, manifest));
 }
 

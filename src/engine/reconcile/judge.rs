@@ -209,18 +209,19 @@ fn down(
         {
             return Some(StopWhy::Edited { keys });
         }
-        if let Some(joined) = &record.joined
-            && let Some(incarnation) = observed.nodes.get(&joined.name).and_then(|owner| owner.runs)
-            && incarnation != joined.incarnation
-        {
-            return Some(StopWhy::Network { of: joined.name.clone() });
-        }
     }
     if !alive {
         return None;
     }
     for (to, edge) in observed.graph.out(name) {
         let Some(other) = observed.nodes.get(to) else { continue };
+        if edge.joins
+            && let (Phase::Running(_), Some(joined)) = (&record.phase, &record.joined)
+            && joined.name == *to
+            && other.runs.is_some_and(|incarnation| incarnation != joined.incarnation)
+        {
+            return Some(StopWhy::Network { of: to.clone() });
+        }
         if edge.needs() && other.down.is_some() {
             return Some(StopWhy::Dependency { on: to.clone() });
         }

@@ -219,6 +219,13 @@ impl Observed {
         Some(result)
     }
 
+    /// Its edges are drawn anew: all at either end, before and after, are concerned.
+    pub(super) fn draw(&mut self, name: &Name, manifest: Option<&Container>) {
+        self.dirty.extend(self.graph.neighbours(name));
+        self.graph.set(name, manifest);
+        self.dirty.extend(self.graph.neighbours(name));
+    }
+
     /// The same manifest, read again: one copy of it is enough.
     pub(super) fn share(&mut self, name: &Name, manifest: &Arc<Container>) {
         let Some(record) = self.records.get_mut(name) else { return };
@@ -581,8 +588,7 @@ impl Observed {
         {
             self.timers.remove(&(at, name.clone()));
         }
-        self.graph.set(name, None);
-        self.dirty.extend(self.graph.neighbours(name));
+        self.draw(name, None);
         self.nodes.remove(name);
         self.live.remove(name);
         self.forced.remove(name);

@@ -149,10 +149,15 @@ impl History {
         self.note("the engine dies".to_owned());
         self.world.engine_died();
         if self.world.random.one_in(20)
-            && let Some(name) = self.world.disk.keys().next().cloned()
+            && let Some(name) = self.desired.containers.keys().next().cloned()
         {
             self.note(format!("the record of {name} is torn"));
-            self.world.disk.remove(&name);
+            // What lives is then taken for what is declared.
+            if let Some(record) = self.world.disk.remove(&name)
+                && let Some(declared) = self.desired.containers.get(&name)
+            {
+                self.promises.launched_as.insert(record.id, declared.clone());
+            }
         }
         self.engine_starts();
     }

@@ -126,7 +126,10 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         },
         outlook: Outlook::Hopeless,
         block: None,
-        held_up_by: observed.nodes.get(name).and_then(|node| node.held_up_by.clone()),
+        held_up_by: observed
+            .nodes
+            .get(name)
+            .and_then(|node| node.held_up_by.clone()),
         down,
     };
     let rests = matches!(
@@ -146,7 +149,11 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         },
         (None, Phase::Launching { .. }) => Outlook::Pending,
         (None, Phase::Exited(Rest::Finished)) => {
-            match record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success()) {
+            match record
+                .last_exit
+                .as_ref()
+                .is_some_and(|exit| exit.status.is_success())
+            {
                 true => Outlook::Ready,
                 false => Outlook::Hopeless,
             }
@@ -174,16 +181,12 @@ fn comes_back(why: &StopWhy) -> bool {
     }
 }
 
-fn down(
-    desired: &Desired,
-    observed: &Observed,
-    record: &Record,
-    force: &Force,
-) -> Option<StopWhy> {
+fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) -> Option<StopWhy> {
     if desired.shutdown.is_some() {
         return Some(StopWhy::Shutdown);
     }
-    if matches!(force, Force::Gone) || matches!(record.phase, Phase::Removing { .. } | Phase::Dead { .. })
+    if matches!(force, Force::Gone)
+        || matches!(record.phase, Phase::Removing { .. } | Phase::Dead { .. })
     {
         return Some(StopWhy::Removed);
     }
@@ -214,11 +217,15 @@ fn down(
         return None;
     }
     for (to, edge) in observed.graph.out(name) {
-        let Some(other) = observed.nodes.get(to) else { continue };
+        let Some(other) = observed.nodes.get(to) else {
+            continue;
+        };
         if edge.joins
             && let (Phase::Running(_), Some(joined)) = (&record.phase, &record.joined)
             && joined.name == *to
-            && other.runs.is_some_and(|incarnation| incarnation != joined.incarnation)
+            && other
+                .runs
+                .is_some_and(|incarnation| incarnation != joined.incarnation)
         {
             return Some(StopWhy::Network { of: to.clone() });
         }
@@ -256,7 +263,10 @@ pub(super) fn block(observed: &Observed, name: &Name) -> Option<Block> {
         }
     }
     for with in observed.graph.rivals(name) {
-        if observed.record(with).is_some_and(|rival| rival.phase.is_alive()) {
+        if observed
+            .record(with)
+            .is_some_and(|rival| rival.phase.is_alive())
+        {
             return Some(Block::Conflict { with: with.clone() });
         }
     }

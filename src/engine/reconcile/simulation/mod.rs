@@ -3,7 +3,8 @@
 //! signals or leave processes behind; launches that fail; the engine dying at any
 //! instant; reboots; the wall clock jumping. After every decision the promises of
 //! [`invariants`] are checked, and at the end that the machine is as the manifests
-//! say. A failure prints its seed; `BERTH_SEED=… cargo test` runs that one alone.
+//! say. A failure prints its seed; `BERTH_SEED=…` runs that one alone and tells its
+//! story; `BERTH_HISTORIES=…` runs more of them.
 
 mod invariants;
 mod world;
@@ -20,7 +21,7 @@ use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::variants::{NetworkMode, RestartPolicy};
 
 /// How many histories one run of the tests looks at.
-const HISTORIES: u64 = 4000;
+const HISTORIES: u64 = 400;
 
 struct History {
     world: World,
@@ -32,21 +33,22 @@ struct History {
     told: Vec<(Name, u64)>,
     wake_at: Option<Duration>,
     version: u32,
-    story: Vec<String>,
+    /// None when nobody listens: telling takes longer than the history.
+    story: Option<Vec<String>>,
 }
 
 /// Prints what happened when a check fails.
 impl Drop for History {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let from = self.story.len().saturating_sub(60);
-            eprintln!("{}", self.story[from..].join("\n"));
+        if let (true, Some(story)) = (std::thread::panicking(), &self.story) {
+            let from = story.len().saturating_sub(60);
+            eprintln!("{}", story[from..].join("\n"));
         }
     }
 }
 
 impl History {
-    fn new(seed: u64) -> History {
+    fn new(seed: u64, told: bool) -> History {
         let mut world = World::new(seed);
         let cyclic = world.random.one_in(10);
         let observed = Observed::restore([], world.random.next(), &world.now());
@@ -54,28 +56,41 @@ impl History {
             world,
             desired: Desired::default(),
             observed,
-            promises: Promises { cyclic, ..Promises::default() },
-            names: ["a", "b", "c", "d", "e"].map(|name| name.parse().unwrap()).to_vec(),
+            promises: Promises {
+                cyclic,
+                ..Promises::default()
+            },
+            names: ["a", "b", "c", "d", "e"]
+                .map(|name| name.parse().unwrap())
+                .to_vec(),
             told: Vec::new(),
             wake_at: None,
             version: 0,
-            story: Vec::new(),
+            story: told.then(Vec::new),
         };
         history.apply(Event::AdoptionDone);
         history
     }
 
-    fn note(&mut self, what: String) {
-        self.story.push(format!("{:>10.3}  {what}", self.world.mono.as_secs_f64()));
+    fn note(&mut self, what: impl std::fmt::Debug) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>10.3}  {what:?}", self.world.mono.as_secs_f64()));
+        }
     }
 
     fn records(&self) -> Records {
-        self.observed.records().map(|record| (record.name.clone(), record.clone())).collect()
+        self.observed
+            .records()
+            .map(|record| (record.name.clone(), record.clone()))
+            .collect()
     }
 
     fn apply(&mut self, event: Event) -> bool {
-        self.note(format!("{event:?}"));
-        if let Event::Exited { name, incarnation, .. } = &event {
+        self.note(&event);
+        if let Event::Exited {
+            name, incarnation, ..
+        } = &event
+        {
             self.told.push((name.clone(), *incarnation));
         }
         let now = self.world.now();
@@ -89,7 +104,7 @@ impl History {
         let before = self.records();
         let decision = decide(&self.desired, &mut self.observed, &now);
         for action in &decision.actions {
-            self.note(format!("  {action:?}"));
+            self.note(("do", action));
         }
         after_decision(
             &before,
@@ -117,7 +132,9 @@ impl History {
         };
         for name in &decision.save {
             if lives() {
-                self.world.disk.insert(name.clone(), self.observed.record(name).unwrap().clone());
+                self.world
+                    .disk
+                    .insert(name.clone(), self.observed.record(name).unwrap().clone());
             }
         }
         for name in &decision.forget {
@@ -131,7 +148,9 @@ impl History {
                     process.acknowledged = true;
                 }
             }
-            self.world.processes.retain(|_, process| process.lives() || !process.acknowledged);
+            self.world
+                .processes
+                .retain(|_, process| process.lives() || !process.acknowledged);
         }
         for action in &decision.actions {
             if lives() {
@@ -146,17 +165,19 @@ impl History {
     }
 
     fn engine_dies(&mut self) {
-        self.note("the engine dies".to_owned());
+        self.note("the engine dies");
         self.world.engine_died();
         if self.world.random.one_in(20)
             && let Some(name) = self.desired.containers.keys().next().cloned()
         {
-            self.note(format!("the record of {name} is torn"));
+            self.note(("the record is torn", &name));
             // What lives is then taken for what is declared.
             if let Some(record) = self.world.disk.remove(&name)
                 && let Some(declared) = self.desired.containers.get(&name)
             {
-                self.promises.launched_as.insert(record.id, declared.clone());
+                self.promises
+                    .launched_as
+                    .insert(record.id, declared.clone());
             }
         }
         self.engine_starts();
@@ -210,7 +231,11 @@ impl History {
         let end = self.world.mono + most;
         loop {
             let due = self.world.due.iter().map(|(at, _)| *at).min();
-            let next = due.into_iter().chain(self.wake_at).min().map_or(end, |at| at.min(end));
+            let next = due
+                .into_iter()
+                .chain(self.wake_at)
+                .min()
+                .map_or(end, |at| at.min(end));
             let boot = self.world.boot;
             self.world.pass(next.saturating_sub(self.world.mono));
             self.quiet();
@@ -227,7 +252,10 @@ impl History {
         let cyclic = self.promises.cyclic;
         let some = |chance: u64, random: &mut Random| -> Vec<Name> {
             let from = if cyclic { &names[..] } else { &names[..index] };
-            from.iter().filter(|_| random.one_in(chance)).cloned().collect()
+            from.iter()
+                .filter(|_| random.one_in(chance))
+                .cloned()
+                .collect()
         };
         let mut container = Container {
             requires: some(5, random),
@@ -256,7 +284,10 @@ impl History {
             reset_after: Duration::from_secs(20),
         };
         let timeout = Duration::from_millis(*random.pick(&[0, 500, 3000, 10_000]));
-        container.stop = Stop { signal: None, timeout };
+        container.stop = Stop {
+            signal: None,
+            timeout,
+        };
         if random.one_in(4) {
             container.health = Some(Health::default());
         }
@@ -278,7 +309,9 @@ impl History {
             _ => container.resources.pids = Some(u64::from(self.version)),
         }
         self.desired.broken.remove(name);
-        self.desired.containers.insert(name.clone(), Arc::new(container));
+        self.desired
+            .containers
+            .insert(name.clone(), Arc::new(container));
         self.promises.held.remove(name);
         self.changed(name);
     }
@@ -292,11 +325,17 @@ impl History {
         self.quiet();
         let before = self.records();
         self.desired.containers.remove(name);
-        self.desired.broken.insert(name.clone(), "line 1: a '=' is missing".into());
+        self.desired
+            .broken
+            .insert(name.clone(), "line 1: a '=' is missing".into());
         self.changed(name);
         let now = self.world.now();
         let decision = decide(&self.desired, &mut self.observed, &now);
-        assert_eq!((&decision.actions, &decision.save), (&vec![], &vec![]), "{name} is broken");
+        assert_eq!(
+            (&decision.actions, &decision.save),
+            (&vec![], &vec![]),
+            "{name} is broken"
+        );
         assert_eq!(before, self.records());
     }
 
@@ -305,13 +344,21 @@ impl History {
         let timeout = *random.pick(&[None, Some(Duration::ZERO), Some(Duration::from_secs(2))]);
         let verb = match random.below(8) {
             0 | 1 => Verb::Start,
-            2 | 3 => Verb::Stop { signal: None, timeout },
+            2 | 3 => Verb::Stop {
+                signal: None,
+                timeout,
+            },
             4 => Verb::Restart { timeout },
             5 => Verb::Kill(*random.pick(&[Signal::KILL, Signal::TERM, Signal::HUP])),
             6 => *Box::new(random.pick(&[Verb::Pause, Verb::Unpause]).clone()),
-            _ => Verb::Remove { force: random.one_in(2) },
+            _ => Verb::Remove {
+                force: random.one_in(2),
+            },
         };
-        if !self.apply(Event::Verb { name: name.clone(), verb: verb.clone() }) {
+        if !self.apply(Event::Verb {
+            name: name.clone(),
+            verb: verb.clone(),
+        }) {
             return;
         }
         match verb {
@@ -345,7 +392,7 @@ impl History {
             0..=3 => self.edit(&name),
             4 => self.break_manifest(&name),
             5 => {
-                self.note(format!("the manifest of {name} is deleted"));
+                self.note(("the manifest is deleted", &name));
                 self.desired.containers.remove(&name);
                 self.desired.broken.remove(&name);
                 self.promises.held.remove(&name);
@@ -366,12 +413,16 @@ impl History {
                 if let Some((name, incarnation)) = self.living() {
                     let statuses = [HealthStatus::Healthy, HealthStatus::Unhealthy];
                     let health = *self.world.random.pick(&statuses);
-                    self.apply(Event::HealthChanged { name, incarnation, health });
+                    self.apply(Event::HealthChanged {
+                        name,
+                        incarnation,
+                        health,
+                    });
                 }
             }
             16 => self.engine_dies(),
             17 if self.world.random.one_in(4) => {
-                self.note("the machine is booted anew".to_owned());
+                self.note("the machine is booted anew");
                 self.world.reboot();
                 let keeps = |name: &Name| {
                     let record = self.world.disk.get(name);
@@ -397,7 +448,7 @@ impl History {
 
     /// All goes well from now on.
     fn calm(&mut self) {
-        self.note("calm".to_owned());
+        self.note("calm");
         self.world.wild = false;
         for _ in 0..40 {
             self.pass(Duration::from_secs(60));
@@ -409,18 +460,25 @@ impl History {
                 .collect();
             for (name, incarnation) in unwell {
                 let health = HealthStatus::Healthy;
-                self.apply(Event::HealthChanged { name, incarnation, health });
+                self.apply(Event::HealthChanged {
+                    name,
+                    incarnation,
+                    health,
+                });
             }
             self.quiet();
         }
         converged(&self.desired, &self.observed, &self.promises);
         assert_eq!(self.wake_at, None, "it is woken for nothing");
         let known: BTreeMap<_, _> = self.records();
-        assert_eq!(known, self.world.disk, "the disk does not say what is known");
+        assert_eq!(
+            known, self.world.disk,
+            "the disk does not say what is known"
+        );
     }
 
     fn shut_down(&mut self) {
-        self.note("shutdown".to_owned());
+        self.note("shutdown");
         self.desired.shutdown = Some(Shutdown { hurry: false });
         self.quiet();
         if self.world.random.one_in(3) {
@@ -429,12 +487,17 @@ impl History {
         }
         self.pass(Duration::from_secs(120));
         assert!(self.world.finished, "the shutdown does not come to an end");
-        assert!(self.world.processes.values().all(|process| !process.lives()));
+        assert!(
+            self.world
+                .processes
+                .values()
+                .all(|process| !process.lives())
+        );
     }
 }
 
-fn history(seed: u64) {
-    let mut history = History::new(seed);
+fn history(seed: u64, told: bool) {
+    let mut history = History::new(seed, told);
     let first = history.names.clone();
     for name in &first {
         if !history.world.random.one_in(4) {
@@ -446,27 +509,31 @@ fn history(seed: u64) {
         history.something();
     }
     if history.world.random.one_in(4) {
-        history.world.wild = history.world.random.one_in(2);
+        // In the midst of everything.
         history.world.wild = false;
-        history.shut_down();
     } else {
         history.calm();
-        history.shut_down();
     }
+    history.shut_down();
 }
 
 #[test]
 fn every_history_keeps_its_promises() {
-    if let Ok(seed) = std::env::var("BERTH_SEED") {
-        history(seed.parse().expect("BERTH_SEED is a number"));
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().expect("a number"))
+    };
+    if let Some(seed) = number("BERTH_SEED") {
+        history(seed, true);
         return;
     }
-    let threads = 2;
+    let histories = number("BERTH_HISTORIES").unwrap_or(HISTORIES);
     std::thread::scope(|scope| {
-        for thread in 0..threads {
+        for thread in 0..2 {
             scope.spawn(move || {
-                for seed in (thread..HISTORIES).step_by(threads as usize) {
-                    let result = std::panic::catch_unwind(|| history(seed));
+                for seed in (thread..histories).step_by(2) {
+                    let result = std::panic::catch_unwind(|| history(seed, false));
                     assert!(result.is_ok(), "run it alone with BERTH_SEED={seed}");
                 }
             });

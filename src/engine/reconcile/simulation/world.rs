@@ -99,7 +99,11 @@ impl World {
     }
 
     pub fn now(&self) -> Now {
-        Now { mono: self.mono, wall: self.wall, boot_id: format!("boot-{}", self.boot) }
+        Now {
+            mono: self.mono,
+            wall: self.wall,
+            boot_id: format!("boot-{}", self.boot),
+        }
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -118,19 +122,29 @@ impl World {
     }
 
     fn gone(&mut self, name: &Name, incarnation: u64) {
-        self.tell(Event::CgroupEmptied { name: name.clone(), incarnation });
+        self.tell(Event::CgroupEmptied {
+            name: name.clone(),
+            incarnation,
+        });
     }
 
     /// The payload ends; what it left behind lives on.
     pub fn die(&mut self, name: &Name, incarnation: u64, status: ExitStatus) {
-        let Some(process) = self.processes.get_mut(&(name.clone(), incarnation)) else { return };
+        let Some(process) = self.processes.get_mut(&(name.clone(), incarnation)) else {
+            return;
+        };
         if process.exit.is_some() {
             return;
         }
         process.exit = Some(status);
         let leftovers = process.leftovers;
         let oom = status == ExitStatus::Signal(Signal::KILL);
-        let exited = Event::Exited { name: name.clone(), incarnation, status, oom };
+        let exited = Event::Exited {
+            name: name.clone(),
+            incarnation,
+            status,
+            oom,
+        };
         if !leftovers && self.random.one_in(3) {
             self.gone(name, incarnation);
             self.tell(exited);
@@ -145,10 +159,16 @@ impl World {
     /// Performs one action, as the engine's edge would.
     pub fn perform(&mut self, action: &Action) {
         match action {
-            Action::Launch { name, incarnation, .. } => {
+            Action::Launch {
+                name, incarnation, ..
+            } => {
                 self.soon(Due::Launch(name.clone(), *incarnation), 200);
             }
-            Action::Signal { name, incarnation, signal } => self.signal(name, *incarnation, *signal),
+            Action::Signal {
+                name,
+                incarnation,
+                signal,
+            } => self.signal(name, *incarnation, *signal),
             Action::KillAll { name, incarnation } => {
                 let key = (name.clone(), *incarnation);
                 let lived = match self.processes.get_mut(&key) {
@@ -170,19 +190,28 @@ impl World {
                     true => Err("EBUSY".to_owned()),
                     false => Ok(()),
                 };
-                self.tell(Event::LiveApplied { name: name.clone(), result });
+                self.tell(Event::LiveApplied {
+                    name: name.clone(),
+                    result,
+                });
             }
             Action::ReloadExec { .. } => {}
             Action::Discard { name } => {
                 assert!(
-                    !self.processes.iter().any(|((n, _), process)| n == name && process.lives()),
+                    !self
+                        .processes
+                        .iter()
+                        .any(|((n, _), process)| n == name && process.lives()),
                     "{name} is discarded while it lives"
                 );
                 let result = match self.wild && self.random.one_in(4) {
                     true => Err("EBUSY".to_owned()),
                     false => Ok(()),
                 };
-                self.tell(Event::Discarded { name: name.clone(), result });
+                self.tell(Event::Discarded {
+                    name: name.clone(),
+                    result,
+                });
             }
             Action::Finish => {
                 assert!(!self.finished, "Finish came twice");
@@ -198,7 +227,9 @@ impl World {
     }
 
     fn signal(&mut self, name: &Name, incarnation: u64, signal: Signal) {
-        let Some(process) = self.processes.get(&(name.clone(), incarnation)) else { return };
+        let Some(process) = self.processes.get(&(name.clone(), incarnation)) else {
+            return;
+        };
         if signal != Signal::TERM || process.stubborn || process.exit.is_some() {
             return;
         }
@@ -241,7 +272,11 @@ impl World {
                 "{name}: incarnation {incarnation} is launched while {number} lives"
             );
         }
-        let id = self.disk.get(&name).map(|record| record.id.clone()).unwrap_or_default();
+        let id = self
+            .disk
+            .get(&name)
+            .map(|record| record.id.clone())
+            .unwrap_or_default();
         assert!(
             self.launched.insert((id.clone(), incarnation)),
             "{name}: the number {incarnation} is used twice"
@@ -249,7 +284,12 @@ impl World {
         if self.wild && self.random.one_in(5) {
             let code = *self.random.pick(&[125, 126, 127]);
             let error = "no such file".to_owned();
-            self.tell(Event::LaunchFailed { name, incarnation, code, error });
+            self.tell(Event::LaunchFailed {
+                name,
+                incarnation,
+                code,
+                error,
+            });
             return;
         }
         self.next_pid += 1;
@@ -266,7 +306,11 @@ impl World {
         };
         self.processes.insert((name.clone(), incarnation), process);
         // Now and then its end is told before its beginning.
-        let launched = Due::Tell(Event::Launched { name, incarnation, pid: self.next_pid });
+        let launched = Due::Tell(Event::Launched {
+            name,
+            incarnation,
+            pid: self.next_pid,
+        });
         let late = if self.random.one_in(10) { 500 } else { 0 };
         self.soon(launched, late);
     }
@@ -290,7 +334,12 @@ impl World {
             if let Some(status) = process.exit
                 && (!process.acknowledged || process.lives())
             {
-                told.push(Event::Exited { name: name.clone(), incarnation, status, oom: false });
+                told.push(Event::Exited {
+                    name: name.clone(),
+                    incarnation,
+                    status,
+                    oom: false,
+                });
                 if !process.lives() {
                     told.push(Event::CgroupEmptied { name, incarnation });
                 }

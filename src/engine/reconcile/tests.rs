@@ -1,1 +1,0 @@
-//! Single behaviours, each told as a short story.

@@ -46,6 +46,8 @@ impl Observed {
             self.edit(&name, |record| {
                 record.incarnation = incarnation;
                 record.boot_id = now.boot_id.clone();
+                // With what it was launched nobody knows: taken for what is declared.
+                record.applied = None;
                 record.phase = Phase::Running(run);
             });
             return;
@@ -210,4 +212,88 @@ pub(super) fn reboot(record: &mut Record, now: &Now) {
         Phase::Removing { .. } | Phase::Dead { .. } => Phase::Removing { tried: 0 },
         _ => Phase::Exited(Rest::Boot),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::*;
+    use crate::manifest::model::Container;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn adopted(name: &Name, incarnation: u64) -> Event {
+        Event::Adopted(Adopted {
+            name: name.clone(),
+            incarnation,
+            pid: 7,
+            started: Duration::ZERO,
+            started_wall: 0,
+            frozen: false,
+            id: None,
+        })
+    }
+
+    /// The record of 4 could not be written, and 3 lives on beside it.
+    #[test]
+    fn nothing_is_launched_beside_a_stray() {
+        let now = Now {
+            mono: Duration::from_secs(9),
+            wall: 0,
+            boot_id: "b".into(),
+        };
+        let name: Name = "web".parse().unwrap();
+        let mut record = Record::new(name.clone(), "0".repeat(64), 0, "b".into());
+        record.incarnation = 3;
+        record.last_good = Some(Arc::new(Container::default()));
+        record.applied = record.last_good.clone();
+        record.phase = Phase::Launching {
+            since: Duration::ZERO,
+        };
+        let mut desired = Desired::default();
+        desired
+            .containers
+            .insert(name.clone(), Arc::new(Container::default()));
+
+        let mut observed = Observed::restore([record], 1, &now);
+        for event in [adopted(&name, 4), adopted(&name, 3), Event::AdoptionDone] {
+            observed.apply(event, &now).unwrap();
+        }
+        let kill = Action::KillAll {
+            name: name.clone(),
+            incarnation: 3,
+        };
+        let actions = decide(&desired, &mut observed, &now).actions;
+        assert!(actions.iter().all(|action| *action == kill) && !actions.is_empty());
+        assert_eq!(observed.record(&name).unwrap().incarnation, 4);
+
+        observed
+            .apply(
+                Event::Gone {
+                    name: name.clone(),
+                    incarnation: 4,
+                },
+                &now,
+            )
+            .unwrap();
+        decide(&desired, &mut observed, &now);
+        let later = Now {
+            mono: Duration::from_secs(99),
+            ..now
+        };
+        assert_eq!(decide(&desired, &mut observed, &later).actions, []);
+        assert_eq!(observed.block(&name), Some(&Block::Stray));
+
+        let emptied = Event::CgroupEmptied {
+            name: name.clone(),
+            incarnation: 3,
+        };
+        observed.apply(emptied, &later).unwrap();
+        let launch = Action::Launch {
+            name,
+            incarnation: 5,
+            renew: false,
+        };
+        assert_eq!(decide(&desired, &mut observed, &later).actions, [launch]);
+    }
 }

@@ -129,6 +129,14 @@ fn accept(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
         return;
     }
     let manifest = manifest.clone();
+    if record.applied.is_none() && record.phase.is_alive() {
+        // Adopted without a record: what lives is taken for what is declared.
+        let applied = Some(manifest.clone());
+        observed.edit(name, |record| record.applied = applied);
+    }
+    let Some(record) = observed.record(name) else {
+        return;
+    };
     if let Some(old) = &record.last_good {
         if Arc::ptr_eq(old, &manifest) {
             return;
@@ -155,9 +163,6 @@ fn take(record: &mut Record, manifest: Arc<Container>) {
                 why: StopWhy::Edited { keys },
             });
         }
-    } else if record.applied.is_none() && record.phase.is_alive() {
-        // Adopted without a record: what lives is taken for what is declared.
-        record.applied = Some(manifest);
     }
 }
 

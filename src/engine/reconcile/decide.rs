@@ -461,3 +461,72 @@ fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Containe
         keys,
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::*;
+    use std::time::Duration;
+
+    /// Ten thousand behind one another or behind one: no recursion, no quadratic work.
+    #[test]
+    fn ten_thousand_start_and_stop_in_order() {
+        for chain in [false, true] {
+            let now = Now {
+                mono: Duration::from_secs(1),
+                wall: 0,
+                boot_id: "b".into(),
+            };
+            let name = |i: u32| -> Name { format!("c{i:05}").parse().unwrap() };
+            let mut desired = Desired::default();
+            for i in 0..10_000 {
+                let on = if chain { i.max(1) - 1 } else { 0 };
+                let requires = vec![name(on)];
+                desired.containers.insert(
+                    name(i),
+                    Arc::new(Container {
+                        requires,
+                        ..Container::default()
+                    }),
+                );
+            }
+            let mut observed = Observed::restore([], 1, &now);
+            observed.apply(Event::AdoptionDone, &now).unwrap();
+            let mut order = Vec::new();
+            let mut todo = decide(&desired, &mut observed, &now).actions;
+            while let Some(action) = todo.pop() {
+                match action {
+                    Action::Launch {
+                        name, incarnation, ..
+                    } => {
+                        order.push(name.clone());
+                        let event = Event::Launched {
+                            name,
+                            incarnation,
+                            pid: 1,
+                        };
+                        observed.apply(event, &now).unwrap();
+                    }
+                    Action::Signal {
+                        name, incarnation, ..
+                    } => {
+                        order.push(name.clone());
+                        observed
+                            .apply(Event::Gone { name, incarnation }, &now)
+                            .unwrap();
+                    }
+                    Action::Finish => break,
+                    action => panic!("{action:?}"),
+                }
+                todo.extend(decide(&desired, &mut observed, &now).actions);
+                if order.len() == 10_000 && desired.shutdown.is_none() {
+                    assert_eq!(order.first(), Some(&name(0)));
+                    desired.shutdown = Some(Shutdown { hurry: false });
+                    todo.extend(decide(&desired, &mut observed, &now).actions);
+                }
+            }
+            assert_eq!(order.len(), 20_000);
+            assert_eq!(order.last(), Some(&name(0)));
+        }
+    }
+}

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::action::{Action, Decision};
 use super::backoff::{pause, spread};
@@ -51,10 +50,17 @@ pub fn decide(desired: &Desired, observed: &mut Observed, now: &Now) -> Decision
     let save = std::mem::take(&mut observed.unsaved);
     let forget = std::mem::take(&mut observed.forgotten);
     Decision {
-        forget: forget.into_iter().filter(|name| !save.contains(name)).collect(),
+        forget: forget
+            .into_iter()
+            .filter(|name| !save.contains(name))
+            .collect(),
         save: save.into_iter().collect(),
         actions: std::mem::take(&mut observed.queue),
-        wake_at: observed.timers.iter().map(|(at, _)| *at).find(|at| *at > now.mono),
+        wake_at: observed
+            .timers
+            .iter()
+            .map(|(at, _)| *at)
+            .find(|at| *at > now.mono),
     }
 }
 
@@ -70,7 +76,10 @@ fn wake(desired: &Desired, observed: &mut Observed, now: &Now) {
     let ending = observed.shutdown != desired.shutdown;
     observed.shutdown = desired.shutdown;
     if std::mem::take(&mut observed.all_dirty) || ending {
-        let known: Vec<Name> = observed.records().map(|record| record.name.clone()).collect();
+        let known: Vec<Name> = observed
+            .records()
+            .map(|record| record.name.clone())
+            .collect();
         observed.dirty.extend(known);
         observed.dirty.extend(desired.containers.keys().cloned());
     }
@@ -84,9 +93,14 @@ fn settle(desired: &Desired, observed: &mut Observed, now: &Now, touched: &mut B
     let closing = observed.graph.settle();
     observed.dirty.extend(closing);
     while let Some(name) = observed.dirty.pop_first() {
-        let Some(record) = observed.record(&name) else { continue };
+        let Some(record) = observed.record(&name) else {
+            continue;
+        };
         let node = judge(desired, observed, record);
-        let same = observed.nodes.get(&name).is_some_and(|old| old.means_the_same(&node));
+        let same = observed
+            .nodes
+            .get(&name)
+            .is_some_and(|old| old.means_the_same(&node));
         observed.nodes.insert(name.clone(), node);
         if !same {
             let neighbours = observed.graph.neighbours(&name);
@@ -105,15 +119,34 @@ fn accept(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
         }
         observed.create(name, None, now);
     }
-    let Some(record) = observed.record(name) else { return };
-    let Force::Manifest(manifest) = in_force(desired, record) else { return };
-    if matches!(record.phase, Phase::Removing | Phase::Dead { .. })
-        || record.last_good.as_ref() == Some(manifest)
-    {
+    let Some(record) = observed.record(name) else {
+        return;
+    };
+    let Force::Manifest(manifest) = in_force(desired, record) else {
+        return;
+    };
+    if matches!(record.phase, Phase::Removing { .. } | Phase::Dead { .. }) {
         return;
     }
     let manifest = manifest.clone();
-    observed.graph.set(name, Some(&manifest));
+    if record.applied.is_none() && record.phase.is_alive() {
+        // Adopted without a record: what lives is taken for what is declared.
+        let applied = Some(manifest.clone());
+        observed.edit(name, |record| record.applied = applied);
+    }
+    let Some(record) = observed.record(name) else {
+        return;
+    };
+    if let Some(old) = &record.last_good {
+        if Arc::ptr_eq(old, &manifest) {
+            return;
+        }
+        if *old == manifest {
+            observed.share(name, &manifest);
+            return;
+        }
+    }
+    observed.draw(name, Some(&manifest));
     observed.edit(name, |record| take(record, manifest));
 }
 
@@ -126,18 +159,21 @@ fn take(record: &mut Record, manifest: Arc<Container>) {
         record.held = None;
         record.streak = 0;
         if let Phase::Exited(Rest::Finished) | Phase::Backoff { .. } = record.phase {
-            record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Edited { keys } });
+            record.phase = Phase::Exited(Rest::Stopped {
+                why: StopWhy::Edited { keys },
+            });
         }
-    } else if record.applied.is_none() && record.phase.is_alive() {
-        // Adopted without a record: what lives is taken for what is declared.
-        record.applied = Some(manifest);
     }
 }
 
 /// One container's next step.
 fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
-    let Some(record) = observed.record(name) else { return };
-    let Some(node) = observed.nodes.get(name) else { return };
+    let Some(record) = observed.record(name) else {
+        return;
+    };
+    let Some(node) = observed.nodes.get(name) else {
+        return;
+    };
     let incarnation = record.incarnation;
     let hurry = desired.shutdown.is_some_and(|shutdown| shutdown.hurry);
     let force = in_force(desired, record);
@@ -149,12 +185,10 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
             observed.set_phase(name, phase);
         }
         (Phase::Created | Phase::Exited(_), Some(StopWhy::Removed))
-            if matches!(force, Force::Gone) =>
+            if matches!(force, Force::Gone) && !observed.strays.contains_key(name) =>
         {
-            if !observed.strays.contains_key(name) {
-                observed.set_phase(name, Phase::Removing);
-                observed.queue.push(Action::Discard { name: name.clone() });
-            }
+            observed.set_phase(name, Phase::Removing { tried: 0 });
+            observed.queue.push(Action::Discard { name: name.clone() });
         }
         (Phase::Backoff { .. }, Some(why)) => {
             observed.set_phase(name, Phase::Exited(Rest::Stopped { why }));
@@ -172,9 +206,10 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
             }
         }
         (Phase::Running(_), Some(why)) => {
-            if !held_up(observed, name) {
-                stop(desired, observed, name, why, forced, now);
+            if held_up(observed, name) {
+                return;
             }
+            stop(desired, observed, name, why, forced, now);
         }
         (Phase::Running(_), None) => {
             if let Force::Manifest(manifest) = force {
@@ -182,16 +217,29 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
                 change_in_place(observed, name, &manifest);
             }
         }
-        (Phase::Stopping { deadline, escalated, .. }, _)
-            if deadline.is_some_and(|at| at <= now.mono) || (forced && !escalated) =>
-        {
+        (
+            Phase::Stopping {
+                deadline,
+                escalated,
+                ..
+            },
+            _,
+        ) if deadline.is_some_and(|at| at <= now.mono) || (forced && !escalated) => {
             observed.edit(name, |record| {
-                if let Phase::Stopping { deadline, escalated, .. } = &mut record.phase {
+                if let Phase::Stopping {
+                    deadline,
+                    escalated,
+                    ..
+                } = &mut record.phase
+                {
                     *escalated = true;
                     *deadline = Some(now.mono.saturating_add(KILL_AGAIN));
                 }
             });
-            observed.queue.push(Action::KillAll { name: name.clone(), incarnation });
+            observed.queue.push(Action::KillAll {
+                name: name.clone(),
+                incarnation,
+            });
         }
         (Phase::Ending { deadline, .. }, _) if *deadline <= now.mono => {
             observed.edit(name, |record| {
@@ -199,11 +247,14 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
                     *deadline = now.mono.saturating_add(KILL_AGAIN);
                 }
             });
-            observed.queue.push(Action::KillAll { name: name.clone(), incarnation });
+            observed.queue.push(Action::KillAll {
+                name: name.clone(),
+                incarnation,
+            });
         }
-        (Phase::Dead { until, attempt, .. }, _) if *until <= now.mono => {
-            let (error, attempt) = (String::new(), *attempt);
-            observed.set_phase(name, Phase::Dead { error, until: Duration::MAX, attempt });
+        (Phase::Dead { until, tried, .. }, _) if *until <= now.mono => {
+            let tried = *tried;
+            observed.set_phase(name, Phase::Removing { tried });
             observed.queue.push(Action::Discard { name: name.clone() });
         }
         _ => {}
@@ -217,12 +268,13 @@ fn after_the_end(record: &Record, why: Option<StopWhy>, now: &Now) -> Phase {
         return Phase::Exited(Rest::Stopped { why });
     }
     let restart = record.restart();
-    let success = record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success());
+    let success = record
+        .last_exit
+        .as_ref()
+        .is_some_and(|exit| exit.status.is_success());
     let again = match restart.policy {
         RestartPolicy::No => false,
-        RestartPolicy::OnFailure { max } => {
-            !success && max.is_none_or(|max| record.streak <= max)
-        }
+        RestartPolicy::OnFailure { max } => !success && max.is_none_or(|max| record.streak <= max),
         RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
     };
     if !again {
@@ -245,14 +297,18 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
         }
         return;
     }
-    let joined = match manifest.network_mode() {
-        NetworkMode::Container(owner) => observed
-            .nodes
-            .get(&owner)
-            .and_then(|node| node.runs)
-            .map(|incarnation| Joined { name: owner, incarnation }),
-        _ => None,
-    };
+    let joined =
+        match manifest.network_mode() {
+            NetworkMode::Container(owner) => observed
+                .nodes
+                .get(&owner)
+                .and_then(|node| node.runs)
+                .map(|incarnation| Joined {
+                    name: owner,
+                    incarnation,
+                }),
+            _ => None,
+        };
     observed.live.remove(name);
     let order = observed.edit(name, |record| {
         let replaced = record
@@ -280,7 +336,10 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
 
 /// Whether one that has to end before this one still lives.
 fn held_up(observed: &mut Observed, name: &Name) -> bool {
-    let from = observed.nodes.get(name).and_then(|node| node.held_up_by.clone());
+    let from = observed
+        .nodes
+        .get(name)
+        .and_then(|node| node.held_up_by.clone());
     let lives = |(by, edge): (&Name, super::graph::Edge)| {
         let node = observed.nodes.get(by)?;
         let goes = edge.needs() || (edge.orders() && node.down.is_some());
@@ -307,20 +366,34 @@ fn stop(
     forced: bool,
     now: &Now,
 ) {
-    let Some(record) = observed.record(name) else { return };
-    let Phase::Running(run) = &record.phase else { return };
+    let Some(record) = observed.record(name) else {
+        return;
+    };
+    let Phase::Running(run) = &record.phase else {
+        return;
+    };
     let mut run = run.clone();
     let incarnation = record.incarnation;
     let settings = match in_force(desired, record) {
         Force::Manifest(manifest) => manifest.stop.clone(),
-        _ => record.applied.as_ref().map(|manifest| manifest.stop.clone()).unwrap_or_default(),
+        _ => record
+            .applied
+            .as_ref()
+            .map(|manifest| manifest.stop.clone())
+            .unwrap_or_default(),
     };
     let (mut signal, mut timeout) = (settings.signal(), settings.timeout);
     if let (StopWhy::ByHand, Some(held)) = (&why, &record.held) {
         signal = held.signal.unwrap_or(signal);
         timeout = held.timeout.unwrap_or(timeout);
     }
-    if let (StopWhy::Restart, Some(Asked::Restart { timeout: Some(asked) })) = (&why, run.asked) {
+    if let (
+        StopWhy::Restart,
+        Some(Asked::Restart {
+            timeout: Some(asked),
+        }),
+    ) = (&why, run.asked)
+    {
         timeout = asked;
     }
     let escalated = forced || timeout.is_zero() || signal == Signal::KILL;
@@ -330,21 +403,41 @@ fn stop(
         true => now.mono.checked_add(KILL_AGAIN),
         false => now.mono.checked_add(timeout),
     };
-    observed.set_phase(name, Phase::Stopping { run, why, signal, deadline, escalated });
+    observed.set_phase(
+        name,
+        Phase::Stopping {
+            run,
+            why,
+            signal,
+            deadline,
+            escalated,
+        },
+    );
     let name = name.clone();
     if escalated {
         observed.queue.push(Action::KillAll { name, incarnation });
     } else {
-        observed.queue.push(Action::Signal { name: name.clone(), incarnation, signal });
+        observed.queue.push(Action::Signal {
+            name: name.clone(),
+            incarnation,
+            signal,
+        });
         // A frozen payload takes the signal when it is thawed.
-        observed.queue.extend(thaw.then_some(Action::Thaw { name, incarnation }));
+        observed
+            .queue
+            .extend(thaw.then_some(Action::Thaw { name, incarnation }));
     }
 }
 
 fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Container>) {
-    let Some(record) = observed.record(name) else { return };
+    let Some(record) = observed.record(name) else {
+        return;
+    };
     let incarnation = record.incarnation;
     let Some(old) = &record.applied else { return };
+    if Arc::ptr_eq(old, manifest) {
+        return;
+    }
     let Change::InPlace { keys } = Change::between(old, manifest) else {
         return;
     };
@@ -355,6 +448,85 @@ fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Containe
     {
         return;
     }
-    observed.live.insert(name.clone(), Live { to: manifest.clone(), incarnation });
-    observed.queue.push(Action::ApplyLive { name: name.clone(), incarnation, keys });
+    observed.live.insert(
+        name.clone(),
+        Live {
+            to: manifest.clone(),
+            incarnation,
+        },
+    );
+    observed.queue.push(Action::ApplyLive {
+        name: name.clone(),
+        incarnation,
+        keys,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::*;
+    use std::time::Duration;
+
+    /// Ten thousand behind one another or behind one: no recursion, no quadratic work.
+    #[test]
+    fn ten_thousand_start_and_stop_in_order() {
+        for chain in [false, true] {
+            let now = Now {
+                mono: Duration::from_secs(1),
+                wall: 0,
+                boot_id: "b".into(),
+            };
+            let name = |i: u32| -> Name { format!("c{i:05}").parse().unwrap() };
+            let mut desired = Desired::default();
+            for i in 0..10_000 {
+                let on = if chain { i.max(1) - 1 } else { 0 };
+                let requires = vec![name(on)];
+                desired.containers.insert(
+                    name(i),
+                    Arc::new(Container {
+                        requires,
+                        ..Container::default()
+                    }),
+                );
+            }
+            let mut observed = Observed::restore([], 1, &now);
+            observed.apply(Event::AdoptionDone, &now).unwrap();
+            let mut order = Vec::new();
+            let mut todo = decide(&desired, &mut observed, &now).actions;
+            while let Some(action) = todo.pop() {
+                match action {
+                    Action::Launch {
+                        name, incarnation, ..
+                    } => {
+                        order.push(name.clone());
+                        let event = Event::Launched {
+                            name,
+                            incarnation,
+                            pid: 1,
+                        };
+                        observed.apply(event, &now).unwrap();
+                    }
+                    Action::Signal {
+                        name, incarnation, ..
+                    } => {
+                        order.push(name.clone());
+                        observed
+                            .apply(Event::Gone { name, incarnation }, &now)
+                            .unwrap();
+                    }
+                    Action::Finish => break,
+                    action => panic!("{action:?}"),
+                }
+                todo.extend(decide(&desired, &mut observed, &now).actions);
+                if order.len() == 10_000 && desired.shutdown.is_none() {
+                    assert_eq!(order.first(), Some(&name(0)));
+                    desired.shutdown = Some(Shutdown { hurry: false });
+                    todo.extend(decide(&desired, &mut observed, &now).actions);
+                }
+            }
+            assert_eq!(order.len(), 20_000);
+            assert_eq!(order.last(), Some(&name(0)));
+        }
+    }
 }

@@ -12,7 +12,9 @@ use crate::manifest::scalar::{Name, Signal};
 pub enum Event {
     /// These manifests are new, edited, broken, mended or gone in `Desired`.
     ManifestsChanged(BTreeSet<Name>),
-    /// At start-up: the keeper (or the kernel) says that this incarnation lives.
+    /// At start-up: the keeper (or the kernel) says that processes of this incarnation
+    /// live. `Exited` follows if its payload is not among them; an end that the keeper
+    /// still holds is told as `Exited` and `CgroupEmptied` alone.
     Adopted(Adopted),
     /// At start-up: all that lives was told. What is recorded as living and was not
     /// told of is gone. Nothing is decided before this event.

@@ -44,14 +44,19 @@ pub struct Graph {
     back: BTreeMap<Name, BTreeSet<Name>>,
     /// Both directions: who declares a conflict with whom.
     rivals: BTreeMap<Name, BTreeSet<Name>>,
+    /// Edges that close a cycle: they order nothing.
     ignored: BTreeSet<(Name, Name)>,
+    /// Edges whose conflict does not make the one that declares it give way.
+    insisting: BTreeSet<(Name, Name)>,
     stale: bool,
 }
 
 impl Graph {
     /// Draws the edges of `name`; without a manifest it has none.
     pub fn set(&mut self, name: &Name, container: Option<&Container>) {
-        let edges = container.map(|container| edges(name, container)).unwrap_or_default();
+        let edges = container
+            .map(|container| edges(name, container))
+            .unwrap_or_default();
         let none = Edges::new();
         let old = self.out.get(name).unwrap_or(&none);
         if *old == edges {
@@ -60,17 +65,30 @@ impl Graph {
         for to in old.keys() {
             remove(&mut self.back, to, name);
             // A conflict that the other one declares too remains.
-            let mutual = self.out.get(to).and_then(|edges| edges.get(name)).is_some_and(|e| e.yields);
+            let mutual = self
+                .out
+                .get(to)
+                .and_then(|edges| edges.get(name))
+                .is_some_and(|e| e.yields);
             if !mutual {
                 remove(&mut self.rivals, to, name);
                 remove(&mut self.rivals, name, to);
             }
         }
         for (to, edge) in &edges {
-            self.back.entry(to.clone()).or_default().insert(name.clone());
+            self.back
+                .entry(to.clone())
+                .or_default()
+                .insert(name.clone());
             if edge.yields {
-                self.rivals.entry(to.clone()).or_default().insert(name.clone());
-                self.rivals.entry(name.clone()).or_default().insert(to.clone());
+                self.rivals
+                    .entry(to.clone())
+                    .or_default()
+                    .insert(name.clone());
+                self.rivals
+                    .entry(name.clone())
+                    .or_default()
+                    .insert(to.clone());
             }
         }
         if edges.is_empty() {
@@ -81,16 +99,27 @@ impl Graph {
         self.stale = true;
     }
 
+    /// The edge as it counts: without what would close a cycle.
+    fn counting(&self, by: &Name, to: &Name, edge: Edge) -> Edge {
+        let has = |set: &BTreeSet<(Name, Name)>| {
+            !set.is_empty() && set.contains(&(by.clone(), to.clone()))
+        };
+        match has(&self.ignored) {
+            true => Edge {
+                yields: edge.yields && !has(&self.insisting),
+                ..Edge::default()
+            },
+            false => Edge {
+                yields: edge.yields && !has(&self.insisting),
+                ..edge
+            },
+        }
+    }
+
     /// What `name` waits for.
     pub fn out<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a Name, Edge)> {
-        self.out
-            .get(name)
-            .into_iter()
-            .flatten()
-            .filter(move |(to, _)| {
-                self.ignored.is_empty() || !self.ignored.contains(&(name.clone(), (*to).clone()))
-            })
-            .map(|(to, edge)| (to, *edge))
+        let edges = self.out.get(name).into_iter().flatten();
+        edges.map(move |(to, edge)| (to, self.counting(name, to, *edge)))
     }
 
     /// Who waits for `name`, from `from` on in the order of names.
@@ -101,24 +130,17 @@ impl Graph {
     ) -> impl Iterator<Item = (&'a Name, Edge)> {
         use std::ops::Bound::{Included, Unbounded};
         let from = from.map_or(Unbounded, Included);
-        self.back.get(name).into_iter().flat_map(move |set| set.range::<Name, _>((from, Unbounded))).filter_map(
-            move |by| {
+        let back = self.back.get(name).into_iter();
+        back.flat_map(move |set| set.range::<Name, _>((from, Unbounded)))
+            .filter_map(move |by| {
                 let edge = self.out.get(by)?.get(name)?;
-                let ignored = !self.ignored.is_empty()
-                    && self.ignored.contains(&(by.clone(), name.clone()));
-                (!ignored).then_some((by, *edge))
-            },
-        )
+                Some((by, self.counting(by, name, *edge)))
+            })
     }
 
     /// Who can't run at the same time as `name`.
     pub fn rivals<'a>(&'a self, name: &Name) -> impl Iterator<Item = &'a Name> {
         self.rivals.get(name).into_iter().flatten()
-    }
-
-    /// Whether `by` declares that it conflicts with `with`.
-    pub fn declares_conflict(&self, by: &Name, with: &Name) -> bool {
-        self.out.get(by).and_then(|edges| edges.get(with)).is_some_and(|edge| edge.yields)
     }
 
     /// Everyone whose situation may change with that of `name`.
@@ -135,12 +157,61 @@ impl Graph {
             return Vec::new();
         }
         let ignored = self.closing();
-        let changed = ignored
-            .symmetric_difference(&self.ignored)
+        let before = std::mem::replace(&mut self.ignored, ignored);
+        let insisting = self.insisting();
+        let yielded = std::mem::replace(&mut self.insisting, insisting);
+        let ordering = self.ignored.symmetric_difference(&before);
+        ordering
+            .chain(self.insisting.symmetric_difference(&yielded))
             .flat_map(|(from, to)| [from.clone(), to.clone()])
-            .collect();
-        self.ignored = ignored;
-        changed
+            .collect()
+    }
+
+    /// The conflicts in which the one that declares it does not give way: both
+    /// declare it and this one comes first in the order of names, or the other would
+    /// go down with it.
+    fn insisting(&self) -> BTreeSet<(Name, Name)> {
+        let mut insisting = BTreeSet::new();
+        for (by, to) in self
+            .rivals
+            .iter()
+            .flat_map(|(by, set)| set.iter().map(move |to| (by, to)))
+        {
+            if self.declares(by, to) && (!self.gives_way(by, to) || self.falls_with(to, by)) {
+                insisting.insert((by.clone(), to.clone()));
+            }
+        }
+        insisting
+    }
+
+    fn declares(&self, by: &Name, with: &Name) -> bool {
+        self.out
+            .get(by)
+            .and_then(|edges| edges.get(with))
+            .is_some_and(|edge| edge.yields)
+    }
+
+    fn gives_way(&self, by: &Name, to: &Name) -> bool {
+        self.declares(by, to) && (by > to || !self.declares(to, by))
+    }
+
+    /// Whether `name` would stop because `other` does, over however many others.
+    fn falls_with(&self, name: &Name, other: &Name) -> bool {
+        let mut seen = BTreeSet::from([name]);
+        let mut open = vec![name];
+        while let Some(at) = open.pop() {
+            for (to, edge) in self.out.get(at).into_iter().flatten() {
+                let ignored = self.ignored.contains(&(at.clone(), to.clone()));
+                let leads = (edge.needs() && !ignored) || self.gives_way(at, to);
+                if leads && to == other {
+                    return true;
+                }
+                if leads && seen.insert(to) {
+                    open.push(to);
+                }
+            }
+        }
+        false
     }
 
     /// Depth first, without recursion: a chain may be as long as there are containers.
@@ -178,7 +249,12 @@ impl Graph {
 
     fn next<'a>(&'a self, name: &Name) -> Box<dyn Iterator<Item = &'a Name> + 'a> {
         match self.out.get(name) {
-            Some(edges) => Box::new(edges.keys()),
+            Some(edges) => Box::new(
+                edges
+                    .iter()
+                    .filter(|(_, edge)| edge.orders())
+                    .map(|(to, _)| to),
+            ),
             None => Box::new(std::iter::empty()),
         }
     }
@@ -220,7 +296,10 @@ mod tests {
     }
 
     fn requiring(names: &[&str]) -> Container {
-        Container { requires: names.iter().map(|n| name(n)).collect(), ..Container::default() }
+        Container {
+            requires: names.iter().map(|n| name(n)).collect(),
+            ..Container::default()
+        }
     }
 
     #[test]
@@ -231,11 +310,13 @@ mod tests {
         assert_eq!(graph.settle(), Vec::new());
         graph.set(&name("c"), Some(&requiring(&["a", "c"])));
         assert_eq!(graph.settle(), [name("c"), name("a")]);
-        assert_eq!(graph.out(&name("c")).count(), 0);
+        let c = name("c");
+        let counting = |graph: &Graph| graph.out(&c).filter(|(_, edge)| edge.orders()).count();
+        assert_eq!(counting(&graph), 0);
         assert_eq!(graph.out(&name("b")).count(), 1);
         graph.set(&name("a"), None);
         assert_eq!(graph.settle().len(), 2);
-        assert_eq!(graph.out(&name("c")).count(), 1);
+        assert_eq!(counting(&graph), 1);
         assert_eq!(graph.back(&name("c"), None).count(), 1);
     }
 
@@ -243,7 +324,10 @@ mod tests {
     fn a_long_chain_is_no_danger_to_the_stack() {
         let mut graph = Graph::default();
         for i in 0..20_000 {
-            graph.set(&name(&format!("c{i}")), Some(&requiring(&[&format!("c{}", i + 1)])));
+            graph.set(
+                &name(&format!("c{i}")),
+                Some(&requiring(&[&format!("c{}", i + 1)])),
+            );
         }
         assert_eq!(graph.settle(), Vec::new());
     }
@@ -251,7 +335,10 @@ mod tests {
     #[test]
     fn a_mutual_conflict_outlives_one_of_its_declarations() {
         let mut graph = Graph::default();
-        let conflict = |n: &str| Container { conflicts: vec![name(n)], ..Container::default() };
+        let conflict = |n: &str| Container {
+            conflicts: vec![name(n)],
+            ..Container::default()
+        };
         graph.set(&name("a"), Some(&conflict("b")));
         graph.set(&name("b"), Some(&conflict("a")));
         graph.set(&name("a"), None);

@@ -126,7 +126,10 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         },
         outlook: Outlook::Hopeless,
         block: None,
-        held_up_by: observed.nodes.get(name).and_then(|node| node.held_up_by.clone()),
+        held_up_by: observed
+            .nodes
+            .get(name)
+            .and_then(|node| node.held_up_by.clone()),
         down,
     };
     let rests = matches!(
@@ -146,7 +149,11 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         },
         (None, Phase::Launching { .. }) => Outlook::Pending,
         (None, Phase::Exited(Rest::Finished)) => {
-            match record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success()) {
+            match record
+                .last_exit
+                .as_ref()
+                .is_some_and(|exit| exit.status.is_success())
+            {
                 true => Outlook::Ready,
                 false => Outlook::Hopeless,
             }
@@ -174,16 +181,12 @@ fn comes_back(why: &StopWhy) -> bool {
     }
 }
 
-fn down(
-    desired: &Desired,
-    observed: &Observed,
-    record: &Record,
-    force: &Force,
-) -> Option<StopWhy> {
+fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) -> Option<StopWhy> {
     if desired.shutdown.is_some() {
         return Some(StopWhy::Shutdown);
     }
-    if matches!(force, Force::Gone) || matches!(record.phase, Phase::Removing | Phase::Dead { .. })
+    if matches!(force, Force::Gone)
+        || matches!(record.phase, Phase::Removing { .. } | Phase::Dead { .. })
     {
         return Some(StopWhy::Removed);
     }
@@ -204,28 +207,32 @@ fn down(
             return Some(StopWhy::Restart);
         }
         if let (Force::Manifest(new), Some(old)) = (force, &record.applied)
+            && !Arc::ptr_eq(old, new)
             && let Change::Replace { keys } = Change::between(old, new)
         {
             return Some(StopWhy::Edited { keys });
-        }
-        if let Some(joined) = &record.joined
-            && let Some(incarnation) = observed.nodes.get(&joined.name).and_then(|owner| owner.runs)
-            && incarnation != joined.incarnation
-        {
-            return Some(StopWhy::Network { of: joined.name.clone() });
         }
     }
     if !alive {
         return None;
     }
     for (to, edge) in observed.graph.out(name) {
-        let Some(other) = observed.nodes.get(to) else { continue };
+        let Some(other) = observed.nodes.get(to) else {
+            continue;
+        };
+        if edge.joins
+            && let (Phase::Running(_), Some(joined)) = (&record.phase, &record.joined)
+            && joined.name == *to
+            && other
+                .runs
+                .is_some_and(|incarnation| incarnation != joined.incarnation)
+        {
+            return Some(StopWhy::Network { of: to.clone() });
+        }
         if edge.needs() && other.down.is_some() {
             return Some(StopWhy::Dependency { on: to.clone() });
         }
-        // Where both declare the conflict, the first in the order of names stays.
-        let mutual = observed.graph.declares_conflict(to, name);
-        if edge.yields && other.alive && other.down.is_none() && !(mutual && name < to) {
+        if edge.yields && other.alive && other.down.is_none() {
             return Some(StopWhy::Conflict { with: to.clone() });
         }
     }
@@ -256,10 +263,10 @@ pub(super) fn block(observed: &Observed, name: &Name) -> Option<Block> {
         }
     }
     for with in observed.graph.rivals(name) {
-        let Some(rival) = observed.record(with) else { continue };
-        let down = observed.nodes.get(with).is_some_and(|node| node.down.is_some());
-        let restarts = matches!(rival.phase, Phase::Backoff { .. }) && !down;
-        if rival.phase.is_alive() || restarts {
+        if observed
+            .record(with)
+            .is_some_and(|rival| rival.phase.is_alive())
+        {
             return Some(Block::Conflict { with: with.clone() });
         }
     }

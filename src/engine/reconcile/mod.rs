@@ -17,6 +17,7 @@
 //! - a container ends after all that requires it, and begins after what it requires.
 
 mod action;
+mod adoption;
 mod backoff;
 mod change;
 mod clock;
@@ -29,8 +30,6 @@ mod observed;
 mod record;
 #[cfg(test)]
 mod simulation;
-#[cfg(test)]
-mod tests;
 mod verb;
 
 pub use action::{Action, Decision};

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::Action;
+use super::adoption::reboot;
 use super::backoff::spread;
 use super::clock::Now;
 use super::desired::Shutdown;
-use super::event::{Adopted, Event, Refused};
+use super::event::{Event, Refused};
 use super::graph::Graph;
-use super::judge::Node;
 pub use super::judge::Block;
+use super::judge::Node;
 use super::record::{
-    Asked, Exit, ExitStatus, Half, HealthStatus, Held, Phase, Record, Rest, Run, StopWhy,
+    Asked, Exit, ExitStatus, Half, HealthStatus, Held, Phase, Record, Run, StopWhy,
 };
 use crate::manifest::model::{Container, Restart};
 use crate::manifest::scalar::Name;
-use crate::manifest::variants::RestartPolicy;
 
 /// After this time what should be dead gets SIGKILL once more.
 pub(super) const KILL_AGAIN: Duration = Duration::from_secs(10);
@@ -26,10 +26,10 @@ pub(super) const KILL_AGAIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Observed {
     seed: u64,
-    records: BTreeMap<Name, Record>,
+    pub(super) records: BTreeMap<Name, Record>,
     /// At start-up: recorded as living, and not yet told of.
-    unconfirmed: BTreeSet<Name>,
-    adopting: bool,
+    pub(super) unconfirmed: BTreeSet<Name>,
+    pub(super) adopting: bool,
     /// Incarnations that should not be: killed, and nothing launched beside them.
     pub(super) strays: BTreeMap<Name, BTreeSet<u64>>,
     pub(super) nodes: BTreeMap<Name, Node>,
@@ -124,13 +124,28 @@ impl Observed {
             Event::ManifestsChanged(names) => self.dirty.extend(names),
             Event::Adopted(adopted) => self.adopt(adopted, now),
             Event::AdoptionDone => self.adoption_done(now),
-            Event::Launched { name, incarnation, pid } => {
+            Event::Launched {
+                name,
+                incarnation,
+                pid,
+            } => {
                 self.launched(&name, incarnation, pid, now);
             }
-            Event::LaunchFailed { name, incarnation, code, error } => {
+            Event::LaunchFailed {
+                name,
+                incarnation,
+                code,
+                error,
+            } => {
                 self.launch_failed(&name, incarnation, code, error, now);
             }
-            Event::Exited { name, incarnation, status, oom } => {
+            Event::Exited {
+                name,
+                incarnation,
+                status,
+                oom,
+            } => {
+                self.overtake(&name, incarnation, now);
                 if let Some(run) = self.ending(&name, incarnation, now) {
                     self.unconfirmed.remove(&name);
                     self.half(&name, run, Half::Exit { status, oom }, now);
@@ -146,17 +161,25 @@ impl Observed {
                 self.stray_gone(&name, incarnation);
                 if let Some((run, why)) = self.ending(&name, incarnation, now) {
                     self.unconfirmed.remove(&name);
-                    let known = self.records.get(&name).and_then(|record| match record.phase {
-                        Phase::Ending { half: Half::Exit { status, oom }, .. } => {
-                            Some((status, oom))
-                        }
-                        _ => None,
-                    });
+                    let known = self
+                        .records
+                        .get(&name)
+                        .and_then(|record| match record.phase {
+                            Phase::Ending {
+                                half: Half::Exit { status, oom },
+                                ..
+                            } => Some((status, oom)),
+                            _ => None,
+                        });
                     let (status, oom) = known.unwrap_or((ExitStatus::Unknown, false));
                     self.ended(&name, run, why, status, oom, now);
                 }
             }
-            Event::HealthChanged { name, incarnation, health } => {
+            Event::HealthChanged {
+                name,
+                incarnation,
+                health,
+            } => {
                 self.health(&name, incarnation, health, now);
             }
             Event::LiveApplied { name, result } => self.live_applied(&name, result),
@@ -177,8 +200,13 @@ impl Observed {
     }
 
     fn new_id(&self, name: &Name, now: &Now) -> String {
-        let first = spread(name.as_str(), self.seed ^ now.wall as u64 ^ now.mono.as_nanos() as u64);
-        (0..4).map(|i| format!("{:016x}", spread(name.as_str(), first.wrapping_add(i)))).collect()
+        let first = spread(
+            name.as_str(),
+            self.seed ^ now.wall as u64 ^ now.mono.as_nanos() as u64,
+        );
+        (0..4)
+            .map(|i| format!("{:016x}", spread(name.as_str(), first.wrapping_add(i))))
+            .collect()
     }
 
     fn insert(&mut self, record: Record) {
@@ -195,7 +223,11 @@ impl Observed {
 
     /// The only way a record changes: timers, the set of the living and what has to
     /// be saved follow.
-    pub(super) fn edit<R>(&mut self, name: &Name, change: impl FnOnce(&mut Record) -> R) -> Option<R> {
+    pub(super) fn edit<R>(
+        &mut self,
+        name: &Name,
+        change: impl FnOnce(&mut Record) -> R,
+    ) -> Option<R> {
         let record = self.records.get_mut(name)?;
         let before = record.phase.deadline();
         let result = change(record);
@@ -218,21 +250,49 @@ impl Observed {
         Some(result)
     }
 
+    /// Its edges are drawn anew: all at either end, before and after, are concerned.
+    pub(super) fn draw(&mut self, name: &Name, manifest: Option<&Container>) {
+        self.dirty.extend(self.graph.neighbours(name));
+        self.graph.set(name, manifest);
+        self.dirty.extend(self.graph.neighbours(name));
+    }
+
+    /// The same manifest, read again: one copy of it is enough.
+    pub(super) fn share(&mut self, name: &Name, manifest: &Arc<Container>) {
+        let Some(record) = self.records.get_mut(name) else {
+            return;
+        };
+        for copy in [&mut record.last_good, &mut record.applied]
+            .into_iter()
+            .flatten()
+        {
+            if copy == manifest {
+                *copy = manifest.clone();
+            }
+        }
+    }
+
     pub(super) fn set_phase(&mut self, name: &Name, phase: Phase) {
         self.edit(name, |record| record.phase = phase);
     }
 
     fn is_current(&self, name: &Name, incarnation: u64) -> Option<&Record> {
-        self.records.get(name).filter(|record| {
-            record.incarnation == incarnation && record.phase.is_alive()
-        })
+        self.records
+            .get(name)
+            .filter(|record| record.incarnation == incarnation && record.phase.is_alive())
     }
 
     /// The incarnation should not be: kill it, and launch nothing until it is gone.
-    fn stray(&mut self, name: &Name, incarnation: u64) {
-        self.strays.entry(name.clone()).or_default().insert(incarnation);
+    pub(super) fn stray(&mut self, name: &Name, incarnation: u64) {
+        self.strays
+            .entry(name.clone())
+            .or_default()
+            .insert(incarnation);
         self.dirty.insert(name.clone());
-        self.queue.push(Action::KillAll { name: name.clone(), incarnation });
+        self.queue.push(Action::KillAll {
+            name: name.clone(),
+            incarnation,
+        });
     }
 
     fn stray_gone(&mut self, name: &Name, incarnation: u64) {
@@ -245,106 +305,8 @@ impl Observed {
         }
     }
 
-    fn adopt(&mut self, adopted: Adopted, now: &Now) {
-        let Adopted { name, incarnation, pid, started, started_wall, frozen, id } = adopted;
-        if !self.records.contains_key(&name) {
-            self.create(&name, id, now);
-        }
-        let Some(record) = self.records.get(&name) else { return };
-        let run = Run {
-            pid,
-            started,
-            started_wall,
-            health: None,
-            well_since: Some(started),
-            paused: frozen,
-            asked: None,
-        };
-        let known = record.incarnation;
-        if incarnation > known {
-            // The record is older than what lives: it could not be written.
-            if record.phase.is_alive() {
-                self.stray(&name, known);
-            }
-            self.unconfirmed.remove(&name);
-            self.edit(&name, |record| {
-                record.incarnation = incarnation;
-                record.boot_id = now.boot_id.clone();
-                record.phase = Phase::Running(run);
-            });
-            return;
-        }
-        if incarnation < known || !record.phase.is_alive() {
-            self.stray(&name, incarnation);
-            return;
-        }
-        self.unconfirmed.remove(&name);
-        if let Phase::Launching { .. } = record.phase {
-            let run = Run { health: self.first_health(&name), ..run };
-            let run = Run { well_since: run.health.is_none().then_some(started), ..run };
-            self.edit(&name, |record| {
-                record.renew = false;
-                record.phase = Phase::Running(run);
-            });
-        } else if let Some(run) = record.phase.run()
-            && run.paused != frozen
-        {
-            let name = name.clone();
-            self.queue.push(match run.paused {
-                true => Action::Freeze { name, incarnation },
-                false => Action::Thaw { name, incarnation },
-            });
-        }
-    }
-
-    fn adoption_done(&mut self, now: &Now) {
-        self.adopting = false;
-        self.all_dirty = true;
-        for name in std::mem::take(&mut self.unconfirmed) {
-            let Some(record) = self.records.get(&name) else { continue };
-            let incarnation = record.incarnation;
-            match record.phase.clone() {
-                // The engine died between the order and the launch.
-                Phase::Launching { .. } => {
-                    self.set_phase(&name, Phase::Ended { why: Some(StopWhy::Lost) });
-                    self.stray(&name, incarnation);
-                }
-                Phase::Running(run) => self.vanished(&name, run, None, now),
-                Phase::Stopping { run, why, .. } => self.vanished(&name, run, Some(why), now),
-                Phase::Ending { run, why, half: Half::Emptied, .. } => {
-                    self.ended(&name, run, why, ExitStatus::Unknown, false, now);
-                }
-                _ => {}
-            }
-        }
-        // What was ordered may not have been done.
-        let mut again = Vec::new();
-        for record in self.records.values() {
-            let (name, incarnation) = (record.name.clone(), record.incarnation);
-            match &record.phase {
-                Phase::Stopping { escalated: false, signal, .. } => {
-                    again.push(Action::Signal { name, incarnation, signal: *signal });
-                }
-                Phase::Stopping { .. } | Phase::Ending { .. } => {
-                    again.push(Action::KillAll { name, incarnation });
-                }
-                Phase::Removing => again.push(Action::Discard { name }),
-                _ => {}
-            }
-        }
-        self.queue.extend(again);
-    }
-
-    /// Nobody told of it. Its payload is gone; whether all of it is, the answer to
-    /// SIGKILL will tell.
-    fn vanished(&mut self, name: &Name, run: Run, why: Option<StopWhy>, now: &Now) {
-        let half = Half::Exit { status: ExitStatus::Unknown, oom: false };
-        let deadline = now.mono.saturating_add(KILL_AGAIN);
-        self.set_phase(name, Phase::Ending { run, why, half, deadline });
-    }
-
     /// What the health check of a new run begins with.
-    fn first_health(&self, name: &Name) -> Option<HealthStatus> {
+    pub(super) fn first_health(&self, name: &Name) -> Option<HealthStatus> {
         let applied = self.records.get(name)?.applied.as_ref()?;
         applied.health.as_ref().map(|_| HealthStatus::Starting)
     }
@@ -383,9 +345,18 @@ impl Observed {
         }
     }
 
-    fn launch_failed(&mut self, name: &Name, incarnation: u64, code: i32, error: String, now: &Now) {
+    fn launch_failed(
+        &mut self,
+        name: &Name,
+        incarnation: u64,
+        code: i32,
+        error: String,
+        now: &Now,
+    ) {
         self.stray_gone(name, incarnation);
-        let Some(record) = self.is_current(name, incarnation) else { return };
+        let Some(record) = self.is_current(name, incarnation) else {
+            return;
+        };
         if !matches!(record.phase, Phase::Launching { .. } | Phase::Ending { .. }) {
             return;
         }
@@ -430,10 +401,13 @@ impl Observed {
 
     /// One of the two signs of an end.
     fn half(&mut self, name: &Name, (run, why): (Run, Option<StopWhy>), half: Half, now: &Now) {
-        let earlier = self.records.get(name).and_then(|record| match &record.phase {
-            Phase::Ending { half, .. } => Some(half.clone()),
-            _ => None,
-        });
+        let earlier = self
+            .records
+            .get(name)
+            .and_then(|record| match &record.phase {
+                Phase::Ending { half, .. } => Some(half.clone()),
+                _ => None,
+            });
         match (earlier, half) {
             (Some(Half::Emptied), Half::Exit { status, oom })
             | (Some(Half::Exit { status, oom }), Half::Emptied) => {
@@ -448,13 +422,21 @@ impl Observed {
                     Half::Exit { .. } => now.mono,
                     Half::Emptied => now.mono.saturating_add(KILL_AGAIN),
                 };
-                self.set_phase(name, Phase::Ending { run, why, half, deadline });
+                self.set_phase(
+                    name,
+                    Phase::Ending {
+                        run,
+                        why,
+                        half,
+                        deadline,
+                    },
+                );
             }
         }
     }
 
     /// It has ended, completely.
-    fn ended(
+    pub(super) fn ended(
         &mut self,
         name: &Name,
         run: Run,
@@ -476,13 +458,20 @@ impl Observed {
             let why = why.or(match run.asked {
                 Some(Asked::Restart { .. }) => Some(StopWhy::Restart),
                 Some(Asked::End) => {
-                    record.held = Some(Held { since: now.wall, signal: None, timeout: None });
+                    record.held = Some(Held {
+                        since: now.wall,
+                        signal: None,
+                        timeout: None,
+                    });
                     Some(StopWhy::ByHand)
                 }
                 None => None,
             });
             let reset_after = record.restart().reset_after;
-            if run.well_since.is_some_and(|since| now.mono.saturating_sub(since) >= reset_after) {
+            if run
+                .well_since
+                .is_some_and(|since| now.mono.saturating_sub(since) >= reset_after)
+            {
                 record.streak = 0;
             }
             if why.is_none() {
@@ -493,7 +482,9 @@ impl Observed {
     }
 
     fn health(&mut self, name: &Name, incarnation: u64, health: HealthStatus, now: &Now) {
-        let Some(record) = self.is_current(name, incarnation) else { return };
+        let Some(record) = self.is_current(name, incarnation) else {
+            return;
+        };
         if !matches!(&record.phase, Phase::Running(run) if run.health != Some(health)) {
             return;
         }
@@ -509,7 +500,9 @@ impl Observed {
     }
 
     fn live_applied(&mut self, name: &Name, result: Result<(), String>) {
-        let Some(Live { to, incarnation }) = self.live.get(name) else { return };
+        let Some(Live { to, incarnation }) = self.live.get(name) else {
+            return;
+        };
         let (to, incarnation) = (to.clone(), *incarnation);
         if self.is_current(name, incarnation).is_none() {
             self.live.remove(name);
@@ -520,7 +513,10 @@ impl Observed {
                 self.live.remove(name);
                 self.edit(name, |record| {
                     // A health check that came or went begins anew.
-                    let had = record.applied.as_ref().is_some_and(|old| old.health.is_some());
+                    let had = record
+                        .applied
+                        .as_ref()
+                        .is_some_and(|old| old.health.is_some());
                     if let Phase::Running(run) = &mut record.phase
                         && had != to.health.is_some()
                     {
@@ -538,18 +534,26 @@ impl Observed {
     }
 
     fn discarded(&mut self, name: &Name, result: Result<(), String>, now: &Now) {
-        let Some(record) = self.records.get(name) else { return };
-        let attempt = match &record.phase {
-            Phase::Removing => 1,
-            Phase::Dead { attempt, .. } => attempt.saturating_add(1),
-            _ => return,
+        let Some(record) = self.records.get(name) else {
+            return;
         };
+        let Phase::Removing { tried } = record.phase else {
+            return;
+        };
+        let tried = tried.saturating_add(1);
         match result {
             Ok(()) => self.forget(name),
             Err(error) => {
-                let pause = super::backoff::pause(&Restart::default(), attempt, u64::MAX);
+                let pause = super::backoff::pause(&Restart::default(), tried, u64::MAX);
                 let until = now.mono.saturating_add(pause);
-                self.set_phase(name, Phase::Dead { error, until, attempt });
+                self.set_phase(
+                    name,
+                    Phase::Dead {
+                        error,
+                        until,
+                        tried,
+                    },
+                );
             }
         }
     }
@@ -560,8 +564,7 @@ impl Observed {
         {
             self.timers.remove(&(at, name.clone()));
         }
-        self.graph.set(name, None);
-        self.dirty.extend(self.graph.neighbours(name));
+        self.draw(name, None);
         self.nodes.remove(name);
         self.live.remove(name);
         self.forced.remove(name);
@@ -575,44 +578,8 @@ impl Record {
     /// The restart settings in force.
     pub(super) fn restart(&self) -> Restart {
         let manifest = self.last_good.as_ref().or(self.applied.as_ref());
-        manifest.map(|container| container.restart.clone()).unwrap_or_default()
+        manifest
+            .map(|container| container.restart.clone())
+            .unwrap_or_default()
     }
-}
-
-/// The machine was booted anew: nothing lives, and most of what was, counts no more.
-fn reboot(record: &mut Record, now: &Now) {
-    if record.phase.is_alive() {
-        record.last_exit = Some(match &record.phase {
-            Phase::Ending { run, half: Half::Exit { status, oom }, .. } => Exit {
-                incarnation: record.incarnation,
-                status: *status,
-                oom_killed: *oom,
-                started: Some(run.started_wall),
-                finished: now.wall,
-                error: None,
-            },
-            phase => Exit {
-                incarnation: record.incarnation,
-                status: ExitStatus::Unknown,
-                oom_killed: false,
-                started: phase.run().map(|run| run.started_wall),
-                finished: now.wall,
-                error: None,
-            },
-        });
-    }
-    let created = record.phase == Phase::Created;
-    // What was created and never started was not stopped either.
-    if !created && record.restart().policy != RestartPolicy::UnlessStopped {
-        record.held = None;
-    }
-    record.streak = 0;
-    record.joined = None;
-    record.live_error = None;
-    record.boot_id = now.boot_id.clone();
-    record.phase = match &record.phase {
-        Phase::Created => Phase::Created,
-        Phase::Removing | Phase::Dead { .. } => Phase::Removing,
-        _ => Phase::Exited(Rest::Boot),
-    };
 }

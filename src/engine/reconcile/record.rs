@@ -174,7 +174,10 @@ pub enum Phase {
     /// It does not run.
     Exited(Rest),
     /// All that is left of it is being removed.
-    Removing,
+    Removing {
+        /// How often it was tried before.
+        tried: u32,
+    },
     /// It could not be removed; tried again.
     Dead {
         /// Why not.
@@ -182,7 +185,7 @@ pub enum Phase {
         /// When it is tried again.
         until: Duration,
         /// How often it was tried.
-        attempt: u32,
+        tried: u32,
     },
 }
 
@@ -387,7 +390,7 @@ impl Record {
             Phase::Running(_) | Phase::Stopping { .. } | Phase::Ending { .. } => State::Running,
             Phase::Backoff { .. } => State::Restarting,
             Phase::Ended { .. } | Phase::Exited(_) => State::Exited,
-            Phase::Removing => State::Removing,
+            Phase::Removing { .. } => State::Removing,
             Phase::Dead { .. } => State::Dead,
         }
     }

@@ -1,0 +1,312 @@
+//! What must hold: after every decision, and once all is quiet. Written from what a
+//! user was promised, not from how the reconciler does it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::super::*;
+use crate::manifest::model::Container;
+use crate::manifest::scalar::Name;
+use crate::manifest::variants::NetworkMode;
+
+/// What the simulation itself remembers of what people and files asked for.
+#[derive(Default)]
+pub struct Promises {
+    /// Stopped by hand, and none of the three causes to start it since.
+    pub held: BTreeSet<Name>,
+    /// `restart` was asked for.
+    pub restart: BTreeSet<Name>,
+    /// The manifest of each latest launch, by id.
+    pub launched_as: BTreeMap<String, Arc<Container>>,
+    /// The manifests have a cycle: order can't be kept, all else must be.
+    pub cyclic: bool,
+}
+
+pub fn in_force(desired: &Desired, record: &Record) -> Option<Arc<Container>> {
+    match desired.containers.get(&record.name) {
+        Some(container) => Some(container.clone()),
+        None if desired.broken.contains_key(&record.name) => record.last_good.clone(),
+        None => None,
+    }
+}
+
+/// Whom a container can't be without.
+pub fn needs(container: &Container) -> Vec<Name> {
+    let mut needs = container.requires.clone();
+    if let NetworkMode::Container(owner) = container.network_mode() {
+        needs.push(owner);
+    }
+    needs
+}
+
+/// The manifest without what changes in place.
+fn fixed(container: &Container) -> Container {
+    let default = Container::default();
+    Container {
+        resources: default.resources,
+        restart: default.restart,
+        log: default.log,
+        stop: default.stop,
+        health: default.health,
+        signals: default.signals,
+        labels: default.labels,
+        after: default.after,
+        requires: default.requires,
+        wants: default.wants,
+        conflicts: default.conflicts,
+        ..container.clone()
+    }
+}
+
+pub fn ready(record: &Record) -> bool {
+    match &record.phase {
+        Phase::Running(run) => matches!(run.health, None | Some(HealthStatus::Healthy)),
+        Phase::Exited(Rest::Finished) => record
+            .last_exit
+            .as_ref()
+            .is_some_and(|exit| exit.status.is_success()),
+        _ => false,
+    }
+}
+
+pub type Records = BTreeMap<Name, Record>;
+
+/// After one decision: `before` are the records as they were when it was made.
+pub fn after_decision(
+    before: &Records,
+    decision: &Decision,
+    desired: &Desired,
+    observed: &Observed,
+    promises: &mut Promises,
+    now: &Now,
+) {
+    if let Some(at) = decision.wake_at {
+        assert!(
+            at > now.mono,
+            "it wants to be woken in the past: idle would not be idle"
+        );
+    }
+    for action in &decision.actions {
+        if let Action::Launch {
+            name,
+            incarnation,
+            renew,
+        } = action
+        {
+            let record = observed.record(name).unwrap();
+            assert!(
+                decision.save.contains(name),
+                "{name} is launched and not saved"
+            );
+            assert!(
+                desired.shutdown.is_none(),
+                "{name} is launched in a shutdown"
+            );
+            assert!(
+                !promises.held.contains(name),
+                "{name} is launched, but stopped by hand"
+            );
+            assert_eq!(*incarnation, record.incarnation);
+            let manifest = in_force(desired, record).expect("launched without a manifest");
+            assert_eq!(record.applied.as_ref(), Some(&manifest));
+            if let Some(old) = promises.launched_as.get(&record.id)
+                && fixed(old) != fixed(&manifest)
+            {
+                assert!(renew, "{name} was replaced and keeps its writable layer");
+            }
+            promises
+                .launched_as
+                .insert(record.id.clone(), manifest.clone());
+            promises.restart.remove(name);
+            if let Some(Record {
+                phase: Phase::Backoff { until, .. },
+                last_good,
+                ..
+            }) = before.get(name)
+                && last_good.as_ref() == Some(&manifest)
+            {
+                assert!(
+                    *until <= now.mono,
+                    "{name} is launched before its pause is over"
+                );
+            }
+            if !promises.cyclic {
+                for on in needs(&manifest).iter().filter(|on| *on != name) {
+                    let other = observed.record(on);
+                    assert!(
+                        other.is_some_and(ready),
+                        "{name} is launched before {on} is ready"
+                    );
+                }
+            }
+            for with in &manifest.conflicts {
+                let other = observed.record(with);
+                assert!(
+                    with == name || !other.is_some_and(|other| other.phase.is_alive()),
+                    "{name} is launched beside {with}"
+                );
+            }
+        }
+    }
+    for record in observed.records() {
+        let Some(old) = before.get(&record.name).filter(|old| old.id == record.id) else {
+            continue;
+        };
+        let name = &record.name;
+        assert!(
+            record.restarts >= old.restarts,
+            "{name}: restarts are forgotten"
+        );
+        assert!(
+            record.incarnation >= old.incarnation,
+            "{name}: incarnations go backwards"
+        );
+        if old != record {
+            assert!(
+                decision.save.contains(name),
+                "{name} changed and is not saved"
+            );
+        }
+        if let (Phase::Backoff { until, .. }, true) = (&record.phase, old.phase != record.phase) {
+            let restart = in_force(desired, record)
+                .map(|m| m.restart.clone())
+                .unwrap_or_default();
+            let pause = until.saturating_sub(now.mono);
+            assert!(
+                pause >= restart.backoff && pause <= restart.max_backoff.max(restart.backoff),
+                "{name}: a pause of {pause:?}"
+            );
+        }
+        if let (Phase::Running(_), Phase::Stopping { why, .. }) = (&old.phase, &record.phase) {
+            stopped_for_a_cause(record, why, desired, observed, promises);
+            if !promises.cyclic {
+                stopped_in_order(record, before, desired);
+            }
+        }
+    }
+}
+
+/// Never a stop, and so never a restart, without a cause.
+fn stopped_for_a_cause(
+    record: &Record,
+    why: &StopWhy,
+    desired: &Desired,
+    observed: &Observed,
+    promises: &Promises,
+) {
+    let name = &record.name;
+    let manifest = in_force(desired, record);
+    let ok = match why {
+        StopWhy::ByHand => record.held.is_some(),
+        StopWhy::Removed => !desired.declares(name),
+        StopWhy::Shutdown => desired.shutdown.is_some(),
+        StopWhy::Restart => promises.restart.contains(name),
+        StopWhy::Edited { .. } => match (promises.launched_as.get(&record.id), &manifest) {
+            (Some(old), Some(new)) => fixed(old) != fixed(new),
+            _ => false,
+        },
+        StopWhy::Dependency { on } => {
+            manifest.is_some_and(|m| needs(&m).contains(on))
+                && observed
+                    .nodes
+                    .get(on)
+                    .is_some_and(|node| node.down.is_some())
+        }
+        StopWhy::Network { of } => {
+            let joined = record.joined.as_ref();
+            observed.record(of).is_some_and(|owner| {
+                joined.is_some_and(|joined| owner.incarnation != joined.incarnation)
+            })
+        }
+        StopWhy::Conflict { with } => {
+            manifest.is_some_and(|m| m.conflicts.contains(with))
+                && observed
+                    .record(with)
+                    .is_some_and(|other| other.phase.is_alive())
+        }
+        StopWhy::Lost => false,
+    };
+    assert!(ok, "{name} is stopped without a cause; it says {why:?}");
+}
+
+/// Those that need it have ended before.
+fn stopped_in_order(record: &Record, before: &Records, desired: &Desired) {
+    for other in before.values() {
+        let needs_it = in_force(desired, other)
+            .or_else(|| other.applied.clone())
+            .is_some_and(|manifest| needs(&manifest).contains(&record.name));
+        assert!(
+            other.name == record.name || !needs_it || !other.phase.is_alive(),
+            "{} is stopped while {} needs it",
+            record.name,
+            other.name
+        );
+    }
+}
+
+/// Once faults have stopped and time has passed: the machine is as the manifests say.
+pub fn converged(desired: &Desired, observed: &Observed, promises: &Promises) {
+    for (name, manifest) in &desired.containers {
+        let record = observed
+            .record(name)
+            .unwrap_or_else(|| panic!("{name} is not known"));
+        assert_eq!(
+            record.last_good.as_ref(),
+            Some(manifest),
+            "{name}: not the latest manifest"
+        );
+    }
+    for record in observed.records() {
+        let name = &record.name;
+        assert!(desired.declares(name), "{name} is still known");
+        let Some(manifest) = in_force(desired, record) else {
+            continue;
+        };
+        if record.held.is_some() || promises.held.contains(name) {
+            assert!(
+                !record.phase.is_alive(),
+                "{name} runs, but was stopped by hand"
+            );
+            continue;
+        }
+        if let Phase::Running(_) = record.phase {
+            let applied = record.applied.as_ref().unwrap();
+            assert_eq!(
+                fixed(applied),
+                fixed(&manifest),
+                "{name} runs an old manifest"
+            );
+            assert!(
+                record.live_error.is_some() || *applied == manifest,
+                "{name}: not in line"
+            );
+            continue;
+        }
+        if record.phase == Phase::Exited(Rest::Finished) {
+            use crate::manifest::variants::RestartPolicy::{No, OnFailure};
+            let policy = manifest.restart.policy;
+            assert!(
+                matches!(policy, No | OnFailure { .. }),
+                "{name} is given up"
+            );
+            continue;
+        }
+        let unmet = |on: &Name| !observed.record(on).is_some_and(ready);
+        let no_network = match manifest.network_mode() {
+            NetworkMode::Container(of) => !observed
+                .record(&of)
+                .is_some_and(|owner| matches!(owner.phase, Phase::Running(_))),
+            _ => false,
+        };
+        let rival = observed.records().any(|other| {
+            let theirs = in_force(desired, other).is_some_and(|m| m.conflicts.contains(name));
+            other.phase.is_alive() && (theirs || manifest.conflicts.contains(&other.name))
+        });
+        assert!(
+            promises.cyclic || no_network || rival || needs(&manifest).iter().any(unmet),
+            "{name} does not run, and nothing speaks against it: {:?} {:?}",
+            record.phase,
+            observed.block(name)
+        );
+    }
+}

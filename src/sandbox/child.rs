@@ -658,10 +658,13 @@ fn become_payload(
         rustix::thread::set_thread_res_uid(uid, uid, uid),
     )?;
     if limited {
+        // Berth itself may have been started without some (it runs in somebody
+        // else's container): what it does not have it can't give.
+        let held = at(Step::Capabilities, 1, rustix::thread::capabilities(None))?.permitted;
         let sets = CapabilitySets {
-            effective,
-            permitted,
-            inheritable,
+            effective: effective & held,
+            permitted: permitted & held,
+            inheritable: inheritable & held,
         };
         at(
             Step::Capabilities,

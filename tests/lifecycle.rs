@@ -1,0 +1,210 @@
+//! A manifest from drop to deletion: started, restarted, changed, stopped.
+
+mod support;
+
+use support::{Berth, is_running, kill, shell};
+
+const SLEEPER: &str = "trap \"echo asked to end; exit 0\" TERM; echo ready; while :; do sleep 0.1; done";
+
+#[test]
+fn a_dropped_file_runs_and_a_deleted_one_stops() {
+    let berth = Berth::up_with(&[]);
+    berth.write("web.toml", &shell(SLEEPER));
+    berth.wait_log("web", "ready");
+    let pid = berth.pid("web") as i32;
+    assert!(is_running(pid));
+    berth.remove("web.toml");
+    berth.wait("web to be gone", || berth.inspect("web").is_null());
+    assert!(!is_running(pid));
+    assert!(!berth.path("run/berth/containers/web").exists());
+}
+
+#[test]
+fn a_payload_that_ends_is_started_again_with_backoff() {
+    let text = "echo run; exit 3";
+    let berth = Berth::up_with(&[("web.toml", &shell(text))]);
+    berth.wait("three restarts", || berth.restarts("web") >= 3);
+    assert!(berth.logs("web").matches("run").count() >= 3);
+    let ps = berth.ok(&["ps", "-a"]);
+    assert!(ps.contains("crash loop"), "{ps}");
+    assert_eq!(berth.inspect("web")["State"]["ExitCode"], 3);
+}
+
+#[test]
+fn policies_say_who_is_started_again() {
+    let policy = |policy: &str, code: i32| {
+        format!(
+            "{}restart = {{ policy = \"{policy}\", backoff = \"10ms\" }}\n",
+            shell(&format!("echo run; exit {code}"))
+        )
+    };
+    let berth = Berth::up_with(&[
+        ("no.toml", &policy("no", 1)),
+        ("good.toml", &policy("on-failure", 0)),
+        ("bad.toml", &policy("on-failure:2", 1)),
+    ]);
+    for name in ["no", "good", "bad"] {
+        berth.wait_status(name, "exited");
+    }
+    assert_eq!(berth.restarts("no"), 0);
+    assert_eq!(berth.restarts("good"), 0);
+    assert_eq!(berth.restarts("bad"), 2);
+}
+
+#[test]
+fn a_stop_by_hand_lasts_until_start_or_edit() {
+    let mut berth = Berth::up_with(&[("web.toml", &shell(SLEEPER))]);
+    berth.wait_log("web", "ready");
+    berth.ok(&["stop", "web"]);
+    assert_eq!(berth.status("web"), "exited");
+    assert!(berth.logs("web").contains("asked to end"));
+    // Neither a restart of Berth nor a rescan starts it.
+    assert_eq!(berth.down(), Some(0));
+    berth.up();
+    assert_eq!(berth.status("web"), "exited");
+    assert!(berth.ok(&["ps", "-a"]).contains("by hand"));
+    berth.ok(&["start", "web"]);
+    berth.wait_status("web", "running");
+    berth.ok(&["stop", "web"]);
+    berth.write("web.toml", &(shell(SLEEPER) + "env = { EDITED = \"yes\" }\n"));
+    berth.wait_status("web", "running");
+}
+
+#[test]
+fn limits_change_in_place_and_commands_replace() {
+    let berth = Berth::up_with(&[("web.toml", &shell(SLEEPER))]);
+    berth.wait_log("web", "ready");
+    let pid = berth.pid("web");
+    berth.write("web.toml", &(shell(SLEEPER) + "[resources]\npids = 77\nmemory = \"64MiB\"\n"));
+    berth.wait("the limit", || berth.inspect("web")["HostConfig"]["PidsLimit"] == 77);
+    assert_eq!(berth.pid("web"), pid, "the same process goes on");
+    berth.write("web.toml", &shell("echo another; sleep 1000"));
+    berth.wait_log("web", "another");
+    assert_ne!(berth.pid("web"), pid);
+}
+
+#[test]
+fn a_touched_file_restarts_nothing() {
+    let berth = Berth::up_with(&[("web.toml", &shell(SLEEPER))]);
+    berth.wait_log("web", "ready");
+    let pid = berth.pid("web");
+    let file = berth.manifests().join("web.toml");
+    let text = std::fs::read(&file).unwrap();
+    std::fs::write(&file, text).unwrap();
+    berth.write("other.toml", &shell("echo other; sleep 1000"));
+    berth.wait_log("other", "other");
+    assert_eq!(berth.pid("web"), pid);
+    assert_eq!(berth.restarts("web"), 0);
+}
+
+#[test]
+fn order_of_start_and_stop_follows_requires() {
+    let file = |text: &str, requires: &str| format!("{}requires = [{requires}]\n", shell(text));
+    let script = |name: &str| {
+        format!("trap \"echo {name} ends >> /order/log; exit 0\" TERM; echo {name} >> /order/log; while :; do sleep 0.05; done")
+    };
+    let mut berth = Berth::new();
+    std::fs::create_dir(berth.path("order")).unwrap();
+    let mount = format!("[[mount]]\nsource = \"{}\"\ntarget = \"/order\"\n", berth.path("order").display());
+    berth.write("app.toml", &(file(&script("app"), "\"db\"") + &mount));
+    berth.write("db.toml", &(file(&script("db"), "\"net\"") + &mount));
+    berth.write("net.toml", &(file(&script("net"), "") + &mount));
+    berth.up();
+    let log = berth.path("order/log");
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    berth.wait("all to run", || lines().lines().count() >= 3);
+    assert_eq!(berth.down(), Some(0));
+    assert_eq!(lines(), "net\ndb\napp\napp ends\ndb ends\nnet ends\n");
+}
+
+#[test]
+fn a_payload_that_ignores_sigterm_is_killed_after_its_timeout() {
+    let text = "trap \"\" TERM; echo ready; while :; do sleep 0.1; done";
+    let manifest = shell(text).replace("2s", "200ms");
+    let mut berth = Berth::up_with(&[("web.toml", &manifest)]);
+    berth.wait_log("web", "ready");
+    berth.ok(&["stop", "web"]);
+    assert_eq!(berth.inspect("web")["State"]["ExitCode"], 137);
+    assert_eq!(berth.down(), Some(0));
+}
+
+#[test]
+fn a_second_signal_hurries() {
+    let text = "trap \"\" TERM; echo ready; while :; do sleep 0.1; done";
+    let mut berth = Berth::up_with(&[("web.toml", &shell(text).replace("2s", "1h"))]);
+    berth.wait_log("web", "ready");
+    kill(berth.keeper_pid(), 15);
+    berth.wait("the stop to begin", || berth.log().contains("stopping everything"));
+    assert_eq!(berth.down(), Some(0));
+}
+
+#[test]
+fn signals_reach_the_payload() {
+    let text = "trap \"echo got hup\" HUP; trap \"echo got usr1\" USR1; echo ready; while :; do sleep 0.05; done";
+    let manifest = shell(text) + "[signals]\nforward = [\"SIGUSR1\"]\nreload = \"SIGHUP\"\n";
+    let berth = Berth::up_with(&[("web.toml", &manifest)]);
+    berth.wait_log("web", "ready");
+    berth.ok(&["reload", "web"]);
+    berth.wait_log("web", "got hup");
+    kill(berth.keeper_pid(), 10);
+    berth.wait_log("web", "got usr1");
+    berth.ok(&["kill", "-s", "USR1", "web"]);
+    berth.wait("the second one", || berth.logs("web").matches("got usr1").count() == 2);
+    assert_eq!(berth.restarts("web"), 0);
+}
+
+#[test]
+fn reload_by_a_command_runs_inside_the_container() {
+    let text = "echo ready > /state; echo ready; while :; do sleep 0.1; done";
+    let manifest = shell(text)
+        + "hostname = \"inside\"\n[signals]\nreload = { exec = [\"sh\", \"-c\", \"cat /state; hostname; id -u\"] }\n";
+    let berth = Berth::up_with(&[("web.toml", &manifest)]);
+    berth.wait_log("web", "ready");
+    berth.ok(&["reload", "web"]);
+    berth.wait_log("web", "inside");
+    assert_eq!(berth.restarts("web"), 0);
+}
+
+#[test]
+fn a_declared_container_is_not_removed_by_hand() {
+    let berth = Berth::up_with(&[("web.toml", &shell(SLEEPER))]);
+    berth.wait_log("web", "ready");
+    let output = berth.cli(&["rm", "-f", "web"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("web.toml"), "{error}");
+    assert_eq!(berth.status("web"), "running");
+}
+
+#[test]
+fn a_shared_network_comes_back_with_its_owner() {
+    let owner = shell("echo up; sleep 1000");
+    let guest = shell("readlink /proc/self/ns/net; sleep 1000")
+        + "network = { mode = \"container:db\" }\n";
+    let berth = Berth::up_with(&[("db.toml", &owner), ("app.toml", &guest)]);
+    berth.wait_log("app", "net:");
+    let ns = |name: &str| {
+        std::fs::read_link(format!("/proc/{}/ns/net", berth.pid(name))).ok()
+    };
+    assert_eq!(ns("db"), ns("app"));
+    berth.ok(&["kill", "-s", "KILL", "db"]);
+    berth.ok(&["start", "db"]);
+    berth.wait("both to share again", || ns("db").is_some() && ns("db") == ns("app"));
+}
+
+#[test]
+fn everything_of_a_container_ends_with_it() {
+    let plain = "isolation = \"none\"\ncommand = [\"sh\", \"-c\", \"sleep 5432 & (sleep 5433 &) ; echo ready; wait\"]\n";
+    let berth = Berth::up_with(&[("plain.toml", plain)]);
+    berth.wait_log("plain", "ready");
+    let sleepers = || {
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+            .filter(|cmdline| cmdline.starts_with(b"sleep\x005432") || cmdline.starts_with(b"sleep\x005433"))
+            .count()
+    };
+    assert_eq!(sleepers(), 2);
+    berth.ok(&["stop", "-t", "1", "plain"]);
+    assert_eq!(sleepers(), 0);
+}

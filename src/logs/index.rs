@@ -75,9 +75,8 @@ impl Record {
 
 /// Nanoseconds since 1970; 0 for what lies before.
 pub fn nanos(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| {
-        u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
-    })
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// The inverse of [`nanos`].
@@ -109,18 +108,31 @@ impl Index {
 
     /// Record number `at`, if it has been written and is whole.
     pub fn get(&mut self, at: u64) -> io::Result<Option<Record>> {
-        let cached = |index: &Index| {
-            let within = usize::try_from(at.checked_sub(index.first)?).ok()?;
-            index.block.get(within).copied()
-        };
-        if let Some(record) = cached(self) {
-            return Ok(Some(record));
+        if self.cached(at).is_none() {
+            self.load(at)?;
         }
+        Ok(self.cached(at))
+    }
+
+    /// As [`Index::get`], for one who goes backwards through records known to be whole.
+    pub fn get_backwards(&mut self, at: u64) -> io::Result<Option<Record>> {
+        if self.cached(at).is_none() {
+            self.load(at.saturating_sub(BLOCK as u64 - 1))?;
+        }
+        Ok(self.cached(at))
+    }
+
+    fn cached(&self, at: u64) -> Option<Record> {
+        let within = usize::try_from(at.checked_sub(self.first)?).ok()?;
+        self.block.get(within).copied()
+    }
+
+    fn load(&mut self, first: u64) -> io::Result<()> {
         let Some(file) = &self.file else {
-            return Ok(None);
+            return Ok(());
         };
         let mut bytes = [0; BLOCK * RECORD as usize];
-        let from = HEADER.saturating_add(at.saturating_mul(RECORD));
+        let from = HEADER.saturating_add(first.saturating_mul(RECORD));
         let mut got = 0;
         while got < bytes.len() {
             match file.read_at(&mut bytes[got..], from + got as u64) {
@@ -130,14 +142,14 @@ impl Index {
                 Err(e) => return Err(e),
             }
         }
-        self.first = at;
+        self.first = first;
         self.block.clear();
         self.block.extend(
             bytes[..got]
                 .chunks_exact(RECORD as usize)
                 .map_while(Record::decode),
         );
-        Ok(self.block.first().copied())
+        Ok(())
     }
 
     /// The whole records that lie within `size` bytes: how many, and the last. What

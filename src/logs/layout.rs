@@ -175,7 +175,13 @@ mod tests {
 
     #[test]
     fn names_of_others_are_passed_over() {
-        let seen = of(&["7.log", "x.idx", "current.log.1", "notes", "00000000000é.log"]);
+        let seen = of(&[
+            "7.log",
+            "x.idx",
+            "current.log.1",
+            "notes",
+            "00000000000é.log",
+        ]);
         assert!(seen.segments.is_empty() && seen.leftovers.is_empty());
     }
 

@@ -44,7 +44,12 @@ impl Assembler {
     }
 
     /// Takes bytes up to the first line's end: how many, and the line if one is ready.
-    pub fn feed(&mut self, stream: Stream, time: SystemTime, bytes: &[u8]) -> (usize, Option<Line>) {
+    pub fn feed(
+        &mut self,
+        stream: Stream,
+        time: SystemTime,
+        bytes: &[u8],
+    ) -> (usize, Option<Line>) {
         let Some(open) = self.open(stream) else {
             return (bytes.len(), None);
         };

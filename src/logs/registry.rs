@@ -118,11 +118,7 @@ impl Logs {
     }
 
     /// Looks at what waits in `fifo` without taking it, up to [`PEEK`] bytes.
-    pub(super) fn peek<T>(
-        &self,
-        fifo: impl AsFd,
-        look: impl FnOnce(&[u8]) -> T,
-    ) -> io::Result<T> {
+    pub(super) fn peek<T>(&self, fifo: impl AsFd, look: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
         let mut slot = lock(&self.0.scratch);
         // Taken out: a scratch pipe that failed half-way is not put back.
         let mut scratch = match slot.take() {
@@ -176,5 +172,8 @@ impl Scratch {
 
 /// The settings in the terms of this room: a limit of 0 is one of 1.
 pub(super) fn max_size(settings: &Log) -> u64 {
-    settings.max_size.0.clamp(1, u64::MAX - cut::hard_limit(0) * 32)
+    settings
+        .max_size
+        .0
+        .clamp(1, u64::MAX - cut::hard_limit(0) * 32)
 }

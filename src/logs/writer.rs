@@ -264,10 +264,7 @@ impl Writer {
     /// # Errors
     /// The writer must then be opened anew: it may hold the renamed file.
     pub fn rotate(self) -> io::Result<Writer> {
-        let (from, to) = (
-            self.dir.join(CURRENT),
-            self.dir.join(name(self.seq, "log")),
-        );
+        let (from, to) = (self.dir.join(CURRENT), self.dir.join(name(self.seq, "log")));
         match std::fs::rename(&from, &to) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 let what = format!("rotating the log {}: {e}", from.display());

@@ -1,0 +1,480 @@
+//! From two FIFOs to the log: when to look, how long to pause, what to do when the disk
+//! is full. One task a container; asleep, it costs two registrations and no timer.
+
+use super::cut::{Cut, cut};
+use super::rate::{Admit, admit, refill};
+use super::registry::{Logs, Pulse, Warning, max_size};
+use super::writer::Writer;
+use super::{Stream, compress, layout};
+use crate::manifest::model::Log;
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// After data that came this soon after other data, more is let gather.
+const HOT: Duration = Duration::from_millis(4);
+const GATHER: Duration = Duration::from_millis(1);
+const PIPE: u64 = 64 << 10;
+const LARGE_PIPE: u64 = 1 << 20;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// How long dropped bytes are counted before a note tells of them.
+const NOTE_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+struct Control {
+    settings: Log,
+    drain: bool,
+}
+
+/// A running capture. Dropped without [`Capture::drain`], it leaves what it has not
+/// moved yet in the FIFOs, for the next one.
+#[derive(Debug)]
+pub struct Capture {
+    control: watch::Sender<Control>,
+    task: JoinHandle<()>,
+}
+
+impl Capture {
+    /// See [`Logs::capture`].
+    pub(super) fn start(
+        logs: Logs,
+        dir: PathBuf,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        settings: Log,
+    ) -> io::Result<Capture> {
+        let fifos = [
+            Fifo::new(stdout, Stream::Stdout)?,
+            Fifo::new(stderr, Stream::Stderr)?,
+        ];
+        let (control, receiver) = watch::channel(Control {
+            settings,
+            drain: false,
+        });
+        let pump = Pump {
+            pulse: logs.pulse(&dir),
+            logs,
+            dir,
+            fifos,
+            control: receiver,
+            writer: None,
+            floor: 0,
+            stalled: None,
+            moved_at: None,
+            limit: Limit::default(),
+            tidying: None,
+            tidy_again: Arc::default(),
+        };
+        let task = tokio::spawn(pump.run());
+        Ok(Capture { control, task })
+    }
+
+    /// Other settings, from now on.
+    pub fn set(&self, settings: Log) {
+        self.control.send_modify(|c| c.settings = settings);
+    }
+
+    /// The container has ended: moves what is still in the FIFOs, then stops. While the
+    /// disk is full this waits for room.
+    pub async fn drain(mut self) {
+        self.control.send_modify(|c| c.drain = true);
+        // The task is never aborted while we hold it, and what it panicked of is in
+        // the engine's own log.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Fifo {
+    fd: Arc<OwnedFd>,
+    stream: Stream,
+    crowded: u8,
+}
+
+impl Fifo {
+    /// Opens the FIFO anew, read-write: so it has a writer always, and epoll never
+    /// reports a hang-up that would wake us for ever.
+    fn new(fd: OwnedFd, stream: Stream) -> io::Result<Fifo> {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| {
+            let e = io::Error::from(e);
+            io::Error::new(
+                e.kind(),
+                format!("opening a container's {stream:?} FIFO by {path}: {e}"),
+            )
+        })?;
+        Ok(Fifo {
+            fd: Arc::new(fd),
+            stream,
+            crowded: 0,
+        })
+    }
+
+    fn waiting(&self) -> io::Result<u64> {
+        Ok(rustix::io::ioctl_fionread(&self.fd)?)
+    }
+
+    fn capacity(&self) -> u64 {
+        if self.crowded >= 2 { LARGE_PIPE } else { PIPE }
+    }
+
+    /// A container that fills its FIFO time and again gets a larger one.
+    fn grow_if_crowded(&mut self, waiting: u64) {
+        if self.crowded < 2 && waiting >= PIPE / 4 * 3 {
+            self.crowded += 1;
+            if self.crowded == 2 {
+                // Refused (a limit of the machine's), it works as it is.
+                let _ = rustix::pipe::fcntl_setpipe_size(&self.fd, LARGE_PIPE as usize);
+            }
+        }
+    }
+
+    fn discard(&self, mut count: usize) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        while count > 0 {
+            let part = count.min(buffer.len());
+            match rustix::io::read(&self.fd, &mut buffer[..part]) {
+                Ok(0) | Err(rustix::io::Errno::AGAIN) => break,
+                Ok(n) => count -= n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What `log.rate-limit` needs to remember.
+#[derive(Debug, Default)]
+struct Limit {
+    tokens: u64,
+    filled: Option<Instant>,
+    dropped: [u64; 2],
+    skipping: [bool; 2],
+    note_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Pump {
+    logs: Logs,
+    dir: PathBuf,
+    fifos: [Fifo; 2],
+    control: watch::Receiver<Control>,
+    pulse: watch::Sender<Pulse>,
+    writer: Option<Writer>,
+    floor: u64,
+    stalled: Option<Duration>,
+    moved_at: Option<Instant>,
+    limit: Limit,
+    tidying: Option<JoinHandle<()>>,
+    tidy_again: Arc<AtomicBool>,
+}
+
+enum Woken {
+    Look,
+    Gone,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        self.tidy();
+        loop {
+            let control = self.control.borrow_and_update().clone();
+            let outcome = self.pass(&control.settings).and_then(|moved| {
+                if control.drain && moved == 0 {
+                    self.note(&control.settings)?;
+                }
+                Ok(moved)
+            });
+            let woken = match outcome {
+                Ok(0) if control.drain => {
+                    self.resumed();
+                    return;
+                }
+                Ok(0) => match self.wait(&control.settings).await {
+                    Ok(woken) => woken,
+                    Err(e) => self.stall(e).await,
+                },
+                Ok(moved) => {
+                    self.resumed();
+                    self.gather(moved, control.drain).await;
+                    Woken::Look
+                }
+                Err(e) => self.stall(e).await,
+            };
+            if matches!(woken, Woken::Gone) {
+                return;
+            }
+        }
+    }
+
+    /// Moves what waits now; how much it was, dropped bytes included.
+    fn pass(&mut self, settings: &Log) -> io::Result<u64> {
+        if self.writer.is_none() {
+            self.open()?;
+        }
+        let waiting = [self.fifos[0].waiting()?, self.fifos[1].waiting()?];
+        self.rotate_if_old(settings)?;
+        if self.limit.note_at.is_some_and(|at| at <= Instant::now()) {
+            self.note(settings)?;
+        }
+        if waiting == [0, 0] {
+            return Ok(0);
+        }
+        if !self.writer()?.intact()? {
+            self.floor = self.writer()?.seq() + 1;
+            self.open()?;
+        }
+        let outcome = (0..2).try_for_each(|at| {
+            self.fifos[at].grow_if_crowded(waiting[at]);
+            self.advance(at, waiting[at], settings)
+        });
+        self.pulse.send_modify(|_| {});
+        outcome?;
+        Ok(waiting.iter().sum())
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        self.writer = None;
+        let writer = Writer::open(&self.dir, self.floor)?;
+        self.floor = self.floor.max(writer.seq());
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn writer(&mut self) -> io::Result<&mut Writer> {
+        let dir = &self.dir;
+        self.writer
+            .as_mut()
+            .ok_or_else(|| io::Error::other(format!("the log {} isn't open", dir.display())))
+    }
+
+    fn advance(&mut self, at: usize, waiting: u64, settings: &Log) -> io::Result<()> {
+        let fd = self.fifos[at].fd.clone();
+        let stream = self.fifos[at].stream;
+        let max = max_size(settings);
+        let mut left = usize::try_from(waiting).unwrap_or(usize::MAX);
+        while left > 0 {
+            let mut count = left;
+            if let Some(rate) = settings.rate_limit {
+                match self.admitted(at, left, rate.0)? {
+                    Admit::Pass(0) => break,
+                    Admit::Pass(n) => count = n,
+                    Admit::Drop { count, inside } => {
+                        self.fifos[at].discard(count)?;
+                        self.limit.skipping[at] = inside;
+                        self.limit.dropped[at] += count as u64;
+                        let due = Instant::now() + NOTE_AFTER;
+                        self.limit.note_at.get_or_insert(due);
+                        left -= count.min(left);
+                        continue;
+                    }
+                }
+                if self.limit.dropped[at] > 0 {
+                    self.note(settings)?;
+                }
+            }
+            let writer = self.writer()?;
+            let (size, closed) = (writer.size(), writer.closed());
+            if size.saturating_add(count as u64) > max {
+                let decided = self.logs.peek(&fd, |bytes| {
+                    let bytes = bytes.get(..count).unwrap_or(bytes);
+                    (!bytes.is_empty()).then(|| cut(bytes, size, max, closed))
+                })?;
+                match decided {
+                    None => break,
+                    Some(Cut::Take(n)) => count = n,
+                    Some(Cut::Rotate) => {
+                        self.rotate(settings)?;
+                        continue;
+                    }
+                }
+            }
+            let moved = self.writer()?.splice(stream, &fd, count)?;
+            if moved == 0 {
+                break;
+            }
+            self.limit.tokens = self.limit.tokens.saturating_sub(moved as u64);
+            left -= moved.min(left);
+        }
+        Ok(())
+    }
+
+    fn admitted(&mut self, at: usize, left: usize, rate: u64) -> io::Result<Admit> {
+        let now = Instant::now();
+        let limit = &mut self.limit;
+        limit.tokens = match limit.filled {
+            Some(filled) => refill(limit.tokens, rate, now - filled),
+            None => rate,
+        };
+        limit.filled = Some(now);
+        let (tokens, skipping) = (limit.tokens, limit.skipping[at]);
+        self.logs.peek(&self.fifos[at].fd, |bytes| {
+            let bytes = bytes.get(..left).unwrap_or(bytes);
+            admit(bytes, tokens, skipping)
+        })
+    }
+
+    /// Tells in the log what was dropped since the last note.
+    fn note(&mut self, settings: &Log) -> io::Result<()> {
+        let dropped = self.limit.dropped;
+        if dropped != [0, 0] {
+            let rate = settings.rate_limit.map_or(0, |rate| rate.0);
+            let text = format!(
+                "[berth: dropped {} bytes of stdout and {} of stderr: log.rate-limit is {rate} bytes a second]\n",
+                dropped[0], dropped[1]
+            );
+            let cut = [dropped[0] > 0, dropped[1] > 0];
+            self.writer()?.note(&text, cut)?;
+            self.limit.dropped = [0, 0];
+            self.pulse.send_modify(|_| {});
+        }
+        self.limit.note_at = None;
+        Ok(())
+    }
+
+    /// How long until the file is too old; none when age doesn't matter now. Inside a
+    /// line it doesn't: the line's end will bring us here again.
+    fn until_old(&self, settings: &Log) -> Option<Duration> {
+        let writer = self.writer.as_ref()?;
+        let age = settings.max_age?;
+        if writer.size() == 0 || !writer.closed() {
+            return None;
+        }
+        let due = writer.born().checked_add(age)?;
+        Some(due.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+
+    fn rotate_if_old(&mut self, settings: &Log) -> io::Result<()> {
+        if self.until_old(settings) == Some(Duration::ZERO) {
+            self.rotate(settings)?;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self, settings: &Log) -> io::Result<()> {
+        if let Some(writer) = self.writer.take() {
+            self.floor = writer.seq() + 1;
+            self.writer = Some(writer.rotate()?);
+            self.pulse.send_modify(|_| {});
+        }
+        if let Err(e) = layout::prune(&self.dir, settings.max_files) {
+            self.logs.warn(Warning::Untidy {
+                dir: self.dir.clone(),
+                error: e.to_string(),
+            });
+        }
+        self.tidy();
+        Ok(())
+    }
+
+    /// Compression and retention, beside us; never two at once for a folder.
+    fn tidy(&mut self) {
+        self.tidy_again.store(true, Ordering::Release);
+        if self.tidying.as_ref().is_some_and(|t| !t.is_finished()) {
+            return;
+        }
+        let (logs, dir) = (self.logs.clone(), self.dir.clone());
+        let (again, control) = (self.tidy_again.clone(), self.control.clone());
+        self.tidying = Some(tokio::spawn(async move {
+            while again.swap(false, Ordering::AcqRel) {
+                let Ok(_turn) = logs.compressing().acquire().await else {
+                    return;
+                };
+                let (keep, compress) = {
+                    let control = control.borrow();
+                    (control.settings.max_files, control.settings.compress)
+                };
+                let folder = dir.clone();
+                let work = move || compress::tidy(&folder, keep, compress);
+                let error = match tokio::task::spawn_blocking(work).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(e)) => e.to_string(),
+                    Err(e) => e.to_string(),
+                };
+                let dir = dir.clone();
+                logs.warn(Warning::Untidy { dir, error });
+            }
+        }));
+    }
+
+    /// Sleeps until there is something to do.
+    async fn wait(&mut self, settings: &Log) -> io::Result<Woken> {
+        let now = Instant::now();
+        let old = self.until_old(settings).and_then(|d| now.checked_add(d));
+        let deadline = [old, self.limit.note_at].into_iter().flatten().min();
+        // Registered only while we sleep: in a burst each write would wake us. What
+        // came before the registration is reported by it.
+        let watch = |fifo: &Fifo| Receiver::from_owned_fd_unchecked(fifo.fd.try_clone()?);
+        let (stdout, stderr) = (watch(&self.fifos[0])?, watch(&self.fifos[1])?);
+        tokio::select! {
+            ready = stdout.readable() => { ready?; }
+            ready = stderr.readable() => { ready?; }
+            changed = self.control.changed() => {
+                if changed.is_err() {
+                    return Ok(Woken::Gone);
+                }
+            }
+            () = async { sleep_until(deadline.unwrap_or(now)).await }, if deadline.is_some() => {}
+        }
+        Ok(Woken::Look)
+    }
+
+    /// Lets more come together when much comes; the first of a burst never waits.
+    async fn gather(&mut self, moved: u64, drain: bool) {
+        let now = Instant::now();
+        let hot = self.moved_at.is_some_and(|at| now - at < HOT);
+        self.moved_at = Some(now);
+        let most = self.fifos[0].capacity().max(self.fifos[1].capacity());
+        if drain || moved >= most / 2 || !hot {
+            tokio::task::yield_now().await;
+        } else {
+            sleep(GATHER).await;
+        }
+    }
+
+    /// Writing failed: says so once, and tries again later and later.
+    async fn stall(&mut self, error: io::Error) -> Woken {
+        // Opened anew, it is as after a kill: whatever went wrong half-way is put right.
+        self.writer = None;
+        if self.stalled.is_none() {
+            self.logs.warn(Warning::Stalled {
+                dir: self.dir.clone(),
+                error: error.to_string(),
+            });
+        }
+        let pause = self.stalled.unwrap_or(FIRST_RETRY);
+        self.stalled = Some((pause * 2).min(LAST_RETRY));
+        tokio::select! {
+            () = sleep(pause) => Woken::Look,
+            changed = self.control.changed() => match changed {
+                Ok(()) => Woken::Look,
+                Err(_) => Woken::Gone,
+            },
+        }
+    }
+
+    fn resumed(&mut self) {
+        if self.stalled.take().is_some() {
+            self.logs.warn(Warning::Resumed {
+                dir: self.dir.clone(),
+            });
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Which files of a log's folder belong together, in which order, and which may go.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The file that is being written.
+pub const CURRENT: &str = "current.log";
+
+/// In which form the file of a number is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `current.log`.
+    Current,
+    /// Rotated, plain.
+    Plain,
+    /// Rotated, compressed.
+    Zstd,
+}
+
+/// A log's files, by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layout {
+    /// What holds text, oldest first.
+    pub segments: BTreeMap<u64, Form>,
+    /// Files that a kill left: to be removed by whoever captures.
+    pub leftovers: Vec<String>,
+    /// Higher than any number in use, `current.log`'s own excepted.
+    pub next: u64,
+}
+
+/// The name of number `seq` with `ending`; names sort as numbers do.
+pub fn name(seq: u64, ending: &str) -> String {
+    format!("{seq:012}.{ending}")
+}
+
+/// The path of the text of `seq`.
+pub fn path(dir: &Path, seq: u64, form: Form) -> PathBuf {
+    match form {
+        Form::Current => dir.join(CURRENT),
+        Form::Plain => dir.join(name(seq, "log")),
+        Form::Zstd => dir.join(name(seq, "log.zst")),
+    }
+}
+
+/// Reads a folder's names; what isn't ours is passed over.
+///
+/// Where plain and compressed are both there, the compressed one is whole (it was
+/// renamed into place) and the plain one is a leftover.
+pub fn layout<'a>(names: impl IntoIterator<Item = &'a str>) -> Layout {
+    let mut out = Layout::default();
+    let mut indexes = Vec::new();
+    let mut plain = Vec::new();
+    let mut current = false;
+    for found in names {
+        if found == CURRENT {
+            current = true;
+            continue;
+        }
+        let Some((digits, ending)) = found.split_once('.') else {
+            continue;
+        };
+        if digits.len() < 12 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        let Ok(seq) = digits.parse::<u64>() else {
+            continue;
+        };
+        match ending {
+            "log" => plain.push(seq),
+            "log.zst" => {
+                out.segments.insert(seq, Form::Zstd);
+            }
+            "idx" => indexes.push(seq),
+            "log.zst.tmp" => out.leftovers.push(found.to_owned()),
+            _ => continue,
+        }
+        if ending != "log.zst.tmp" {
+            out.next = out.next.max(seq.saturating_add(1));
+        }
+    }
+    for seq in plain {
+        if out.segments.contains_key(&seq) {
+            out.leftovers.push(name(seq, "log"));
+        } else {
+            out.segments.insert(seq, Form::Plain);
+        }
+    }
+    out.next = out.next.max(1);
+    if current {
+        let rotated = out.segments.keys().next_back().copied();
+        let own = indexes.iter().copied().max().filter(|i| Some(*i) > rotated);
+        out.segments.insert(own.unwrap_or(out.next), Form::Current);
+    }
+    let orphan = |seq: &u64| !out.segments.contains_key(seq);
+    let orphans = indexes.into_iter().filter(orphan).map(|s| name(s, "idx"));
+    out.leftovers.extend(orphans.collect::<Vec<_>>());
+    out
+}
+
+/// The numbers of rotated files beyond the newest `keep`, oldest first.
+pub fn surplus(layout: &Layout, keep: u32) -> Vec<u64> {
+    let rotated = layout
+        .segments
+        .iter()
+        .filter(|(_, form)| **form != Form::Current)
+        .map(|(seq, _)| *seq);
+    let rotated: Vec<u64> = rotated.collect();
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    let go = rotated.len().saturating_sub(keep);
+    rotated.into_iter().take(go).collect()
+}
+
+/// The layout of a folder now; of one that isn't there, an empty one.
+pub fn scan(dir: &Path) -> io::Result<Layout> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(layout([])),
+        Err(e) => return Err(e),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        if let Ok(name) = entry?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(layout(names.iter().map(String::as_str)))
+}
+
+/// Removes rotated files beyond `keep`, text first: an index alone is a leftover.
+pub fn prune(dir: &Path, keep: u32) -> io::Result<()> {
+    let layout = scan(dir)?;
+    for seq in surplus(&layout, keep) {
+        for ending in ["log", "log.zst", "idx"] {
+            remove(&dir.join(name(seq, ending)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file; that it is gone already is well.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(names: &[&str]) -> Layout {
+        layout(names.iter().copied())
+    }
+
+    #[test]
+    fn each_state_that_a_kill_leaves_in_a_rotation_is_read_right() {
+        let one = of(&["current.log", "000000000007.idx"]);
+        assert_eq!(one.segments, BTreeMap::from([(7, Form::Current)]));
+        let renamed = of(&["000000000007.log", "000000000007.idx"]);
+        assert_eq!(renamed.segments, BTreeMap::from([(7, Form::Plain)]));
+        assert_eq!(renamed.next, 8);
+        let indexed = of(&["000000000007.log", "000000000007.idx", "000000000008.idx"]);
+        assert_eq!(indexed.segments, BTreeMap::from([(7, Form::Plain)]));
+        assert_eq!((indexed.next, indexed.leftovers.len()), (9, 1));
+        let both = of(&["000000000007.log", "000000000007.log.zst", "current.log"]);
+        assert_eq!(
+            both.segments,
+            BTreeMap::from([(7, Form::Zstd), (8, Form::Current)])
+        );
+        assert_eq!(both.leftovers, ["000000000007.log"]);
+    }
+
+    #[test]
+    fn names_of_others_are_passed_over() {
+        let seen = of(&[
+            "7.log",
+            "x.idx",
+            "current.log.1",
+            "notes",
+            "00000000000é.log",
+        ]);
+        assert!(seen.segments.is_empty() && seen.leftovers.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_stay(seqs in prop::collection::btree_set(1u64..1000, 0..20), keep in 0u32..10) {
+            let names: Vec<String> = seqs.iter().map(|s| name(*s, "log")).collect();
+            let seen = layout(names.iter().map(String::as_str));
+            let go = surplus(&seen, keep);
+            prop_assert_eq!(seqs.len() - go.len(), seqs.len().min(keep as usize));
+            prop_assert!(seqs.iter().take(go.len()).eq(go.iter()));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What the captures and readers of one engine share.
+
+use super::{Capture, Query, Reader, cut};
+use crate::manifest::model::Log;
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// What the engine is told of a log, once each time it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// Writing fails: the output waits in the FIFO, and the container with it.
+    Stalled {
+        /// The log's folder.
+        dir: PathBuf,
+        /// What the system said.
+        error: String,
+    },
+    /// Writing works again.
+    Resumed {
+        /// The log's folder.
+        dir: PathBuf,
+    },
+    /// A rotated file could not be compressed or an old one not be removed.
+    Untidy {
+        /// The log's folder.
+        dir: PathBuf,
+        /// What the system said.
+        error: String,
+    },
+}
+
+/// What wakes those who follow a log.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Pulse {
+    pub ended: bool,
+}
+
+/// All logs of an engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Logs(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    warnings: mpsc::UnboundedSender<Warning>,
+    pulses: Mutex<HashMap<PathBuf, watch::Sender<Pulse>>>,
+    scratch: Mutex<Option<Scratch>>,
+    compressing: Semaphore,
+}
+
+impl Logs {
+    /// Logs that report to `warnings`; that nobody listens is well.
+    pub fn new(warnings: mpsc::UnboundedSender<Warning>) -> Logs {
+        Logs(Arc::new(Shared {
+            warnings,
+            pulses: Mutex::default(),
+            scratch: Mutex::default(),
+            compressing: Semaphore::new(1),
+        }))
+    }
+
+    /// Captures what comes out of two FIFOs (their read ends) into `dir`, going on
+    /// where an earlier capture of the same folder stopped. Followers of an ended
+    /// log go on too. One capture a folder at a time: the caller's business.
+    ///
+    /// # Errors
+    /// The folder can't be made, or a FIFO not be watched. A full disk isn't one: that
+    /// is told as a [`Warning`].
+    pub fn capture(
+        &self,
+        dir: PathBuf,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        settings: Log,
+    ) -> io::Result<Capture> {
+        self.pulse(&dir).send_modify(|pulse| pulse.ended = false);
+        Capture::start(self.clone(), dir, stdout, stderr, settings)
+    }
+
+    /// Reads the log of `dir`, which may not be there (yet).
+    pub fn read(&self, dir: &Path, query: Query) -> Reader {
+        Reader::new(dir.to_owned(), query, self.pulse(dir).subscribe())
+    }
+
+    /// Says that nothing more comes (until the next capture): followers end when
+    /// they have read all. To be called after [`Capture::drain`].
+    pub fn ended(&self, dir: &Path) {
+        self.pulse(dir).send_modify(|pulse| pulse.ended = true);
+    }
+
+    /// Forgets a log that was removed; its followers end.
+    pub fn forget(&self, dir: &Path) {
+        self.ended(dir);
+        lock(&self.0.pulses).remove(dir);
+    }
+
+    pub(super) fn pulse(&self, dir: &Path) -> watch::Sender<Pulse> {
+        let mut pulses = lock(&self.0.pulses);
+        if let Some(sender) = pulses.get(dir) {
+            return sender.clone();
+        }
+        let sender = watch::Sender::new(Pulse::default());
+        pulses.insert(dir.to_owned(), sender.clone());
+        sender
+    }
+
+    pub(super) fn warn(&self, warning: Warning) {
+        // Nobody listening is the caller's choice.
+        let _ = self.0.warnings.send(warning);
+    }
+
+    /// One compression at a time in an engine: logs must not take the machine's cores.
+    pub(super) fn compressing(&self) -> &Semaphore {
+        &self.0.compressing
+    }
+
+    /// Looks at what waits in `fifo` without taking it, up to [`PEEK`] bytes.
+    pub(super) fn peek<T>(&self, fifo: impl AsFd, look: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+        let mut slot = lock(&self.0.scratch);
+        // Taken out: a scratch pipe that failed half-way is not put back.
+        let mut scratch = match slot.take() {
+            Some(scratch) => scratch,
+            None => Scratch::new()?,
+        };
+        let seen = scratch.fill(fifo)?;
+        let out = look(scratch.buffer.get(..seen).unwrap_or_default());
+        *slot = Some(scratch);
+        Ok(out)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that [`Logs::peek`] shows at most.
+pub(super) const PEEK: usize = 64 << 10;
+
+/// A pipe of our own that `tee(2)` copies into: pages are shared, the FIFO keeps them.
+#[derive(Debug)]
+struct Scratch {
+    source: std::io::PipeReader,
+    sink: std::io::PipeWriter,
+    buffer: Vec<u8>,
+}
+
+impl Scratch {
+    fn new() -> io::Result<Scratch> {
+        let (source, sink) = std::io::pipe()?;
+        Ok(Scratch {
+            source,
+            sink,
+            buffer: vec![0; PEEK],
+        })
+    }
+
+    fn fill(&mut self, fifo: impl AsFd) -> io::Result<usize> {
+        let flags = rustix::pipe::SpliceFlags::NONBLOCK;
+        let n = match rustix::pipe::tee(fifo, &self.sink, PEEK, flags) {
+            Ok(n) => n,
+            Err(rustix::io::Errno::AGAIN) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        let into = self.buffer.get_mut(..n).unwrap_or_default();
+        self.source.read_exact(into)?;
+        Ok(n)
+    }
+}
+
+/// The settings in the terms of this room: a limit of 0 is one of 1.
+pub(super) fn max_size(settings: &Log) -> u64 {
+    settings
+        .max_size
+        .0
+        .clamp(1, u64::MAX - cut::hard_limit(0) * 32)
+}

@@ -163,7 +163,7 @@ impl Engine {
         if let Some(flight) = self.flights.get(&key)
             && !flight.is_command
         {
-            let process = Process { key, incarnation: flight.incarnation, pidfd, pid };
+            let process = Process { incarnation: flight.incarnation, pidfd, pid };
             self.lives.entry(flight.name.clone()).or_default().process = Some(process);
         }
     }
@@ -225,16 +225,25 @@ impl Engine {
         self.await_empty(name.clone(), incarnation, cgroup);
     }
 
+    /// Tells the reconciler when nobody is left, and all that they wrote is in the
+    /// log: who sees the container ended can read its last line.
     fn await_empty(&mut self, name: Name, incarnation: u64, cgroup: Option<Arc<Cgroup>>) {
-        let emptied = Event::CgroupEmptied { name, incarnation };
-        let Some(cgroup) = cgroup.filter(|cgroup| cgroup.is_populated()) else {
+        let emptied = Event::CgroupEmptied { name: name.clone(), incarnation };
+        let cgroup = cgroup.filter(|cgroup| cgroup.is_populated());
+        let fifos = self.lives.get(&name).and_then(super::live::Live::written_to);
+        if cgroup.is_none() && fifos.is_none() {
             self.apply(emptied);
             return;
-        };
+        }
         let effects = self.effects.clone();
         tokio::task::spawn_local(async move {
-            if let Err(error) = cgroup.wait_empty().await {
+            if let Some(cgroup) = cgroup
+                && let Err(error) = cgroup.wait_empty().await
+            {
                 let _ = effects.send(Effect::Problem(error.to_string()));
+            }
+            if let Some(fifos) = fifos {
+                super::live::moved(&fifos).await;
             }
             let _ = effects.send(Effect::Event(emptied));
         });
@@ -301,6 +310,8 @@ impl Engine {
         }
         let id = self.observed.record(&name).map(|record| record.id.clone());
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
+        self.logs.forget(&workshop.paths.log_dir(name.as_str()));
+        drop(live.capture);
         tokio::task::spawn_blocking(move || {
             let result = discard(&workshop, &name, id.as_deref(), live.kept);
             let _ = effects.send(Effect::Event(Event::Discarded { name, result }));
@@ -322,13 +333,20 @@ impl Engine {
             return Ok(());
         }
         let run_dir = paths.container_run_dir(name.as_str());
-        let open = |stream: &str| open_read_end(&run_dir.join(stream));
-        let dir = paths.log_dir(name.as_str());
-        let capture = crate::logs::Capture::start(dir, open("stdout")?, open("stderr")?, settings)
+        let fifos = [
+            open_read_end(&run_dir.join("stdout"))?,
+            open_read_end(&run_dir.join("stderr"))?,
+        ];
+        let copy = |fifo: &OwnedFd| fifo.try_clone().map_err(|error| format!("dup: {error}"));
+        let (stdout, stderr) = (copy(&fifos[0])?, copy(&fifos[1])?);
+        let capture = self
+            .logs
+            .capture(paths.log_dir(name.as_str()), stdout, stderr, settings)
             .map_err(|error| format!("starting its log: {error}"))?;
         live.capture = Some(capture);
+        live.fifos = Some(fifos);
         if let Some(echo) = &self.echo {
-            echo.follow(name, &paths);
+            echo.follow(name, &self.logs, &paths);
         }
         Ok(())
     }

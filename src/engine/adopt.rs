@@ -76,7 +76,7 @@ impl Engine {
             message.key,
             InFlight { name: name.clone(), incarnation, flight, plan: None, is_command: false },
         );
-        self.hold_live(name, incarnation, message.key, message.pid, pidfd);
+        self.hold_live(name, incarnation, message.pid, pidfd);
         if status.failure.is_none() {
             self.announce_adopted(name, incarnation, message.pid, message.start);
         }
@@ -134,7 +134,7 @@ impl Engine {
                 key,
                 InFlight { name: name.clone(), incarnation, flight, plan: None, is_command: false },
             );
-            self.hold_live(name, incarnation, key, pid, pidfd);
+            self.hold_live(name, incarnation, pid, pidfd);
             self.announce_adopted(name, incarnation, pid, start);
             return;
         }
@@ -168,7 +168,7 @@ impl Engine {
         }
     }
 
-    fn hold_live(&mut self, name: &Name, incarnation: u64, key: u64, pid: i32, pidfd: OwnedFd) {
+    fn hold_live(&mut self, name: &Name, incarnation: u64, pid: i32, pidfd: OwnedFd) {
         self.open_cgroup(name);
         let reserved = range_of(pid);
         if let Some(first) = reserved {
@@ -176,7 +176,7 @@ impl Engine {
         }
         let live = self.lives.entry(name.clone()).or_default();
         live.reserved = reserved;
-        live.process = Some(Process { key, incarnation, pidfd, pid });
+        live.process = Some(Process { incarnation, pidfd, pid });
         if let Err(error) = self.capture(name) {
             tracing::error!("{name}: {error}");
         }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::paths::Paths;
-use crate::logs::{self, Query};
+use crate::logs::{Logs, Query};
 use crate::manifest::scalar::Name;
 
 /// Which containers are shown, and how.
@@ -22,7 +22,7 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 impl Echo {
     /// Shows a container's lines from now on, until it is removed.
-    pub fn follow(&self, name: &Name, paths: &Paths) {
+    pub fn follow(&self, name: &Name, logs: &Logs, paths: &Paths) {
         if !self.followed.borrow_mut().insert(name.clone()) {
             return;
         }
@@ -36,12 +36,11 @@ impl Echo {
         };
         let (name, dir) = (name.clone(), paths.log_dir(name.as_str()));
         let followed = Rc::clone(&self.followed);
+        let mut lines = logs.read(&dir, query);
         tokio::task::spawn_local(async move {
-            if let Ok(mut lines) = logs::read(&dir, query) {
-                while let Ok(Some(line)) = lines.next().await {
-                    if show(&name, &line.bytes).is_err() {
-                        break;
-                    }
+            while let Ok(Some(line)) = lines.next().await {
+                if show(&name, &line.bytes).is_err() {
+                    break;
                 }
             }
             followed.borrow_mut().remove(&name);

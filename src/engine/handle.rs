@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::paths::Paths;
+use crate::logs::Logs;
 use super::plan::Change;
 use super::reconcile::Verb;
 use crate::manifest::model::Container;
@@ -167,6 +168,8 @@ pub struct Handle {
     pub requests: mpsc::Sender<Request>,
     /// What happens.
     pub events: Events,
+    /// What containers have printed.
+    pub logs: Logs,
     /// Where things are.
     pub paths: Arc<Paths>,
 }

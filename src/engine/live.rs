@@ -11,8 +11,6 @@ use crate::logs::Capture;
 /// A process of a container that the keeper watches.
 #[derive(Debug)]
 pub struct Process {
-    /// The keeper's key.
-    pub key: u64,
     /// Which launch it is.
     pub incarnation: u64,
     /// It by descriptor.
@@ -30,6 +28,8 @@ pub struct Live {
     pub process: Option<Process>,
     /// Moves its output to its log.
     pub capture: Option<Capture>,
+    /// Its FIFOs, to see whether all was moved.
+    pub fifos: Option<[OwnedFd; 2]>,
     /// How many processes of it the kernel had ended for memory at its launch.
     pub oom_kills: u64,
     /// The range of ids of an adopted container whose namespaces we don't hold.
@@ -42,8 +42,36 @@ impl Live {
         self.kept.cgroup.clone()
     }
 
+    /// Copies of its FIFOs, if something waits in them.
+    pub fn written_to(&self) -> Option<[OwnedFd; 2]> {
+        let [stdout, stderr] = self.fifos.as_ref()?;
+        if waiting(stdout) == 0 && waiting(stderr) == 0 {
+            return None;
+        }
+        Some([stdout.try_clone().ok()?, stderr.try_clone().ok()?])
+    }
+
     /// The process of an incarnation, if that is what runs.
     pub fn running(&self, incarnation: u64) -> Option<&Process> {
         self.process.as_ref().filter(|process| process.incarnation == incarnation)
+    }
+}
+
+/// How many bytes wait in a FIFO.
+fn waiting(fifo: &OwnedFd) -> u64 {
+    rustix::io::ioctl_fionread(fifo).unwrap_or(0)
+}
+
+/// How often it is looked, before a log that can't be written is left behind.
+const LOOKS: u32 = 200;
+
+/// Waits until what is in the FIFOs was moved to the log. The last moments of a
+/// container only: nothing waits here while it runs.
+pub async fn moved(fifos: &[OwnedFd; 2]) {
+    for _ in 0..LOOKS {
+        if fifos.iter().all(|fifo| waiting(fifo) == 0) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 }

@@ -16,9 +16,10 @@ use super::handle::{Events, Handle, Request};
 use super::link::Link;
 use super::live::Live;
 use super::prepare::{Kept, Ready, Workshop};
-use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Shutdown};
+use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shutdown};
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
+use crate::logs::Logs;
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::watch::Watch;
 use crate::manifest::{Loaded, Loader};
@@ -63,6 +64,7 @@ pub(super) struct Engine {
     pub link: Link,
     pub store: Store,
     pub events: Events,
+    pub logs: Logs,
     pub desired: Desired,
     pub observed: Observed,
     pub sources: BTreeMap<Name, PathBuf>,
@@ -200,6 +202,7 @@ impl Engine {
             }
         }
         self.note_disk(problem);
+        self.end_followers(&save);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
         }
@@ -216,6 +219,18 @@ impl Engine {
             self.events.changed();
         }
         wake_at
+    }
+
+    /// Whoever follows the log of a container that came to rest has seen all.
+    fn end_followers(&self, changed: &[Name]) {
+        for name in changed {
+            let rests = self.observed.record(name).is_some_and(|record| {
+                matches!(record.phase, Phase::Exited(_) | Phase::Dead { .. })
+            });
+            if rests {
+                self.logs.ended(&self.workshop.paths.log_dir(name.as_str()));
+            }
+        }
     }
 
     /// A full disk is said once, and once more when there is room again.
@@ -323,11 +338,13 @@ const DISK_RETRY: Duration = Duration::from_secs(5);
 pub(super) fn handle(
     workshop: &Workshop,
     events: &Events,
+    logs: &Logs,
 ) -> (Handle, mpsc::Receiver<Request>) {
     let (sender, requests) = mpsc::channel(256);
     let handle = Handle {
         requests: sender,
         events: events.clone(),
+        logs: logs.clone(),
         paths: Arc::clone(&workshop.paths),
     };
     (handle, requests)

@@ -23,6 +23,7 @@ use super::store::Store;
 use crate::cgroup::Hierarchy;
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::keeper::run::ENGINE_FD;
+use crate::logs::{Logs, Warning};
 use crate::manifest::Loader;
 use crate::manifest::watch::Watch;
 use crate::rootfs::Volumes;
@@ -89,10 +90,14 @@ async fn start(options: Options) -> io::Result<()> {
     let seed = now.mono.as_nanos() as u64 ^ now.wall.unsigned_abs();
     let (effects, effects_receiver) = mpsc::unbounded_channel();
     let events = Events::default();
+    let (warnings, log_warnings) = mpsc::unbounded_channel();
+    let logs = Logs::new(warnings);
+    tokio::task::spawn_local(tell_warnings(log_warnings));
     let mut engine = Engine {
         link,
         store,
         events: events.clone(),
+        logs: logs.clone(),
         desired: Desired::default(),
         observed: Observed::restore(loaded.records, seed, &now),
         sources: BTreeMap::new(),
@@ -121,7 +126,7 @@ async fn start(options: Options) -> io::Result<()> {
             listener
         }
     };
-    let (handle, requests) = handle(&engine.workshop, &events);
+    let (handle, requests) = handle(&engine.workshop, &events, &logs);
 
     let mut watch = Watch::new()?;
     let loaded = engine.loader.load();
@@ -137,6 +142,19 @@ async fn start(options: Options) -> io::Result<()> {
         }
     });
     engine.run(effects_receiver, requests, watch).await
+}
+
+/// Says once what keeps logs from being written, and once that it is over.
+async fn tell_warnings(mut warnings: mpsc::UnboundedReceiver<Warning>) {
+    while let Some(warning) = warnings.recv().await {
+        match warning {
+            Warning::Stalled { dir, error } => {
+                tracing::error!("writing {}: {error}; its container waits", dir.display());
+            }
+            Warning::Resumed { dir } => tracing::info!("{} is written again", dir.display()),
+            Warning::Untidy { dir, error } => tracing::warn!("tidying {}: {error}", dir.display()),
+        }
+    }
 }
 
 type Held = HashMap<String, OwnedFd>;

@@ -61,7 +61,7 @@ impl Engine {
         let containers = loaded
             .containers
             .into_iter()
-            .map(|(name, definition)| (name, std::sync::Arc::new(definition.container)))
+            .map(|(name, definition)| (name, definition.container))
             .collect();
         let broken = loaded
             .broken

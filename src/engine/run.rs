@@ -21,7 +21,7 @@ use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
 use crate::logs::Logs;
 use crate::manifest::scalar::{Name, Signal};
-use crate::manifest::watch::Watch;
+use crate::manifest::watch::{Changes, Watch};
 use crate::manifest::{Loaded, Loader};
 use crate::sandbox::plan::Plan;
 use crate::sandbox::status::Status;
@@ -128,11 +128,14 @@ impl Engine {
                 Some(effect) = effects.recv() => self.effect(effect),
                 Some(request) = requests.recv() => self.answer(request),
                 changes = watch.changed() => {
-                    let loaded = match changes {
-                        Some(changes) => self.loader.apply(&changes),
-                        None => self.loader.load(),
+                    let reloaded = match changes? {
+                        Changes::Files(files) => self.loader.reload(&files),
+                        Changes::All => None,
                     };
-                    watch.follow(&loaded.watched);
+                    let loaded = reloaded.unwrap_or_else(|| {
+                        watch.refresh();
+                        self.loader.load()
+                    });
                     self.manifests(loaded);
                 }
                 () = timer => {}
@@ -155,7 +158,7 @@ impl Engine {
         self.sources.clear();
         for (name, definition) in loaded.containers {
             self.sources.insert(name.clone(), definition.source);
-            containers.insert(name, Arc::new(definition.container));
+            containers.insert(name, definition.container);
         }
         let mut broken = BTreeMap::new();
         for (name, problem) in loaded.broken {

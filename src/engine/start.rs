@@ -128,9 +128,8 @@ async fn start(options: Options) -> io::Result<()> {
     };
     let (handle, requests) = handle(&engine.workshop, &events, &logs);
 
-    let mut watch = Watch::new()?;
+    let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();
-    watch.follow(&loaded.watched);
     engine.manifests(loaded);
     engine.adopt(told);
     let pool = engine.workshop.pool.clone();

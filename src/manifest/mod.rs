@@ -1,12 +1,40 @@
-//! Files to desired containers: the model, TOML and KDL readers, drop-ins,
+//! Files to desired containers: the model, the readers of TOML and KDL, drop-ins,
 //! templates, watching and diagnostics. What enters is what a person wrote and is
-//! hostile until checked; what leaves is a [`model::Container`] that means the
-//! same in whichever language it was written. Knows nothing of the kernel's
-//! processes or of what runs.
+//! hostile until checked; what leaves is a [`model::Container`] that means the same
+//! in whichever language it was written. Called by the engine and by the commands
+//! that work offline. Knows nothing of what runs.
 
-pub mod model;
-pub mod scalar;
-pub mod variants;
+mod address;
+mod decode;
+mod file;
 mod load;
+pub mod model;
+mod node;
+mod problem;
+mod read_kdl;
+mod read_toml;
+pub mod scalar;
+mod schema;
+mod validate;
+pub mod variants;
 pub mod watch;
-pub use load::*;
+
+pub use address::{http as http_address, tcp as tcp_address};
+pub use load::{Definition, Loaded, Loader};
+pub use problem::Problem;
+pub use schema::schema;
+
+/// Reads one text as a manifest would be, for fuzzing: every problem, or none.
+pub fn check_text(text: &str, is_kdl: bool) -> usize {
+    if node::nests_too_deep(text) {
+        return 1;
+    }
+    let tree = if is_kdl { read_kdl::read(text, 0) } else { read_toml::read(text, 0) };
+    match tree {
+        Ok(tree) => {
+            let (container, faults) = decode::decode(tree);
+            faults.len() + validate::alone(&container).len()
+        }
+        Err(faults) => faults.len().max(1),
+    }
+}

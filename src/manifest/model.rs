@@ -16,7 +16,7 @@ use super::scalar::{Name, Signal, Size};
 pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};
 
 /// One container as its manifest declares it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Container {
     /// The image to run, such as `registry.example/shop/web:1.4`.
@@ -217,7 +217,7 @@ pub enum Reload {
 }
 
 /// Limits of a container's cgroup.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Resources {
     /// The most memory it may use; beyond it the kernel ends a process of it.
@@ -312,7 +312,7 @@ impl Mount {
 }
 
 /// How a container's output is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Log {
     /// A file larger than this is rotated at the end of a line.

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod cgroup;
+pub mod cli;
 pub mod engine;
 pub mod keeper;
 pub mod logs;

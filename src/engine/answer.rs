@@ -5,6 +5,7 @@ use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
 use super::view::{Declared, view};
 use crate::keeper::protocol::{Kind, Message};
+use crate::manifest::Loader;
 use crate::manifest::scalar::Name;
 
 impl Engine {
@@ -24,9 +25,16 @@ impl Engine {
             Request::Act(name, verb, answer) => {
                 let _ = answer.send(self.order(&name, verb));
             }
-            Request::Plan(answer) => {
-                let loaded = self.loader.load();
-                self.manifests_for_plan(loaded, answer);
+            Request::Plan(dirs, answer) => {
+                let dirs = if dirs.is_empty() { self.loader.dirs().to_vec() } else { dirs };
+                let _ = answer.send(self.plan(dirs));
+            }
+            Request::Processes(name, answer) => {
+                let cgroup = self.lives.get(&name).and_then(super::live::Live::cgroup);
+                tokio::task::spawn_blocking(move || {
+                    let pids = cgroup.map(|cgroup| cgroup.procs()).unwrap_or_default();
+                    let _ = answer.send(pids.into_iter().filter_map(process).collect());
+                });
             }
             Request::Rescan(answer) => {
                 let loaded = self.loader.load();
@@ -52,24 +60,21 @@ impl Engine {
         }
     }
 
-    fn manifests_for_plan(
-        &mut self,
-        loaded: crate::manifest::Loaded,
-        answer: tokio::sync::oneshot::Sender<Vec<super::plan::Change>>,
-    ) {
+    /// Reads the manifests of these directories anew, beside those in force.
+    fn plan(&self, dirs: Vec<std::path::PathBuf>) -> Result<Vec<super::plan::Change>, String> {
+        let loaded = Loader::new(dirs).load();
+        if !loaded.problems.is_empty() {
+            let all: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+            return Err(all.join("\n"));
+        }
         let mut desired = self.desired.clone();
         let containers = loaded
             .containers
             .into_iter()
             .map(|(name, definition)| (name, definition.container))
             .collect();
-        let broken = loaded
-            .broken
-            .into_iter()
-            .map(|(name, problem)| (name, problem.to_string()))
-            .collect();
-        desired.replace(containers, broken);
-        let _ = answer.send(super::plan::plan(&desired, &self.observed));
+        desired.replace(containers, std::collections::BTreeMap::new());
+        Ok(super::plan::plan(&desired, &self.observed))
     }
 
     fn view(&self, record: &Record) -> View {
@@ -191,6 +196,22 @@ impl Engine {
             _ => {}
         }
     }
+}
+
+/// Pid, parent, user id and command of a process (proc_pid_status(5)).
+fn process(pid: i32) -> Option<[String; 4]> {
+    let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).ok();
+    let status = String::from_utf8(read("status")?).ok()?;
+    let field = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next().map(str::to_owned)
+    };
+    let cmdline = String::from_utf8_lossy(&read("cmdline")?).replace('\0', " ");
+    let command = match cmdline.trim() {
+        "" => field("Name:")?,
+        command => command.to_owned(),
+    };
+    Some([pid.to_string(), field("PPid:")?, field("Uid:")?, command])
 }
 
 fn verb_word(verb: &Verb) -> Option<(&'static str, [(&'static str, String); 1])> {

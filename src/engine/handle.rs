@@ -151,8 +151,11 @@ pub enum Request {
     Find(String, oneshot::Sender<Result<View, Refusal>>),
     /// An order; answered when it is accepted, not when it is done.
     Act(Name, Verb, oneshot::Sender<Result<(), Refusal>>),
-    /// What would change if the manifests on disk were applied now.
-    Plan(oneshot::Sender<Vec<Change>>),
+    /// What would change if these manifests were applied now; without directories
+    /// those that are in force.
+    Plan(Vec<PathBuf>, oneshot::Sender<Result<Vec<Change>, String>>),
+    /// The processes of a container: pid, parent, user, command.
+    Processes(Name, oneshot::Sender<Vec<[String; 4]>>),
     /// Read all manifests again.
     Rescan(oneshot::Sender<()>),
     /// Replace keeper and engine by the binary that is on disk.
@@ -213,9 +216,16 @@ impl Handle {
         }
     }
 
-    /// What would change now.
-    pub async fn plan(&self) -> Vec<Change> {
-        self.ask(Request::Plan).await.unwrap_or_default()
+    /// See [`Request::Plan`]; the error is what is wrong with the manifests.
+    pub async fn plan(&self, dirs: Vec<PathBuf>) -> Result<Vec<Change>, String> {
+        self.ask(|answer| Request::Plan(dirs, answer))
+            .await
+            .unwrap_or_else(|| Err("Berth is about to end".to_owned()))
+    }
+
+    /// See [`Request::Processes`].
+    pub async fn processes(&self, name: &Name) -> Vec<[String; 4]> {
+        self.ask(|answer| Request::Processes(name.clone(), answer)).await.unwrap_or_default()
     }
 
     /// Reads all manifests again, now.

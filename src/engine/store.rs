@@ -139,6 +139,22 @@ impl Store {
     }
 }
 
+/// All records of both folders, without touching anything: for who only looks.
+pub fn read_only(durable: &Path, volatile: &Path) -> Vec<Record> {
+    let mut records = BTreeMap::new();
+    for dir in [durable, volatile] {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "json")
+                && let Ok(record) = read(&path)
+            {
+                records.insert(record.name.clone(), record);
+            }
+        }
+    }
+    records.into_values().collect()
+}
+
 /// What of a record matters to the next boot; the rest is the same for all.
 fn lasting(record: &Record) -> Record {
     Record { phase: Phase::Created, joined: None, streak: 0, live_error: None, ..record.clone() }

@@ -1,0 +1,277 @@
+//! `/containers/…`.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use serde_json::json;
+
+use super::model;
+use super::respond::{Answer, failure, json as as_json, no_content, refused, stream};
+use super::route::Query;
+use crate::engine::handle::{Handle, Refusal, View};
+use crate::engine::reconcile::Verb;
+use crate::manifest::scalar::Signal;
+
+pub async fn list(handle: &Handle, query: &Query) -> Answer {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).filter(|n| *n > 0);
+    let all = query.is_on("all") || limit.is_some() || filters.contains_key("status");
+    let fits = |view: &View| {
+        filters.iter().all(|(key, values)| {
+            values.is_empty() || values.iter().any(|value| matches(view, key, value))
+        })
+    };
+    let now = SystemTime::now();
+    let mut views = handle.list().await;
+    views.retain(|view| !view.id.is_empty() && (all || model::is_running(view)) && fits(view));
+    views.sort_by_key(|view| std::cmp::Reverse(view.created));
+    views.truncate(limit.unwrap_or(usize::MAX));
+    let list: Vec<_> = views.iter().map(|view| model::summary(view, now)).collect();
+    as_json(&list)
+}
+
+fn matches(view: &View, key: &str, value: &str) -> bool {
+    match key {
+        "id" => view.id.starts_with(value),
+        "name" => view.name.as_str().contains(value.trim_start_matches('/')),
+        "status" => view.state == value,
+        "exited" => view.exit_code.is_some_and(|code| code.to_string() == value),
+        "health" => view.health.as_deref().unwrap_or("none") == value,
+        "label" => match value.split_once('=') {
+            Some((name, value)) => view.manifest.labels.get(name).is_some_and(|v| v == value),
+            None => view.manifest.labels.contains_key(value),
+        },
+        _ => true,
+    }
+}
+
+pub async fn inspect(handle: &Handle, which: &str) -> Answer {
+    match handle.find(which).await {
+        Ok(view) => {
+            let log = handle.paths.log_dir(view.name.as_str()).join("current.log");
+            as_json(&model::inspect(&view, log.display().to_string()))
+        }
+        Err(refusal) => refused(refusal),
+    }
+}
+
+fn signal(query: &Query) -> Result<Option<Signal>, Answer> {
+    match query.get("signal").map(str::parse) {
+        None => Ok(None),
+        Some(Ok(signal)) => Ok(Some(signal)),
+        Some(Err(message)) => {
+            let text: String = message;
+            Err(failure(StatusCode::BAD_REQUEST, &format!("invalid signal: {text}")))
+        }
+    }
+}
+
+/// Docker's `t`: seconds, negative for ever.
+fn timeout(query: &Query) -> Result<Option<Duration>, Answer> {
+    match query.get("t").map(str::parse::<i64>) {
+        None => Ok(None),
+        Some(Ok(seconds)) if seconds < 0 => Ok(Some(Duration::MAX)),
+        Some(Ok(seconds)) => Ok(Some(Duration::from_secs(seconds.unsigned_abs()))),
+        Some(Err(_)) => Err(failure(StatusCode::BAD_REQUEST, "t is a number of seconds")),
+    }
+}
+
+pub async fn act(handle: &Handle, which: &str, verb: &str, query: &Query) -> Answer {
+    let view = match handle.find(which).await {
+        Ok(view) => view,
+        Err(refusal) => return refused(refusal),
+    };
+    let asked = (|| {
+        Ok(match verb {
+            "start" => Verb::Start,
+            "stop" => Verb::Stop { signal: signal(query)?, timeout: timeout(query)? },
+            "restart" => Verb::Restart { timeout: timeout(query)? },
+            "kill" => Verb::Kill(signal(query)?.unwrap_or(Signal::KILL)),
+            "pause" => Verb::Pause,
+            "unpause" => Verb::Unpause,
+            _ => return Err(failure(StatusCode::NOT_FOUND, "page not found")),
+        })
+    })();
+    let verb = match asked {
+        Ok(verb) => verb,
+        Err(answer) => return answer,
+    };
+    match order(handle, &view, verb).await {
+        Ok(()) => no_content(),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+/// Orders and waits until it is so, as Docker's daemon does.
+pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refusal> {
+    let name = &view.name;
+    match &verb {
+        Verb::Start if model::is_running(view) => return Err(Refusal::AlreadySo),
+        // A person's stop is also told to what only waits to be started again.
+        Verb::Stop { .. } if view.stopped_by_hand && !model::is_running(view) => {
+            return Err(Refusal::AlreadySo);
+        }
+        _ => {}
+    }
+    let before = (view.pid, view.finished);
+    match (handle.act(name, verb.clone()).await, &verb) {
+        (Ok(()), _) => {}
+        (Err(Refusal::Conflict(_)), Verb::Stop { .. }) => return Err(Refusal::AlreadySo),
+        (Err(refusal), _) => return Err(refusal),
+    }
+    match verb {
+        Verb::Start | Verb::Restart { .. } => {
+            let reached = handle
+                .wait_until(name, |view| {
+                    let is_new = (view.pid, view.finished) != before;
+                    let ended = matches!(view.state.as_str(), "exited" | "restarting" | "dead");
+                    is_new && (view.state == "running" || ended)
+                        || view.detail.as_ref().is_some_and(|_| view.state == "created" && view.pid == 0 && is_blocked(view))
+                })
+                .await;
+            match reached.and_then(|view| view.error.filter(|_| view.state != "running")) {
+                Some(error) => Err(Refusal::Failed(error)),
+                None => Ok(()),
+            }
+        }
+        Verb::Stop { .. } => {
+            handle.wait_until(name, |view| view.pid == 0 && !is_alive(view)).await;
+            Ok(())
+        }
+        Verb::Remove { .. } => {
+            handle.wait_until(name, |_| false).await;
+            Ok(())
+        }
+        Verb::Kill(Signal::KILL) => {
+            handle.wait_until(name, |view| view.pid != before.0).await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_alive(view: &View) -> bool {
+    matches!(view.state.as_str(), "running" | "paused" | "restarting")
+}
+
+/// It waits for another container; its start may take for ever.
+fn is_blocked(view: &View) -> bool {
+    view.detail.as_deref().is_some_and(|detail| !detail.contains("starting"))
+}
+
+pub async fn remove(handle: &Handle, which: &str, query: &Query) -> Answer {
+    let view = match handle.find(which).await {
+        Ok(view) => view,
+        Err(refusal) => return refused(refusal),
+    };
+    let force = query.is_on("force");
+    if model::is_running(&view) && !force && view.source.is_none() {
+        return failure(
+            StatusCode::CONFLICT,
+            &format!(
+                "cannot remove container {:?}: container is running: stop the container before \
+                 removing or force remove",
+                view.name.as_str()
+            ),
+        );
+    }
+    match order(handle, &view, Verb::Remove { force }).await {
+        Ok(()) => no_content(),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
+    let view = match handle.find(which).await {
+        Ok(view) => view,
+        Err(refusal) => return refused(refusal),
+    };
+    let condition = query.get("condition").unwrap_or("not-running").to_owned();
+    if !matches!(condition.as_str(), "not-running" | "next-exit" | "removed") {
+        return failure(StatusCode::BAD_REQUEST, &format!("invalid condition: {condition:?}"));
+    }
+    let handle = handle.clone();
+    // The head goes out at once: a client starts the container only when it is
+    // waited for.
+    stream("application/json", move |pieces| async move {
+        let before = view.finished;
+        let mut last = view.clone();
+        let ended = handle
+            .wait_until(&view.name, |now| {
+                last = now.clone();
+                match condition.as_str() {
+                    "removed" => false,
+                    "next-exit" => now.finished != before,
+                    _ => !is_alive(now),
+                }
+            })
+            .await;
+        let view = ended.unwrap_or(last);
+        let mut answer = json!({ "StatusCode": view.exit_code.unwrap_or(0) });
+        if let Some(error) = view.error {
+            answer["Error"] = json!({ "Message": error });
+        }
+        let _ = pieces.send(Bytes::from(format!("{answer}\n"))).await;
+    })
+}
+
+/// Docker's interval of a stats stream.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+pub async fn stats(handle: &Handle, which: &str, query: &Query) -> Answer {
+    let view = match handle.find(which).await {
+        Ok(view) => view,
+        Err(refusal) => return refused(refusal),
+    };
+    let go_on = query.get("stream").is_none() || query.is_on("stream");
+    let at_once = query.is_on("one-shot");
+    let handle = handle.clone();
+    let online = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    stream("application/json", move |pieces| async move {
+        let (mut before, mut system) = (crate::cgroup::Stats::default(), 0);
+        if !go_on && !at_once {
+            before = handle.stats(&view.name).await.unwrap_or_default();
+            system = system_cpu();
+            tokio::time::sleep(STATS_INTERVAL).await;
+        }
+        loop {
+            let now = handle.stats(&view.name).await.unwrap_or_default();
+            let system_now = system_cpu();
+            let value = model::stats(&view, &before, &now, online, (system, system_now));
+            if pieces.send(Bytes::from(format!("{value}\n"))).await.is_err() || !go_on {
+                return;
+            }
+            (before, system) = (now, system_now);
+            tokio::time::sleep(STATS_INTERVAL).await;
+            if handle.find(view.name.as_str()).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Processor time of the whole machine in nanoseconds (proc_stat(5)).
+fn system_cpu() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let ticks: u64 =
+        line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse::<u64>().ok()).sum();
+    ticks.saturating_mul(1_000_000_000 / rustix::param::clock_ticks_per_second().max(1))
+}
+
+pub async fn top(handle: &Handle, which: &str) -> Answer {
+    let view = match handle.find(which).await {
+        Ok(view) if view.pid > 0 => view,
+        Ok(view) => {
+            let message = format!("container {} is not running", view.id);
+            return failure(StatusCode::CONFLICT, &message);
+        }
+        Err(refusal) => return refused(refusal),
+    };
+    let processes: Vec<[String; 4]> = handle.processes(&view.name).await;
+    as_json(&json!({ "Titles": ["PID", "PPID", "UID", "CMD"], "Processes": processes }))
+}

@@ -1,0 +1,166 @@
+//! Which function answers which path.
+
+use std::collections::BTreeMap;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+
+use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
+use super::{containers, events, logs, own, system};
+use crate::engine::handle::Handle;
+
+/// The query of a request, decoded. A parameter that stands twice: the last.
+#[derive(Debug, Default)]
+pub struct Query(BTreeMap<String, String>);
+
+impl Query {
+    /// Of the text behind the `?`.
+    pub fn parse(text: &str) -> Self {
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key), decode(value))
+        });
+        Query(pairs.collect())
+    }
+
+    /// A parameter's text.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Whether a parameter is on, as Docker's daemon reads it.
+    pub fn is_on(&self, key: &str) -> bool {
+        self.get(key)
+            .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "no" | "false" | "none"))
+    }
+
+    /// Docker's filters: `{"name":["web"]}` or, of old, `{"name":{"web":true}}`.
+    pub fn filters(&self) -> Result<BTreeMap<String, Vec<String>>, String> {
+        let Some(text) = self.get("filters") else { return Ok(BTreeMap::new()) };
+        let value: serde_json::Value =
+            serde_json::from_str(text).map_err(|error| format!("invalid filter: {error}"))?;
+        let object = value.as_object().ok_or("invalid filter: not an object")?;
+        let filters = object.iter().map(|(key, values)| {
+            let values = match values {
+                serde_json::Value::Array(list) => {
+                    list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+                }
+                serde_json::Value::Object(map) => map.keys().cloned().collect(),
+                _ => Vec::new(),
+            };
+            (key.clone(), values)
+        });
+        Ok(filters.collect())
+    }
+}
+
+/// Percent-decoding (RFC 3986, 2.1), `+` as a space as in forms.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        let hex = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+        match (first, tail) {
+            (b'+', _) => bytes.push(b' '),
+            (b'%', [a, b, more @ ..]) if hex(*a).is_some() && hex(*b).is_some() => {
+                bytes.push(hex(*a).unwrap_or(0) << 4 | hex(*b).unwrap_or(0));
+                rest = more;
+            }
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Answers one request.
+pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let path = decode(request.uri().path());
+    let rest = match versioned(&path) {
+        Ok(rest) => rest.to_owned(),
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
+    let method = request.method().clone();
+    dispatch(handle, &method, &parts, &query).await
+}
+
+/// The path without `/v1.41`, which must be a version that we speak.
+fn versioned(path: &str) -> Result<&str, String> {
+    let Some(tail) = path.strip_prefix("/v") else { return Ok(path) };
+    let (version, rest) = tail.find('/').map_or((tail, ""), |at| tail.split_at(at));
+    let Some((major, minor)) = version.split_once('.') else { return Ok(path) };
+    let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else {
+        return Ok(path);
+    };
+    let asked = (major, minor);
+    let text = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+    if asked > API_VERSION {
+        return Err(format!(
+            "client version {} is too new. Maximum supported API version is {}",
+            text(asked),
+            text(API_VERSION)
+        ));
+    }
+    if asked < API_OLDEST {
+        return Err(format!(
+            "client version {} is too old. Minimum supported API version is {}, please upgrade \
+             your client to a newer version",
+            text(asked),
+            text(API_OLDEST)
+        ));
+    }
+    Ok(rest)
+}
+
+async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query) -> Answer {
+    let get = *method == Method::GET;
+    let post = *method == Method::POST;
+    match parts {
+        ["_ping"] if get || *method == Method::HEAD => system::ping(),
+        ["version"] if get => system::version(),
+        ["info"] if get => system::info(&handle).await,
+        ["events"] if get => events::stream(&handle, query),
+        ["containers", "json"] if get => containers::list(&handle, query).await,
+        ["containers", which, "json"] if get => containers::inspect(&handle, which).await,
+        ["containers", which, "logs"] if get => logs::logs(&handle, which, query).await,
+        ["containers", which, "stats"] if get => containers::stats(&handle, which, query).await,
+        ["containers", which, "top"] if get => containers::top(&handle, which).await,
+        ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
+        ["containers", which, verb] if post => containers::act(&handle, which, verb, query).await,
+        ["containers", which] if *method == Method::DELETE => {
+            containers::remove(&handle, which, query).await
+        }
+        ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
+        ["images", "json"] | ["networks"] if get => super::respond::json(&[(); 0]),
+        ["volumes"] if get => super::respond::json(&serde_json::json!({"Volumes": [], "Warnings": []})),
+        ["swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs", ..] => {
+            failure(StatusCode::NOT_IMPLEMENTED, "Berth has no swarm, no builder and no plugins")
+        }
+        _ => failure(StatusCode::NOT_FOUND, "page not found"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_negotiated() {
+        assert_eq!(versioned("/v1.41/info"), Ok("/info"));
+        assert_eq!(versioned("/version"), Ok("/version"));
+        assert!(versioned("/v1.99/info").unwrap_err().contains("too new"));
+        assert!(versioned("/v1.3/info").unwrap_err().contains("too old"));
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let query = Query::parse("all=1&name=a%2Fb+c&x&filters=%7B%22name%22%3A%5B%22w%22%5D%7D");
+        assert!(query.is_on("all") && !query.is_on("none"));
+        assert_eq!(query.get("name"), Some("a/b c"));
+        assert_eq!(query.filters().unwrap()["name"], ["w"]);
+        assert!(Query::parse("filters=x").filters().is_err());
+        assert_eq!(decode("%zz%4"), "%zz%4");
+    }
+}

@@ -1,0 +1,242 @@
+//! What can be written behind `berth`. Help, completions and man pages are
+//! generated from it.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Keeps the machine as its manifests say: supervisor, container engine and init.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, propagate_version = true, max_term_width = 100)]
+pub struct Args {
+    /// The folder that everything of this Berth is below.
+    #[arg(long, global = true, default_value = "/", env = "BERTH_ROOT", value_name = "DIR")]
+    pub root: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How something is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run what the manifests say, and keep it running.
+    Up(Up),
+    /// List containers.
+    Ps {
+        /// Also those that do not run.
+        #[arg(short, long)]
+        all: bool,
+        /// Only their names.
+        #[arg(short, long)]
+        quiet: bool,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print all that is known of containers, as JSON.
+    Inspect {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Print what a container has printed.
+    Logs(Logs),
+    /// Start containers.
+    Start {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Stop containers; they stay stopped until they are started or edited.
+    Stop {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Seconds before SIGKILL, instead of the manifest's timeout.
+        #[arg(short, long = "time", visible_alias = "timeout", allow_negative_numbers = true)]
+        time: Option<String>,
+        /// The signal, instead of the manifest's.
+        #[arg(short, long)]
+        signal: Option<String>,
+    },
+    /// Stop and start containers.
+    Restart {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Seconds before SIGKILL, instead of the manifest's timeout.
+        #[arg(short, long = "time", visible_alias = "timeout", allow_negative_numbers = true)]
+        time: Option<String>,
+    },
+    /// Send a signal to containers.
+    Kill {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Which signal; SIGKILL without it.
+        #[arg(short, long)]
+        signal: Option<String>,
+    },
+    /// Wait until containers end, and print their exit statuses.
+    Wait {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Remove containers that no manifest declares.
+    Rm {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Also those that run.
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Freeze all processes of containers.
+    Pause {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Let frozen containers go on.
+    Unpause {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Have containers read their configuration again, as their manifests say.
+    Reload {
+        /// Which containers.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// List the processes of a container.
+    Top {
+        /// Which container.
+        name: String,
+    },
+    /// Print what happens.
+    Events {
+        /// Go on with what comes.
+        #[arg(short, long)]
+        follow: bool,
+        /// From this time on: 10m, 2026-01-31T12:00:00Z, seconds since 1970.
+        #[arg(long)]
+        since: Option<String>,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print what containers use.
+    Stats {
+        /// Which containers; without names all that run.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Once, not every second.
+        #[arg(long)]
+        no_stream: bool,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Say what is wrong with manifests.
+    Check {
+        /// Files or directories.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Say what manifests would change: exit status 0 nothing, 2 something, 1 an error.
+    Plan {
+        /// Directories of manifests; without them those in force.
+        #[arg(value_name = "DIR")]
+        dirs: Vec<PathBuf>,
+        /// From the records on disk, without a running Berth.
+        #[arg(long)]
+        offline: bool,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print the JSON Schema of manifests.
+    Schema,
+    /// Replace the running Berth by the binary that is on disk now.
+    Reexec,
+    /// Print the versions of this program and of the running Berth.
+    Version {
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print what the running Berth is and has.
+    Info {
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// Where to.
+        dir: PathBuf,
+    },
+    /// What `up` starts as its child.
+    #[command(hide = true)]
+    Engine(Up),
+}
+
+/// How `up` runs.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Up {
+    /// Directories of manifests, instead of /etc/containers.d and the others.
+    #[arg(value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// Do not print what containers print.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// What of a log is printed.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Logs {
+    /// Which container.
+    pub name: String,
+    /// Go on with what comes.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only so many of the last lines.
+    #[arg(short = 'n', long = "tail", value_name = "LINES")]
+    pub tail: Option<String>,
+    /// From this time on: 10m, 2026-01-31T12:00:00Z, seconds since 1970.
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Up to this time.
+    #[arg(long)]
+    pub until: Option<String>,
+    /// With the time of each line.
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Only the standard output.
+    #[arg(long, conflicts_with = "stderr")]
+    pub stdout: bool,
+    /// Only the standard error.
+    #[arg(long)]
+    pub stderr: bool,
+}

@@ -1,0 +1,117 @@
+//! The client's side of the API: HTTP over the unix socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
+
+use super::{Failure, Result};
+
+/// An engine that was killed is back long before that.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A way to the engine.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// A word of a path or a query, percent-encoded (RFC 3986).
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
+            encoded.push(byte as char);
+        } else {
+            encoded += &format!("%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+impl Client {
+    /// Over this socket.
+    pub fn new(socket: PathBuf) -> Self {
+        Client { socket }
+    }
+
+    async fn connect(&self) -> Result<UnixStream> {
+        let begun = Instant::now();
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => return Ok(stream),
+                // The keeper holds the socket: refused means that nobody does.
+                Err(error) if error.kind() != std::io::ErrorKind::WouldBlock
+                    || begun.elapsed() > PATIENCE =>
+                {
+                    return Err(Failure(format!(
+                        "no Berth answers at {} ({error}); `berth up` starts one",
+                        self.socket.display()
+                    )));
+                }
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    async fn try_request(&self, method: &Method, path: &str) -> Result<Response<Incoming>> {
+        let stream = TokioIo::new(self.connect().await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        tokio::task::spawn_local(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "berth")
+            .body(Empty::<Bytes>::new())?;
+        Ok(sender.send_request(request).await?)
+    }
+
+    /// Asks. A connection that the engine's death broke before it answered is made
+    /// anew when asking twice does no harm.
+    pub async fn request(&self, method: Method, path: &str) -> Result<Response<Incoming>> {
+        let begun = Instant::now();
+        loop {
+            match self.try_request(&method, path).await {
+                Err(_) if method == Method::GET
+                    && begun.elapsed() < PATIENCE
+                    && self.socket.exists()
+                    && UnixStream::connect(&self.socket).await.is_ok() =>
+                {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The body of a good answer; the message of a bad one is the error.
+    pub async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes)> {
+        let answer = self.request(method, path).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        if status.is_client_error() || status.is_server_error() {
+            return Err(Failure(message(&body)));
+        }
+        Ok((status, body))
+    }
+
+    /// A JSON answer.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let (_, body) = self.ask(Method::GET, path).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+}
+
+/// The message of an error in Docker's form.
+pub fn message(body: &[u8]) -> String {
+    serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|value| value["message"].as_str().map(str::to_owned))
+        .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+}

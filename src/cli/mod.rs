@@ -1,0 +1,110 @@
+//! The command line: Docker's verbs and habits. Everything but `check`, `schema`,
+//! `plan --offline`, `completions` and `man` is a client of the API; `up` becomes
+//! the keeper.
+
+mod args;
+mod client;
+mod inspect;
+mod list;
+mod offline;
+mod stream;
+mod up;
+mod verbs;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::Args;
+use args::Command;
+use client::Client;
+
+/// What a command ends with when it fails.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure(error.to_string())
+    }
+}
+
+type Result<T = ExitCode> = std::result::Result<T, Failure>;
+
+/// Parses the arguments, does what they say, gives the exit status.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = run(args);
+    match result {
+        Ok(code) => code,
+        Err(Failure(message)) if message.is_empty() => ExitCode::FAILURE,
+        Err(Failure(message)) => {
+            let _ = writeln!(anstream::stderr(), "berth: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result {
+    let paths = crate::engine::paths::Paths::new(args.root.clone());
+    match args.command {
+        Command::Up(up) => up::up(&paths, &args.root, &up),
+        Command::Engine(engine) => up::engine(paths, engine),
+        Command::Check { paths, format } => offline::check(&paths, format),
+        Command::Schema => offline::schema(),
+        Command::Plan { dirs, offline: true, format } => offline::plan(&paths, dirs, format),
+        Command::Completions { shell } => offline::completions(shell),
+        Command::Man { dir } => offline::man(dir),
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, talk(Client::new(paths.socket()), command))
+        }
+    }
+}
+
+async fn talk(client: Client, command: Command) -> Result {
+    match command {
+        Command::Ps { all, quiet, format } => list::ps(&client, all, quiet, format).await,
+        Command::Inspect { names } => inspect::inspect(&client, &names).await,
+        Command::Logs(logs) => stream::logs(&client, &logs).await,
+        Command::Events { follow, since, format } => {
+            stream::events(&client, follow, since, format).await
+        }
+        Command::Stats { names, no_stream, format } => {
+            list::stats(&client, names, no_stream, format).await
+        }
+        Command::Start { names } => verbs::each(&client, &names, "start", &[]).await,
+        Command::Stop { names, time, signal } => {
+            verbs::each(&client, &names, "stop", &[("t", time), ("signal", signal)]).await
+        }
+        Command::Restart { names, time } => {
+            verbs::each(&client, &names, "restart", &[("t", time)]).await
+        }
+        Command::Kill { names, signal } => {
+            verbs::each(&client, &names, "kill", &[("signal", signal)]).await
+        }
+        Command::Pause { names } => verbs::each(&client, &names, "pause", &[]).await,
+        Command::Unpause { names } => verbs::each(&client, &names, "unpause", &[]).await,
+        Command::Reload { names } => verbs::reload(&client, &names).await,
+        Command::Rm { names, force } => verbs::remove(&client, &names, force).await,
+        Command::Wait { names } => verbs::wait(&client, &names).await,
+        Command::Top { name } => list::top(&client, &name).await,
+        Command::Plan { dirs, format, .. } => verbs::plan(&client, dirs, format).await,
+        Command::Reexec => verbs::reexec(&client).await,
+        Command::Version { format } => inspect::version(&client, format).await,
+        Command::Info { format } => inspect::info(&client, format).await,
+        // The others were done without an engine.
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints; that nobody reads any more (`| head`) ends the command quietly.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,45 @@
+//! `up` becomes the keeper; `engine` is what the keeper starts.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use super::Result;
+use super::args::Up;
+use crate::engine::paths::Paths;
+use crate::engine::start::{Options, run};
+
+pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
+    if !rustix::process::geteuid().is_root() {
+        return Err("`up` makes namespaces, mounts and cgroups: run it as root".into());
+    }
+    std::fs::create_dir_all(root).map_err(|error| format!("{}: {error}", root.display()))?;
+    let mut engine = vec!["--root".to_owned(), root.canonicalize()?.display().to_string()];
+    engine.push("engine".to_owned());
+    if args.quiet {
+        engine.push("--quiet".to_owned());
+    }
+    for dir in &args.dirs {
+        let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
+        engine.push(dir.display().to_string());
+    }
+    let code = crate::keeper::start::up(&paths.lock(), &engine)?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+pub fn engine(paths: Paths, args: Up) -> Result {
+    let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colour)
+        .compact()
+        .init();
+    run(Options { paths, dirs: args.dirs, echo: !args.quiet })?;
+    Ok(ExitCode::SUCCESS)
+}

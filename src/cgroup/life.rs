@@ -77,8 +77,11 @@ impl Cgroup {
     pub fn kill(&self) -> Result<()> {
         if let Some(dir) = self.v2.as_ref().filter(|dir| dir.join("cgroup.kill").exists()) {
             let path = dir.join("cgroup.kill");
+            self.was_killed.store(true, std::sync::atomic::Ordering::Relaxed);
+            let pids = self.procs();
             fs::write(&path, "1")
                 .map_err(|error| Error::new(format!("writing {}", path.display()), error))?;
+            wait_for(&pids)?;
             return wait_for(&self.procs());
         }
         for _ in 0..ROUNDS {
@@ -185,7 +188,7 @@ fn wait_for(pids: &[i32]) -> Result<()> {
 }
 
 /// A group's folder goes by rmdir(2) alone, those below it first.
-fn remove_tree(dir: &std::path::Path) -> io::Result<()> {
+pub(super) fn remove_tree(dir: &std::path::Path) -> io::Result<()> {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path())?;

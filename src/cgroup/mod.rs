@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::manifest::model::Resources;
 pub use hierarchy::{Hierarchy, Parent};
@@ -85,6 +86,8 @@ pub struct Cgroup {
     v1: Vec<(String, PathBuf)>,
     /// What was applied last, so that a launch without a change writes nothing.
     applied: Mutex<Option<Resources>>,
+    /// It was ended by `cgroup.kill`; see [`Cgroup::renew`].
+    was_killed: AtomicBool,
 }
 
 impl Cgroup {
@@ -98,19 +101,44 @@ impl Cgroup {
                 .map(|(controller, dir)| (controller.clone(), dir.join(name)))
                 .collect(),
             applied: Mutex::new(None),
+            was_killed: AtomicBool::new(false),
         }
     }
 
-    /// The group `name` below `parent`; made where it is not there yet.
+    /// The group `name` below `parent`, for a launch: made where it is not there
+    /// yet, made anew where an earlier engine left it.
     ///
     /// # Errors
     /// The kernel refuses a folder: no rights, or the depth or number is limited.
     pub fn create(parent: &Parent, name: &str) -> Result<Self> {
         let group = Cgroup::at(parent, name);
+        if group.v2.as_ref().is_some_and(|dir| dir.is_dir()) {
+            group.was_killed.store(true, Ordering::Relaxed);
+            group.renew()?;
+        }
         for dir in group.v2.iter().chain(group.always()) {
             make(dir)?;
         }
         Ok(group)
+    }
+
+    /// Makes its cgroup2 folder anew if it was ever killed: Linux 6.18 ends at once
+    /// what is born by `CLONE_INTO_CGROUP` in a group that `cgroup.kill` was used on
+    /// (it compares the kill count of the group with that of the cloner's).
+    ///
+    /// # Errors
+    /// A process is in it.
+    pub fn renew(&self) -> Result<()> {
+        let Some(dir) = &self.v2 else { return Ok(()) };
+        if self.was_killed.swap(false, Ordering::Relaxed) {
+            life::remove_tree(dir)
+                .map_err(|error| Error::new(format!("removing {}", dir.display()), error))?;
+            make(dir)?;
+            if self.unified {
+                *self.applied.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+            }
+        }
+        Ok(())
     }
 
     /// The group, if any hierarchy has it.

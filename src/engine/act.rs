@@ -222,15 +222,20 @@ impl Engine {
         let cgroup = live.cgroup();
         let oom = cgroup.as_deref().is_some_and(|cgroup| cgroup.oom_kills() > live.oom_kills);
         self.apply(Event::Exited { name: name.clone(), incarnation, status, oom });
-        self.await_empty(name.clone(), incarnation, cgroup);
+        self.await_empty(name.clone(), incarnation);
     }
 
     /// Tells the reconciler when nobody is left, and all that they wrote is in the
     /// log: who sees the container ended can read its last line.
-    fn await_empty(&mut self, name: Name, incarnation: u64, cgroup: Option<Arc<Cgroup>>) {
-        let emptied = Event::CgroupEmptied { name: name.clone(), incarnation };
-        let cgroup = cgroup.filter(|cgroup| cgroup.is_populated());
-        let fifos = self.lives.get(&name).and_then(super::live::Live::written_to);
+    fn await_empty(&mut self, name: Name, incarnation: u64) {
+        let live = self.lives.entry(name.clone()).or_default();
+        if live.kills > 0 {
+            // The end of the last kill comes back here.
+            return;
+        }
+        let emptied = Event::CgroupEmptied { name, incarnation };
+        let cgroup = live.cgroup().filter(|cgroup| cgroup.is_populated());
+        let fifos = live.written_to();
         if cgroup.is_none() && fifos.is_none() {
             self.apply(emptied);
             return;
@@ -250,19 +255,26 @@ impl Engine {
     }
 
     fn kill_all(&mut self, name: Name, incarnation: u64) {
-        let cgroup = self.lives.get(&name).and_then(super::live::Live::cgroup);
-        let Some(cgroup) = cgroup else {
+        let live = self.lives.entry(name.clone()).or_default();
+        let Some(cgroup) = live.cgroup() else {
             self.apply_later(Event::CgroupEmptied { name, incarnation });
             return;
         };
+        live.kills += 1;
         let effects = self.effects.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = cgroup.kill() {
-                let _ = effects.send(Effect::Problem(format!("killing {name}: {error}")));
-                return;
-            }
-            let _ = effects.send(Effect::Event(Event::CgroupEmptied { name, incarnation }));
+            let error = cgroup.kill().err().map(|error| error.to_string());
+            let _ = effects.send(Effect::Killed { name, incarnation, error });
         });
+    }
+
+    pub(super) fn killed(&mut self, name: Name, incarnation: u64, error: Option<String>) {
+        if let Some(error) = error {
+            tracing::warn!("killing {name}: {error}");
+        }
+        let live = self.lives.entry(name.clone()).or_default();
+        live.kills = live.kills.saturating_sub(1);
+        self.await_empty(name, incarnation);
     }
 
     pub(super) fn apply_later(&self, event: Event) {

@@ -217,15 +217,17 @@ impl Engine {
             if alive.is_some_and(|record| record.phase.is_alive()) {
                 continue;
             }
-            let (has_record, parent) = (alive.is_some(), Arc::clone(&self.workshop.parent));
-            tokio::task::spawn_blocking(move || {
-                if let Ok(Some(cgroup)) = Cgroup::open_existing(&parent, &name) {
-                    let _ = cgroup.kill();
-                    if !has_record {
-                        let _ = cgroup.remove();
-                    }
+            // Now, and not beside the launch that may come next.
+            if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name) {
+                let removed = match (cgroup.is_populated(), alive.is_some()) {
+                    (true, true) => cgroup.kill(),
+                    (_, false) => cgroup.remove(),
+                    (false, true) => Ok(()),
+                };
+                if let Err(error) = removed {
+                    tracing::warn!("{error}");
                 }
-            });
+            }
         }
     }
 }

@@ -28,6 +28,9 @@ pub struct Live {
     pub process: Option<Process>,
     /// Moves its output to its log.
     pub capture: Option<Capture>,
+    /// Kills that are under way: while there is one, nothing may be born in the
+    /// cgroup, for it would be killed too.
+    pub kills: u32,
     /// Its FIFOs, to see whether all was moved.
     pub fifos: Option<[OwnedFd; 2]>,
     /// How many processes of it the kernel had ended for memory at its launch.

@@ -246,7 +246,10 @@ impl Preparation<'_> {
         parts: &mut Parts,
     ) -> Result<(), String> {
         let cgroup = match kept.take() {
-            Some(cgroup) => cgroup,
+            Some(cgroup) => {
+                cgroup.renew().map_err(|error| error.to_string())?;
+                cgroup
+            }
             None => Arc::new(
                 Cgroup::create(&self.workshop.parent, name)
                     .map_err(|error| error.to_string())?,

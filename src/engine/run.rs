@@ -40,6 +40,8 @@ pub(super) enum Effect {
     CommandReady { name: Name, result: Result<Box<Ready>, String> },
     /// The error pipe of a launch closed.
     PipeClosed { key: u64, status: Status },
+    /// Every process of a container was killed, as far as that could be.
+    Killed { name: Name, incarnation: u64, error: Option<String> },
     /// Something for the reconciler.
     Event(Event),
     /// To be told to whoever reads the log.
@@ -270,6 +272,7 @@ impl Engine {
                     .unwrap_or_default();
                 self.outcomes(key, outcomes);
             }
+            Effect::Killed { name, incarnation, error } => self.killed(name, incarnation, error),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::CatchUp => {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -15,6 +16,8 @@ use super::run::{RESUME, Settings, resumed_table, run};
 
 /// The name under which a keeper keeps its lock when it replaces itself.
 const LOCK: &str = "lock";
+/// How long the engine of a dead keeper may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs as the keeper of what `lock` stands for until everything is finished;
 /// gives the exit status. `engine_args` are the arguments that make this binary
@@ -76,9 +79,18 @@ fn take_lock(path: &Path) -> io::Result<OwnedFd> {
         .mode(0o644)
         .open(path)
         .map_err(fail)?;
-    if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err() {
+    let begun = Instant::now();
+    while flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
+        file.rewind().map_err(fail)?;
         let _ = file.read_to_string(&mut pid);
+        // The engine of a keeper that is dead holds the lock until it has ended: two
+        // engines must never move the same logs.
+        let is_dead = pid.trim().parse().is_ok_and(|pid| super::process::start_time(pid) == 0);
+        if is_dead && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        }
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             format!(

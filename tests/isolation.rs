@@ -43,7 +43,8 @@ fn writes_never_reach_the_host() {
 
 #[test]
 fn ids_inside_are_not_those_of_the_host() {
-    let berth = Berth::up_with(&[("web.toml", &shell("id -u; cat /proc/self/uid_map; sleep 1000"))]);
+    let berth =
+        Berth::up_with(&[("web.toml", &shell("id -u; cat /proc/self/uid_map; sleep 1000"))]);
     berth.wait_log("web", "65536");
     assert!(berth.logs("web").starts_with("0\n"));
     let status = std::fs::read_to_string(format!("/proc/{}/status", berth.pid("web"))).unwrap();
@@ -140,7 +141,11 @@ fn a_volume_outlives_its_container_and_belongs_to_it() {
 fn a_read_only_root_stays_as_it_is() {
     let berth = Berth::up_with(&[]);
     let more = "[security]\nread-only = true\n";
-    let text = run(&berth, "web", &once("touch /etc/x || echo refused; touch /dev/shm/y && echo ok", more));
+    let text = run(
+        &berth,
+        "web",
+        &once("touch /etc/x || echo refused; touch /dev/shm/y && echo ok", more),
+    );
     assert!(text.contains("refused") && text.contains("ok"), "{text}");
 }
 
@@ -161,8 +166,18 @@ fn failures_before_exec_say_why() {
     let cases = [
         ("missing", "rootfs = \"/\"\ncommand = [\"no-such-program\"]\n", 127, "no-such-program"),
         ("not-exec", "rootfs = \"/\"\ncommand = [\"/etc/passwd\"]\n", 126, "/etc/passwd"),
-        ("no-user", "rootfs = \"/\"\ncommand = [\"true\"]\nuser = \"nosuchuser\"\n", 125, "nosuchuser"),
-        ("no-bind", "rootfs = \"/\"\ncommand = [\"true\"]\n[[mount]]\nsource = \"/no/such/dir\"\ntarget = \"/x\"\n", 125, "/no/such/dir"),
+        (
+            "no-user",
+            "rootfs = \"/\"\ncommand = [\"true\"]\nuser = \"nosuchuser\"\n",
+            125,
+            "nosuchuser",
+        ),
+        (
+            "no-bind",
+            "rootfs = \"/\"\ncommand = [\"true\"]\n[[mount]]\nsource = \"/no/such/dir\"\ntarget = \"/x\"\n",
+            125,
+            "/no/such/dir",
+        ),
         ("no-root", "rootfs = \"/no/such/root\"\ncommand = [\"true\"]\n", 125, "/no/such/root"),
     ];
     for (name, manifest, code, word) in cases {

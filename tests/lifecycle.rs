@@ -4,7 +4,8 @@ mod support;
 
 use support::{Berth, is_running, kill, shell};
 
-const SLEEPER: &str = "trap \"echo asked to end; exit 0\" TERM; echo ready; while :; do sleep 0.1; done";
+const SLEEPER: &str =
+    "trap \"echo asked to end; exit 0\" TERM; echo ready; while :; do sleep 0.1; done";
 
 #[test]
 fn a_dropped_file_runs_and_a_deleted_one_stops() {
@@ -101,11 +102,14 @@ fn a_touched_file_restarts_nothing() {
 fn order_of_start_and_stop_follows_requires() {
     let file = |text: &str, requires: &str| format!("{}requires = [{requires}]\n", shell(text));
     let script = |name: &str| {
-        format!("trap \"echo {name} ends >> /order/log; exit 0\" TERM; echo {name} >> /order/log; while :; do sleep 0.05; done")
+        format!(
+            "trap \"echo {name} ends >> /order/log; exit 0\" TERM; echo {name} >> /order/log; while :; do sleep 0.05; done"
+        )
     };
     let mut berth = Berth::new();
     std::fs::create_dir(berth.path("order")).unwrap();
-    let mount = format!("[[mount]]\nsource = \"{}\"\ntarget = \"/order\"\n", berth.path("order").display());
+    let mount =
+        format!("[[mount]]\nsource = \"{}\"\ntarget = \"/order\"\n", berth.path("order").display());
     berth.write("app.toml", &(file(&script("app"), "\"db\"") + &mount));
     berth.write("db.toml", &(file(&script("db"), "\"net\"") + &mount));
     berth.write("net.toml", &(file(&script("net"), "") + &mount));
@@ -178,13 +182,11 @@ fn a_declared_container_is_not_removed_by_hand() {
 #[test]
 fn a_shared_network_comes_back_with_its_owner() {
     let owner = shell("echo up; sleep 1000");
-    let guest = shell("readlink /proc/self/ns/net; sleep 1000")
-        + "network = { mode = \"container:db\" }\n";
+    let guest =
+        shell("readlink /proc/self/ns/net; sleep 1000") + "network = { mode = \"container:db\" }\n";
     let berth = Berth::up_with(&[("db.toml", &owner), ("app.toml", &guest)]);
     berth.wait_log("app", "net:");
-    let ns = |name: &str| {
-        std::fs::read_link(format!("/proc/{}/ns/net", berth.pid(name))).ok()
-    };
+    let ns = |name: &str| std::fs::read_link(format!("/proc/{}/ns/net", berth.pid(name))).ok();
     assert_eq!(ns("db"), ns("app"));
     berth.ok(&["kill", "-s", "KILL", "db"]);
     berth.ok(&["start", "db"]);
@@ -201,7 +203,9 @@ fn everything_of_a_container_ends_with_it() {
             .unwrap()
             .flatten()
             .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-            .filter(|cmdline| cmdline.starts_with(b"sleep\x005432") || cmdline.starts_with(b"sleep\x005433"))
+            .filter(|cmdline| {
+                cmdline.starts_with(b"sleep\x005432") || cmdline.starts_with(b"sleep\x005433")
+            })
             .count()
     };
     assert_eq!(sleepers(), 2);

@@ -39,8 +39,16 @@ fn a_bad_manifest_stays_harmless_over_a_restart_of_berth() {
 fn leftovers_of_editors_and_tools_are_no_containers() {
     let berth = Berth::up_with(&[("web.toml", &shell(SLEEPER))]);
     for name in [
-        "web.toml.backup", "web.toml~", ".web.toml.swp", "#web.toml#", "web.toml.dpkg-new",
-        "web.toml.rpmsave", ".hidden.toml", "4913", "web.yaml", "web.toml.d.bak",
+        "web.toml.backup",
+        "web.toml~",
+        ".web.toml.swp",
+        "#web.toml#",
+        "web.toml.dpkg-new",
+        "web.toml.rpmsave",
+        ".hidden.toml",
+        "4913",
+        "web.yaml",
+        "web.toml.d.bak",
     ] {
         std::fs::write(berth.manifests().join(name), shell("echo ghost; sleep 1000")).unwrap();
     }
@@ -51,7 +59,8 @@ fn leftovers_of_editors_and_tools_are_no_containers() {
     assert_eq!(list.as_array().map(Vec::len), Some(2), "{list}");
     let check = berth.cli(&["check", berth.manifests().to_str().unwrap()]);
     assert!(check.status.success());
-    let said = String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned()
+        + &String::from_utf8_lossy(&check.stderr);
     assert!(said.contains("web.toml.backup"), "what was passed over is named: {said}");
 }
 
@@ -73,8 +82,17 @@ fn files_that_are_no_files_are_errors_of_their_own() {
     assert_eq!(berth.status("web"), "running");
     let check = berth.cli(&["check", dir.to_str().unwrap()]);
     assert_eq!(check.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
-    for name in ["fifo.toml", "dangling.toml", "latin.toml", "nul.toml", "deep.toml", "deep.kdl", "huge.toml"] {
+    let said = String::from_utf8_lossy(&check.stdout).into_owned()
+        + &String::from_utf8_lossy(&check.stderr);
+    for name in [
+        "fifo.toml",
+        "dangling.toml",
+        "latin.toml",
+        "nul.toml",
+        "deep.toml",
+        "deep.kdl",
+        "huge.toml",
+    ] {
         assert!(said.contains(name), "{name} is missing in: {said}");
     }
 }
@@ -101,7 +119,12 @@ fn plan_says_what_would_change_and_exits_accordingly() {
     assert_eq!(output.status.code(), Some(2));
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let kind = |name: &str| {
-        plan.as_array().unwrap().iter().find(|c| c["name"] == name).map(|c| c["kind"].clone()).unwrap()
+        plan.as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["name"] == name)
+            .map(|c| c["kind"].clone())
+            .unwrap()
     };
     assert_eq!(kind("web"), "change-in-place");
     assert_eq!(kind("new"), "create");
@@ -143,7 +166,8 @@ fn a_directory_swapped_by_a_symlink_is_read_anew() {
 
 #[test]
 fn templates_make_instances() {
-    let text = "instances = [\"1\", \"2\"]\n".to_owned() + &shell("echo I am {{instance}}; sleep 1000");
+    let text =
+        "instances = [\"1\", \"2\"]\n".to_owned() + &shell("echo I am {{instance}}; sleep 1000");
     let berth = Berth::up_with(&[("worker@.toml", &text)]);
     berth.wait_log("worker@1", "I am 1");
     berth.wait_log("worker@2", "I am 2");

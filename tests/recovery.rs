@@ -7,7 +7,8 @@ use std::time::Duration;
 use support::{Berth, is_running, kill, shell};
 
 /// Counts without a pause worth the name, so that a kill falls anywhere.
-const COUNTER: &str = "i=0; while :; do echo line $i; i=$((i+1)); [ $((i % 50)) = 0 ] && sleep 0.01; done";
+const COUNTER: &str =
+    "i=0; while :; do echo line $i; i=$((i+1)); [ $((i % 50)) = 0 ] && sleep 0.01; done";
 
 /// A small generator: the test is the same every time, but for the machine.
 struct Random(u64);
@@ -113,8 +114,9 @@ fn an_exit_while_everything_is_dead_is_known_with_its_status() {
 
 #[test]
 fn an_exit_while_the_engine_is_dead_leads_to_one_restart() {
-    let manifest = shell("echo ready; while [ ! -e /go/now ]; do sleep 0.02; done; rm /go/now; exit 1")
-        + "[[mount]]\nsource = \"go\"\ntarget = \"/go\"\n";
+    let manifest =
+        shell("echo ready; while [ ! -e /go/now ]; do sleep 0.02; done; rm /go/now; exit 1")
+            + "[[mount]]\nsource = \"go\"\ntarget = \"/go\"\n";
     let berth = Berth::up_with(&[("web.toml", &manifest)]);
     berth.wait_log("web", "ready");
     let pid = berth.pid("web") as i32;
@@ -148,7 +150,8 @@ fn records_that_cannot_be_read_are_set_aside_and_the_container_adopted() {
         std::fs::write(file("torn"), &text[..text.len() / 3]).unwrap();
         std::fs::write(file("empty"), "").unwrap();
         let newer = std::fs::read_to_string(file("newer")).unwrap();
-        std::fs::write(file("newer"), newer.replacen("\"version\": 1", "\"version\": 99", 1)).unwrap();
+        std::fs::write(file("newer"), newer.replacen("\"version\": 1", "\"version\": 99", 1))
+            .unwrap();
         std::fs::write(file("garbage"), [0, 159, 146, 150]).unwrap();
     }
     berth.up();

@@ -19,7 +19,8 @@ fn an_oom_kill_is_told_as_such() {
 #[test]
 fn a_fork_bomb_is_contained_and_stoppable() {
     let text = shell("f() { f | f & }; while :; do f; done") + "[resources]\npids = 40\n";
-    let berth = Berth::up_with(&[("bomb.toml", &text), ("web.toml", &shell("echo ready; sleep 1000"))]);
+    let berth =
+        Berth::up_with(&[("bomb.toml", &text), ("web.toml", &shell("echo ready; sleep 1000"))]);
     berth.wait_log("web", "ready");
     berth.wait_status("bomb", "running");
     berth.ok(&["stop", "-t", "1", "bomb"]);
@@ -44,8 +45,11 @@ fn awkward_payloads_are_contained_and_stoppable() {
     let berth = Berth::up_with(&[
         ("daemon.toml", &shell("(setsid sleep 1000 &) ; echo gone")),
         ("closed.toml", &shell("exec >&- 2>&-; sleep 1000")),
-        ("endless.toml", &(shell("while :; do printf xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done")
-            + "[log]\nmax-size = \"256KiB\"\nmax-files = 2\n")),
+        (
+            "endless.toml",
+            &(shell("while :; do printf xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done")
+                + "[log]\nmax-size = \"256KiB\"\nmax-files = 2\n"),
+        ),
     ]);
     berth.wait("the daemon's parent to be restarted", || berth.restarts("daemon") >= 1);
     berth.wait_status("closed", "running");

@@ -59,24 +59,20 @@ pub async fn inspect(handle: &Handle, which: &str) -> Answer {
     }
 }
 
-fn signal(query: &Query) -> Result<Option<Signal>, Answer> {
-    match query.get("signal").map(str::parse) {
-        None => Ok(None),
-        Some(Ok(signal)) => Ok(Some(signal)),
-        Some(Err(message)) => {
-            let text: String = message;
-            Err(failure(StatusCode::BAD_REQUEST, &format!("invalid signal: {text}")))
-        }
-    }
+fn signal(query: &Query) -> Result<Option<Signal>, String> {
+    query
+        .get("signal")
+        .map(|text| text.parse().map_err(|error: String| format!("invalid signal: {error}")))
+        .transpose()
 }
 
 /// Docker's `t`: seconds, negative for ever.
-fn timeout(query: &Query) -> Result<Option<Duration>, Answer> {
+fn timeout(query: &Query) -> Result<Option<Duration>, String> {
     match query.get("t").map(str::parse::<i64>) {
         None => Ok(None),
         Some(Ok(seconds)) if seconds < 0 => Ok(Some(Duration::MAX)),
         Some(Ok(seconds)) => Ok(Some(Duration::from_secs(seconds.unsigned_abs()))),
-        Some(Err(_)) => Err(failure(StatusCode::BAD_REQUEST, "t is a number of seconds")),
+        Some(Err(_)) => Err("t is a number of seconds".to_owned()),
     }
 }
 
@@ -86,19 +82,20 @@ pub async fn act(handle: &Handle, which: &str, verb: &str, query: &Query) -> Ans
         Err(refusal) => return refused(refusal),
     };
     let asked = (|| {
-        Ok(match verb {
+        Ok::<_, String>(Some(match verb {
             "start" => Verb::Start,
             "stop" => Verb::Stop { signal: signal(query)?, timeout: timeout(query)? },
             "restart" => Verb::Restart { timeout: timeout(query)? },
             "kill" => Verb::Kill(signal(query)?.unwrap_or(Signal::KILL)),
             "pause" => Verb::Pause,
             "unpause" => Verb::Unpause,
-            _ => return Err(failure(StatusCode::NOT_FOUND, "page not found")),
-        })
+            _ => return Ok(None),
+        }))
     })();
     let verb = match asked {
-        Ok(verb) => verb,
-        Err(answer) => return answer,
+        Ok(Some(verb)) => verb,
+        Ok(None) => return failure(StatusCode::NOT_FOUND, "page not found"),
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
     match order(handle, &view, verb).await {
         Ok(()) => no_content(),
@@ -130,7 +127,9 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
                     let is_new = (view.pid, view.finished) != before;
                     let ended = matches!(view.state.as_str(), "exited" | "restarting" | "dead");
                     is_new && (view.state == "running" || ended)
-                        || view.detail.as_ref().is_some_and(|_| view.state == "created" && view.pid == 0 && is_blocked(view))
+                        || view.detail.as_ref().is_some_and(|_| {
+                            view.state == "created" && view.pid == 0 && is_blocked(view)
+                        })
                 })
                 .await;
             match reached.and_then(|view| view.error.filter(|_| view.state != "running")) {

@@ -19,9 +19,7 @@ pub fn stream(handle: &Handle, query: &Query) -> Answer {
     let nanos = |time: SystemTime| {
         time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
     };
-    let time = |key: &str| {
-        query.get(key).map(|text| parse_time(text, now).map(nanos)).transpose()
-    };
+    let time = |key: &str| query.get(key).map(|text| parse_time(text, now).map(nanos)).transpose();
     let (since, until, filters) = match (time("since"), time("until"), query.filters()) {
         (Ok(since), Ok(until), Ok(filters)) => (since, until, filters),
         (Err(message), _, _) | (_, Err(message), _) | (_, _, Err(message)) => {

@@ -14,7 +14,8 @@ use crate::logs::{Line, Query as LogQuery, Stream};
 /// `1700000000`, `1700000000.000000001`, RFC 3339, or a duration back from now.
 pub fn parse_time(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     if let Some((seconds, nanos)) = text.split_once('.').or(Some((text, "0")))
-        && let (Ok(seconds), true) = (seconds.parse::<u64>(), nanos.bytes().all(|b| b.is_ascii_digit()))
+        && let (Ok(seconds), true) =
+            (seconds.parse::<u64>(), nanos.bytes().all(|b| b.is_ascii_digit()))
     {
         let padded: String = nanos.chars().chain(std::iter::repeat('0')).take(9).collect();
         return Ok(SystemTime::UNIX_EPOCH
@@ -23,9 +24,9 @@ pub fn parse_time(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     if let Ok(back) = humantime::parse_duration(text) {
         return Ok(now.checked_sub(back).unwrap_or(SystemTime::UNIX_EPOCH));
     }
-    text.parse::<jiff::Timestamp>()
-        .map(SystemTime::from)
-        .map_err(|_| format!("{text:?} is not a time: 2026-01-31T12:00:00Z, 10m or seconds since 1970"))
+    text.parse::<jiff::Timestamp>().map(SystemTime::from).map_err(|_| {
+        format!("{text:?} is not a time: 2026-01-31T12:00:00Z, 10m or seconds since 1970")
+    })
 }
 
 pub async fn logs(handle: &Handle, which: &str, query: &Query) -> Answer {
@@ -41,7 +42,8 @@ pub async fn logs(handle: &Handle, which: &str, query: &Query) -> Answer {
         );
     }
     let now = SystemTime::now();
-    let time = |key: &str| query.get(key).filter(|t| *t != "0").map(|t| parse_time(t, now)).transpose();
+    let time =
+        |key: &str| query.get(key).filter(|t| *t != "0").map(|t| parse_time(t, now)).transpose();
     let (since, until) = match (time("since"), time("until")) {
         (Ok(since), Ok(until)) => (since, until),
         (Err(message), _) | (_, Err(message)) => return failure(StatusCode::BAD_REQUEST, &message),
@@ -106,7 +108,9 @@ mod tests {
     #[test]
     fn times_have_many_forms() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let at = |text: &str| parse_time(text, now).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let at = |text: &str| {
+            parse_time(text, now).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap()
+        };
         assert_eq!(at("12"), Duration::from_secs(12));
         assert_eq!(at("12.5"), Duration::from_millis(12_500));
         assert_eq!(at("10m"), Duration::from_secs(1_000_000 - 600));

@@ -41,7 +41,9 @@ pub async fn serve(listener: UnixListener, handle: Handle) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let room = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = std::sync::Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+        let Ok(place) = std::sync::Arc::clone(&room).acquire_owned().await else {
+            return Ok(());
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {

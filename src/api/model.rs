@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use bollard_stubs::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
     ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryStateEnum, Health,
-    HealthStatusEnum, HostConfig, MountPoint, NetworkSettings,
-    RestartPolicy as DockerPolicy, RestartPolicyNameEnum,
+    HealthStatusEnum, HostConfig, MountPoint, NetworkSettings, RestartPolicy as DockerPolicy,
+    RestartPolicyNameEnum,
 };
 use serde_json::{Map, Value, json};
 
@@ -51,7 +51,10 @@ pub fn image(view: &View) -> String {
 /// Docker's sentence: `Up 3 minutes`, `Exited (1) 5 seconds ago`.
 pub fn status(view: &View, now: SystemTime) -> String {
     let ago = |time: Option<SystemTime>| {
-        time.map_or_else(|| "some time".to_owned(), |time| age(now.duration_since(time).unwrap_or_default()))
+        time.map_or_else(
+            || "some time".to_owned(),
+            |time| age(now.duration_since(time).unwrap_or_default()),
+        )
     };
     let code = view.exit_code.unwrap_or(0);
     match view.state.as_str() {
@@ -74,7 +77,8 @@ pub fn status(view: &View, now: SystemTime) -> String {
 /// A duration in words, as Docker has them.
 fn age(age: Duration) -> String {
     let seconds = age.as_secs();
-    let plural = |count: u64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
+    let plural =
+        |count: u64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
     match seconds {
         0 => "Less than a second".to_owned(),
         1..60 => plural(seconds, "second"),
@@ -168,7 +172,12 @@ pub fn inspect(view: &View, log_path: String) -> Value {
         cmd: Some(manifest.command.clone()),
         entrypoint: manifest.entrypoint.clone(),
         image: Some(image(view)),
-        working_dir: Some(manifest.workdir.as_ref().map_or_else(|| "/".to_owned(), |dir| dir.display().to_string())),
+        working_dir: Some(
+            manifest
+                .workdir
+                .as_ref()
+                .map_or_else(|| "/".to_owned(), |dir| dir.display().to_string()),
+        ),
         labels: Some(manifest.labels.clone().into_iter().collect::<HashMap<_, _>>()),
         stop_signal: manifest.stop.signal.map(|signal| signal.to_string()),
         stop_timeout: Some(manifest.stop.timeout.as_secs() as i64),

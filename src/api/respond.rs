@@ -68,7 +68,11 @@ pub fn failure(status: StatusCode, message: &str) -> Answer {
 
 /// Plain text.
 pub fn text(text: &'static str) -> Answer {
-    with_body(StatusCode::OK, "text/plain; charset=utf-8", Full::new(Bytes::from_static(text.as_bytes())))
+    with_body(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        Full::new(Bytes::from_static(text.as_bytes())),
+    )
 }
 
 /// Done, and nothing to say.

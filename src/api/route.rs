@@ -30,13 +30,16 @@ impl Query {
 
     /// Whether a parameter is on, as Docker's daemon reads it.
     pub fn is_on(&self, key: &str) -> bool {
-        self.get(key)
-            .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "no" | "false" | "none"))
+        self.get(key).is_some_and(|value| {
+            !matches!(value.to_ascii_lowercase().as_str(), "0" | "no" | "false" | "none")
+        })
     }
 
     /// Docker's filters: `{"name":["web"]}` or, of old, `{"name":{"web":true}}`.
     pub fn filters(&self) -> Result<BTreeMap<String, Vec<String>>, String> {
-        let Some(text) = self.get("filters") else { return Ok(BTreeMap::new()) };
+        let Some(text) = self.get("filters") else {
+            return Ok(BTreeMap::new());
+        };
         let value: serde_json::Value =
             serde_json::from_str(text).map_err(|error| format!("invalid filter: {error}"))?;
         let object = value.as_object().ok_or("invalid filter: not an object")?;
@@ -88,9 +91,13 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
 
 /// The path without `/v1.41`, which must be a version that we speak.
 fn versioned(path: &str) -> Result<&str, String> {
-    let Some(tail) = path.strip_prefix("/v") else { return Ok(path) };
+    let Some(tail) = path.strip_prefix("/v") else {
+        return Ok(path);
+    };
     let (version, rest) = tail.find('/').map_or((tail, ""), |at| tail.split_at(at));
-    let Some((major, minor)) = version.split_once('.') else { return Ok(path) };
+    let Some((major, minor)) = version.split_once('.') else {
+        return Ok(path);
+    };
     let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else {
         return Ok(path);
     };
@@ -134,10 +141,13 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         }
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
         ["images", "json"] | ["networks"] if get => super::respond::json(&[(); 0]),
-        ["volumes"] if get => super::respond::json(&serde_json::json!({"Volumes": [], "Warnings": []})),
-        ["swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs", ..] => {
-            failure(StatusCode::NOT_IMPLEMENTED, "Berth has no swarm, no builder and no plugins")
+        ["volumes"] if get => {
+            super::respond::json(&serde_json::json!({"Volumes": [], "Warnings": []}))
         }
+        [
+            "swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs",
+            ..,
+        ] => failure(StatusCode::NOT_IMPLEMENTED, "Berth has no swarm, no builder and no plugins"),
         _ => failure(StatusCode::NOT_FOUND, "page not found"),
     }
 }

@@ -101,7 +101,10 @@ pub async fn info(handle: &Handle) -> Answer {
         server_version: Some(VERSION.to_owned()),
         init_binary: Some("berth".to_owned()),
         default_runtime: Some("berth".to_owned()),
-        security_options: Some(vec!["name=seccomp,profile=builtin".to_owned(), "name=userns".to_owned()]),
+        security_options: Some(vec![
+            "name=seccomp,profile=builtin".to_owned(),
+            "name=userns".to_owned(),
+        ]),
         warnings: Some(Vec::new()),
         ..SystemInfo::default()
     })

@@ -45,11 +45,14 @@ impl Cgroup {
                 Error::new(format!("restricting the devices of {}", dir.display()), error)
             });
         }
-        let Some(dir) = self.enter("devices")? else { return Ok(()) };
+        let Some(dir) = self.enter("devices")? else {
+            return Ok(());
+        };
         let write = |file: &str, value: &str| {
             let path = dir.join(file);
-            fs::write(&path, value)
-                .map_err(|error| Error::new(format!("writing {value:?} to {}", path.display()), error))
+            fs::write(&path, value).map_err(|error| {
+                Error::new(format!("writing {value:?} to {}", path.display()), error)
+            })
         };
         write("devices.deny", "a")?;
         for rule in rules.iter().filter(|rule| rule.allow()) {

@@ -186,8 +186,12 @@ impl Parent {
 fn parse(mountinfo: &str, cgroup: &str) -> Hierarchy {
     let (mut v2, mut v1) = (None, Vec::new());
     for line in mountinfo.lines() {
-        let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
-        let Some(point) = mount.split(' ').nth(4) else { continue };
+        let Some((mount, filesystem)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(point) = mount.split(' ').nth(4) else {
+            continue;
+        };
         let mut filesystem = filesystem.split(' ');
         let (kind, options) = (filesystem.next(), filesystem.nth(1).unwrap_or_default());
         match kind {

@@ -52,8 +52,8 @@ impl Cgroup {
             Err(error) => return Err(failed(error)),
         };
         // A change of the file shows as POLLPRI (kernfs; cgroup-v2 "cgroup.events").
-        let watched =
-            crate::sys::readiness::watch(file, Interest::PRIORITY | Interest::ERROR).map_err(failed)?;
+        let watched = crate::sys::readiness::watch(file, Interest::PRIORITY | Interest::ERROR)
+            .map_err(failed)?;
         loop {
             let mut text = [0u8; 256];
             match rustix::io::pread(watched.get_ref(), &mut text[..], 0) {
@@ -61,10 +61,8 @@ impl Cgroup {
                 // Removed meanwhile: nobody is in it.
                 _ => return Ok(()),
             }
-            let mut guard = watched
-                .ready(Interest::PRIORITY | Interest::ERROR)
-                .await
-                .map_err(failed)?;
+            let mut guard =
+                watched.ready(Interest::PRIORITY | Interest::ERROR).await.map_err(failed)?;
             guard.clear_ready();
         }
     }
@@ -97,7 +95,10 @@ impl Cgroup {
             let _ = self.thaw();
             wait_for(&pids)?;
         }
-        Err(Error::new("ending the processes of the cgroup", io::Error::other("they go on forking")))
+        Err(Error::new(
+            "ending the processes of the cgroup",
+            io::Error::other("they go on forking"),
+        ))
     }
 
     /// Stops every process of it where it is.
@@ -150,7 +151,9 @@ impl Cgroup {
 
     /// How many processes of it the kernel has ended for lack of memory.
     pub fn oom_kills(&self) -> u64 {
-        let Some(dir) = self.dir_of("memory") else { return 0 };
+        let Some(dir) = self.dir_of("memory") else {
+            return 0;
+        };
         let file = if self.unified { "memory.events" } else { "memory.oom_control" };
         let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
@@ -178,8 +181,12 @@ fn signal(pid: i32) {
 /// Waits until each of these processes has ended.
 fn wait_for(pids: &[i32]) -> Result<()> {
     for &pid in pids {
-        let Some(pid) = Pid::from_raw(pid) else { continue };
-        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let Some(pid) = Pid::from_raw(pid) else {
+            continue;
+        };
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
         let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut fds, None))
             .map_err(|errno| Error::new("waiting for a process to end", errno.into()))?;

@@ -6,12 +6,12 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cgroups_rs::fs::MaxValue;
 use cgroups_rs::fs::blkio::BlkIoController;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
-use cgroups_rs::fs::MaxValue;
 
 use super::{Cgroup, Error, Result};
 use crate::manifest::model::{IoLimit, Resources};
@@ -75,7 +75,9 @@ impl Cgroup {
         let wanted = resources.memory.is_some()
             || resources.swap.is_some()
             || resources.memory_reservation.is_some();
-        let Some(dir) = self.needed("memory", wanted, missing)? else { return Ok(()) };
+        let Some(dir) = self.needed("memory", wanted, missing)? else {
+            return Ok(());
+        };
         let controller = MemController::new(dir.clone(), dir.clone(), self.unified);
         let bytes = |size: Option<Size>| size.map_or(-1, |size| clamp(size.0));
         let limit = bytes(resources.memory);
@@ -132,9 +134,12 @@ impl Cgroup {
 
     fn cpu(&self, resources: &Resources, missing: &mut Vec<String>) -> Result<()> {
         let wanted = resources.cpus.is_some() || resources.cpu_weight.is_some();
-        let Some(dir) = self.needed("cpu", wanted, missing)? else { return Ok(()) };
+        let Some(dir) = self.needed("cpu", wanted, missing)? else {
+            return Ok(());
+        };
         let controller = CpuController::new(dir.clone(), dir.clone(), self.unified);
-        let quota = resources.cpus.map_or(-1, |cpus| i64::from(cpus.milli) * (PERIOD as i64) / 1000);
+        let quota =
+            resources.cpus.map_or(-1, |cpus| i64::from(cpus.milli) * (PERIOD as i64) / 1000);
         if dir.join(if self.unified { "cpu.max" } else { "cpu.cfs_quota_us" }).exists() {
             // The kernel takes no quota below a millisecond.
             let quota = if quota > 0 { quota.max(1000) } else { quota };
@@ -144,9 +149,7 @@ impl Cgroup {
         }
         let weight = resources.cpu_weight.unwrap_or(100);
         let shares = if self.unified { u64::from(weight) } else { shares(weight) };
-        controller
-            .set_shares(shares)
-            .map_err(|error| refused(&dir, "cpu weight", shares, &error))
+        controller.set_shares(shares).map_err(|error| refused(&dir, "cpu weight", shares, &error))
     }
 
     fn pids(&self, resources: &Resources, missing: &mut Vec<String>) -> Result<()> {
@@ -154,15 +157,17 @@ impl Cgroup {
             return Ok(());
         };
         let controller = PidController::new(dir.clone(), dir.clone(), self.unified);
-        let max = resources.pids.map_or(MaxValue::Max, |pids| {
-            MaxValue::Value(i64::try_from(pids).unwrap_or(i64::MAX))
-        });
+        let max = resources
+            .pids
+            .map_or(MaxValue::Max, |pids| MaxValue::Value(i64::try_from(pids).unwrap_or(i64::MAX)));
         controller.set_pid_max(max).map_err(|error| refused(&dir, "pids", max, &error))
     }
 
     fn cpuset(&self, resources: &Resources, missing: &mut Vec<String>) -> Result<()> {
         let wanted = resources.cpuset.is_some() || resources.cpuset_mems.is_some();
-        let Some(dir) = self.needed("cpuset", wanted, missing)? else { return Ok(()) };
+        let Some(dir) = self.needed("cpuset", wanted, missing)? else {
+            return Ok(());
+        };
         let controller = CpuSetController::new(dir.clone(), dir.clone(), self.unified);
         let inherited = |file: &str| match (self.unified, dir.parent()) {
             // An empty v2 cpuset is its parent's; v1 wants it named.
@@ -185,7 +190,9 @@ impl Cgroup {
     fn io(&self, resources: &Resources, missing: &mut Vec<String>) -> Result<()> {
         let name = if self.unified { "io" } else { "blkio" };
         let wanted = resources.io_weight.is_some() || !resources.io.is_empty();
-        let Some(dir) = self.needed(name, wanted, missing)? else { return Ok(()) };
+        let Some(dir) = self.needed(name, wanted, missing)? else {
+            return Ok(());
+        };
         let controller = BlkIoController::new(dir.clone(), dir.clone(), self.unified);
         self.lift_io(&dir)?;
         for limit in &resources.io {
@@ -223,7 +230,9 @@ impl Cgroup {
         for file in files {
             let path = dir.join(file);
             for line in fs::read_to_string(&path).unwrap_or_default().lines() {
-                let Some((device, _)) = line.split_once(' ') else { continue };
+                let Some((device, _)) = line.split_once(' ') else {
+                    continue;
+                };
                 let lifted = match self.unified {
                     true => format!("{device} rbps=max wbps=max riops=max wiops=max"),
                     false => format!("{device} 0"),
@@ -241,10 +250,8 @@ impl Cgroup {
         if !meta.file_type().is_block_device() {
             return Err(Error::new(looking, io::Error::other("it is not a block device")));
         }
-        let (major, minor) = (
-            u64::from(rustix::fs::major(meta.rdev())),
-            u64::from(rustix::fs::minor(meta.rdev())),
-        );
+        let (major, minor) =
+            (u64::from(rustix::fs::major(meta.rdev())), u64::from(rustix::fs::minor(meta.rdev())));
         let set = |result: cgroups_rs::fs::error::Result<()>, value: u64| {
             result.map_err(|error| refused(dir, "io limit", value, &error))
         };

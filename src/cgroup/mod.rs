@@ -218,7 +218,9 @@ impl Cgroup {
 
     /// The processes in it, as the host numbers them.
     pub fn procs(&self) -> Vec<i32> {
-        let Some(dir) = self.dirs().find(|dir| dir.is_dir()) else { return Vec::new() };
+        let Some(dir) = self.dirs().find(|dir| dir.is_dir()) else {
+            return Vec::new();
+        };
         let mut pids = Vec::new();
         collect_procs(dir, &mut pids);
         pids
@@ -227,7 +229,9 @@ impl Cgroup {
     /// Makes the v1 group of a controller that the container was not in, and takes
     /// its processes along.
     fn enter(&self, controller: &str) -> Result<Option<&PathBuf>> {
-        let Some(dir) = self.dir_of(controller) else { return Ok(None) };
+        let Some(dir) = self.dir_of(controller) else {
+            return Ok(None);
+        };
         if self.unified || dir.is_dir() {
             return Ok(Some(dir));
         }

@@ -76,7 +76,9 @@ impl Cgroup {
     }
 
     fn cpu_stats(&self, stats: &mut Stats) {
-        let Some(dir) = self.dir_of("cpu") else { return };
+        let Some(dir) = self.dir_of("cpu") else {
+            return;
+        };
         let table = table(&dir.join("cpu.stat"));
         let get = |key: &str| table.get(key).copied().unwrap_or(0);
         stats.periods = get("nr_periods");
@@ -97,7 +99,9 @@ impl Cgroup {
     }
 
     fn memory_stats(&self, stats: &mut Stats) {
-        let Some(dir) = self.dir_of("memory") else { return };
+        let Some(dir) = self.dir_of("memory") else {
+            return;
+        };
         let table = table(&dir.join("memory.stat"));
         let get = |key: &str| table.get(key).copied().unwrap_or(0);
         if self.unified {
@@ -130,11 +134,12 @@ impl Cgroup {
             stats.io = parse_io_stat(&fs::read_to_string(dir.join("io.stat")).unwrap_or_default());
             return;
         }
-        let Some(dir) = self.dir_of("blkio") else { return };
-        for (file, is_bytes) in [
-            ("blkio.throttle.io_service_bytes", true),
-            ("blkio.throttle.io_serviced", false),
-        ] {
+        let Some(dir) = self.dir_of("blkio") else {
+            return;
+        };
+        for (file, is_bytes) in
+            [("blkio.throttle.io_service_bytes", true), ("blkio.throttle.io_serviced", false)]
+        {
             for line in fs::read_to_string(dir.join(file)).unwrap_or_default().lines() {
                 let mut words = line.split(' ');
                 let (Some(device), Some(kind), Some(Ok(value))) =

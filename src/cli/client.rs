@@ -47,8 +47,9 @@ impl Client {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => return Ok(stream),
                 // The keeper holds the socket: refused means that nobody does.
-                Err(error) if error.kind() != std::io::ErrorKind::WouldBlock
-                    || begun.elapsed() > PATIENCE =>
+                Err(error)
+                    if error.kind() != std::io::ErrorKind::WouldBlock
+                        || begun.elapsed() > PATIENCE =>
                 {
                     return Err(Failure(format!(
                         "no Berth answers at {} ({error}); `berth up` starts one",
@@ -78,10 +79,11 @@ impl Client {
         let begun = Instant::now();
         loop {
             match self.try_request(&method, path).await {
-                Err(_) if method == Method::GET
-                    && begun.elapsed() < PATIENCE
-                    && self.socket.exists()
-                    && UnixStream::connect(&self.socket).await.is_ok() =>
+                Err(_)
+                    if method == Method::GET
+                        && begun.elapsed() < PATIENCE
+                        && self.socket.exists()
+                        && UnixStream::connect(&self.socket).await.is_ok() =>
                 {
                     sleep(Duration::from_millis(20)).await;
                 }

@@ -69,7 +69,8 @@ pub async fn ps(client: &Client, all: bool, quiet: bool, format: Format) -> Resu
             command.replace(['\n', '\t'], " "),
             source.unwrap_or_default(),
         ]);
-        let said = [("", &view.detail), ("error: ", &view.error), ("manifest: ", &view.manifest_error)];
+        let said =
+            [("", &view.detail), ("error: ", &view.error), ("manifest: ", &view.manifest_error)];
         for (word, note) in said.iter().filter_map(|(word, note)| Some((word, note.as_ref()?))) {
             let colour = if word.is_empty() { "33" } else { "31" };
             notes += &format!("\x1b[{colour}m{}: {word}{note}\x1b[0m\n", view.name);
@@ -82,7 +83,12 @@ pub async fn ps(client: &Client, all: bool, quiet: bool, format: Format) -> Resu
 pub async fn top(client: &Client, name: &str) -> Result {
     let answer: Value = client.get(&format!("/containers/{}/top", encode(name))).await?;
     let words = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().map(|w| w.as_str().unwrap_or_default().to_owned()).collect()
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|w| w.as_str().unwrap_or_default().to_owned())
+            .collect()
     };
     let titles = words(&answer["Titles"]);
     let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
@@ -94,12 +100,7 @@ pub async fn top(client: &Client, name: &str) -> Result {
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn stats(
-    client: &Client,
-    names: Vec<String>,
-    no_stream: bool,
-    format: Format,
-) -> Result {
+pub async fn stats(client: &Client, names: Vec<String>, no_stream: bool, format: Format) -> Result {
     let mut before: BTreeMap<String, Stats> = BTreeMap::new();
     let mut measured_at = tokio::time::Instant::now();
     let mut first = true;
@@ -108,7 +109,11 @@ pub async fn stats(
             false => names.clone(),
             true => {
                 let views: Vec<View> = client.get("/berth/containers").await?;
-                views.into_iter().filter(|view| view.pid > 0).map(|view| view.name.to_string()).collect()
+                views
+                    .into_iter()
+                    .filter(|view| view.pid > 0)
+                    .map(|view| view.name.to_string())
+                    .collect()
             }
         };
         let mut now: BTreeMap<String, Stats> = BTreeMap::new();
@@ -141,11 +146,16 @@ fn percent(before: Option<&Stats>, now: &Stats, passed: Duration) -> f64 {
     used as f64 / passed.as_nanos().max(1) as f64 * 100.0
 }
 
-fn stats_table(before: &BTreeMap<String, Stats>, now: &BTreeMap<String, Stats>, passed: Duration) -> String {
+fn stats_table(
+    before: &BTreeMap<String, Stats>,
+    now: &BTreeMap<String, Stats>,
+    passed: Duration,
+) -> String {
     let mut table = table(&["NAME", "CPU", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN"]);
     for (name, stats) in now {
         let limit = stats.memory_limit.map(|limit| ByteSize(limit).to_string());
-        let sum = |of: fn(&crate::cgroup::IoStats) -> u64| ByteSize(stats.io.values().map(of).sum());
+        let sum =
+            |of: fn(&crate::cgroup::IoStats) -> u64| ByteSize(stats.io.values().map(of).sum());
         table.add_row([
             name.clone(),
             format!("{:.1}%", percent(before.get(name), stats, passed)),

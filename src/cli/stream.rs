@@ -171,7 +171,10 @@ pub async fn events(
 
 fn now() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    now.map_or_else(|_| "0".to_owned(), |now| format!("{}.{:09}", now.as_secs(), now.subsec_nanos()))
+    now.map_or_else(
+        |_| "0".to_owned(),
+        |now| format!("{}.{:09}", now.as_secs(), now.subsec_nanos()),
+    )
 }
 
 fn described(event: &Value, format: Format) -> String {

@@ -63,8 +63,12 @@ impl Engine {
     }
 
     fn launch(&mut self, name: Name, incarnation: u64, renew: bool) {
-        let Some(record) = self.observed.record(&name) else { return };
-        let Some(manifest) = record.applied.clone() else { return };
+        let Some(record) = self.observed.record(&name) else {
+            return;
+        };
+        let Some(manifest) = record.applied.clone() else {
+            return;
+        };
         let id = record.id.clone();
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&other),
@@ -170,7 +174,9 @@ impl Engine {
 
     /// Tells the reconciler what became of a launch.
     pub(super) fn outcomes(&mut self, key: u64, outcomes: Vec<Outcome>) {
-        let Some(flight) = self.flights.get(&key) else { return };
+        let Some(flight) = self.flights.get(&key) else {
+            return;
+        };
         let (name, incarnation) = (flight.name.clone(), flight.incarnation);
         let is_command = flight.is_command;
         for outcome in outcomes {
@@ -188,7 +194,12 @@ impl Engine {
                     };
                     self.gone(&name, incarnation);
                     let _ = std::fs::remove_file(self.status_path(&name, incarnation));
-                    self.apply(Event::LaunchFailed { name: name.clone(), incarnation, code, error });
+                    self.apply(Event::LaunchFailed {
+                        name: name.clone(),
+                        incarnation,
+                        code,
+                        error,
+                    });
                 }
                 Outcome::Ended(end) => self.ended(&name, incarnation, end),
             }
@@ -287,7 +298,9 @@ impl Engine {
         doing: &'static str,
         act: fn(&Cgroup) -> Result<(), E>,
     ) {
-        let Some(cgroup) = self.lives.get(name).and_then(super::live::Live::cgroup) else { return };
+        let Some(cgroup) = self.lives.get(name).and_then(super::live::Live::cgroup) else {
+            return;
+        };
         let (name, effects) = (name.clone(), self.effects.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = act(&cgroup) {
@@ -297,8 +310,12 @@ impl Engine {
     }
 
     fn apply_live(&mut self, name: Name) {
-        let Some(manifest) = self.desired.containers.get(&name).cloned() else { return };
-        let Some(live) = self.lives.get_mut(&name) else { return };
+        let Some(manifest) = self.desired.containers.get(&name).cloned() else {
+            return;
+        };
+        let Some(live) = self.lives.get_mut(&name) else {
+            return;
+        };
         if let Some(capture) = &live.capture {
             capture.set(manifest.log.clone());
         }
@@ -345,10 +362,8 @@ impl Engine {
             return Ok(());
         }
         let run_dir = paths.container_run_dir(name.as_str());
-        let fifos = [
-            open_read_end(&run_dir.join("stdout"))?,
-            open_read_end(&run_dir.join("stderr"))?,
-        ];
+        let fifos =
+            [open_read_end(&run_dir.join("stdout"))?, open_read_end(&run_dir.join("stderr"))?];
         let copy = |fifo: &OwnedFd| fifo.try_clone().map_err(|error| format!("dup: {error}"));
         let (stdout, stderr) = (copy(&fifos[0])?, copy(&fifos[1])?);
         let capture = self
@@ -366,8 +381,12 @@ impl Engine {
     fn command(&mut self, name: Name, incarnation: u64, command: Vec<String>) {
         let process = self.lives.get(&name).and_then(|live| live.running(incarnation));
         let pidfd = process.and_then(|process| process.pidfd.try_clone().ok());
-        let (Some(pidfd), Some(record)) = (pidfd, self.observed.record(&name)) else { return };
-        let Some(manifest) = record.applied.clone() else { return };
+        let (Some(pidfd), Some(record)) = (pidfd, self.observed.record(&name)) else {
+            return;
+        };
+        let Some(manifest) = record.applied.clone() else {
+            return;
+        };
         let live = self.lives.get(&name);
         let pid = live.and_then(|live| live.process.as_ref()).map_or(0, |process| process.pid);
         let cgroup = live.and_then(super::live::Live::cgroup);
@@ -465,7 +484,9 @@ async fn read_to_end(pipe: OwnedFd) -> String {
         return text;
     };
     loop {
-        let Ok(mut guard) = pipe.readable().await else { return text };
+        let Ok(mut guard) = pipe.readable().await else {
+            return text;
+        };
         let mut bytes = [0u8; 256];
         match rustix::io::read(pipe.get_ref(), &mut bytes[..]) {
             Ok(0) => return text,

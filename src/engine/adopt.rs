@@ -48,7 +48,9 @@ impl Engine {
         let mut known = BTreeSet::new();
         for Told { message, pidfd } in told {
             self.next_key = self.next_key.max(message.key);
-            let Some((is_command, name, incarnation)) = parse_tag(&message.tag) else { continue };
+            let Some((is_command, name, incarnation)) = parse_tag(&message.tag) else {
+                continue;
+            };
             if is_command {
                 if message.ended {
                     self.acknowledge.push(message.key);
@@ -121,7 +123,9 @@ impl Engine {
 
     /// A launch of a keeper that is dead.
     fn adopt_from_disk(&mut self, name: &Name, incarnation: u64, status: Status) {
-        let Some((pid, start)) = status.process else { return };
+        let Some((pid, start)) = status.process else {
+            return;
+        };
         if let Some(pidfd) = same_process(pid, start) {
             self.next_key += 1;
             let key = self.next_key;
@@ -138,9 +142,10 @@ impl Engine {
             self.announce_adopted(name, incarnation, pid, start);
             return;
         }
-        let is_current = self.observed.record(name).is_some_and(|record| {
-            record.incarnation == incarnation && record.phase.is_alive()
-        });
+        let is_current = self
+            .observed
+            .record(name)
+            .is_some_and(|record| record.incarnation == incarnation && record.phase.is_alive());
         if !is_current {
             let _ = fs::remove_file(self.status_path(name, incarnation));
             return;

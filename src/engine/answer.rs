@@ -117,9 +117,9 @@ impl Engine {
         let mut found = self.observed.records().filter(|record| record.id.starts_with(which));
         match (found.next().filter(|_| !which.is_empty()), found.next()) {
             (Some(record), None) => Ok(self.view(record)),
-            (Some(_), Some(_)) => Err(Refusal::Invalid(format!(
-                "multiple IDs found with provided prefix: {which}"
-            ))),
+            (Some(_), Some(_)) => {
+                Err(Refusal::Invalid(format!("multiple IDs found with provided prefix: {which}")))
+            }
             (None, _) => Err(Refusal::NotFound(format!("No such container: {which}"))),
         }
     }
@@ -172,11 +172,9 @@ impl Engine {
     pub(super) fn announce(&self, event: &Event) {
         match event {
             Event::Launched { name, .. } => self.tell(name, "start", []),
-            Event::LaunchFailed { name, code, error, .. } => self.tell(
-                name,
-                "die",
-                [("exitCode", code.to_string()), ("error", error.clone())],
-            ),
+            Event::LaunchFailed { name, code, error, .. } => {
+                self.tell(name, "die", [("exitCode", code.to_string()), ("error", error.clone())])
+            }
             Event::Exited { name, status, oom, .. } => {
                 if *oom {
                     self.tell(name, "oom", []);

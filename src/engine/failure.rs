@@ -65,9 +65,7 @@ fn cause(failure: &Failure) -> Option<&'static str> {
             "see that it is in the root filesystem, and for a script that its interpreter is"
         }
         (Step::Exec, Errno::ACCESS) => "it is a directory, or has no permission to be executed",
-        (Step::Exec, Errno::NOEXEC) => {
-            "it is for another processor, or a script without a #! line"
-        }
+        (Step::Exec, Errno::NOEXEC) => "it is for another processor, or a script without a #! line",
         (Step::Sysctl, Errno::ACCESS | Errno::PERM) => {
             "only parameters of the container's own namespaces can be set"
         }

@@ -76,11 +76,15 @@ impl Flight {
     }
 
     fn outcomes(&mut self) -> Vec<Outcome> {
-        let Some(status) = self.pipe_closed else { return Vec::new() };
+        let Some(status) = self.pipe_closed else {
+            return Vec::new();
+        };
         if let Some(errno) = self.refused {
             return vec![Outcome::Failed { status, errno: Some(errno) }];
         }
-        let Some(pid) = self.cloned else { return Vec::new() };
+        let Some(pid) = self.cloned else {
+            return Vec::new();
+        };
         if status.failure.is_some() {
             // It is over when nothing is left of the attempt.
             return match self.ended {

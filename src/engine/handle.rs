@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::paths::Paths;
-use crate::logs::Logs;
 use super::plan::Change;
 use super::reconcile::Verb;
+use crate::logs::Logs;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
 

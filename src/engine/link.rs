@@ -22,10 +22,13 @@ pub struct Link {
 impl Link {
     /// Over the descriptor that the keeper gave.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Link { socket: crate::sys::readiness::watch(
-            socket,
-            tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE,
-        )?, outgoing: VecDeque::new() })
+        Ok(Link {
+            socket: crate::sys::readiness::watch(
+                socket,
+                tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE,
+            )?,
+            outgoing: VecDeque::new(),
+        })
     }
 
     /// Sends, or queues what the socket does not take now ([`Link::flush`]).

@@ -83,10 +83,14 @@ impl Paths {
             return "berth".to_owned();
         }
         // FNV-1a: short, stable over versions; it need not resist anybody.
-        let hash = self.root.as_os_str().as_encoded_bytes().iter().fold(
-            0xcbf2_9ce4_8422_2325_u64,
-            |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3),
-        );
+        let hash = self
+            .root
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            });
         format!("berth-{:08x}", hash as u32 ^ (hash >> 32) as u32)
     }
 }

@@ -50,14 +50,10 @@ pub enum Kind {
 /// known, by name.
 pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Change> {
     let known = observed.records().map(|record| &record.name);
-    let names: BTreeSet<&Name> = known
-        .chain(desired.containers.keys())
-        .chain(desired.broken.keys())
-        .collect();
-    let mut changes: BTreeMap<&Name, Change> = names
-        .into_iter()
-        .map(|name| (name, alone(desired, observed.record(name), name)))
-        .collect();
+    let names: BTreeSet<&Name> =
+        known.chain(desired.containers.keys()).chain(desired.broken.keys()).collect();
+    let mut changes: BTreeMap<&Name, Change> =
+        names.into_iter().map(|name| (name, alone(desired, observed.record(name), name))).collect();
     let mut interrupted: Vec<Name> = changes
         .values()
         .filter(|change| matches!(change.kind, Kind::Replace | Kind::Stop))
@@ -66,9 +62,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Change> {
     let needed_by = needed_by(desired, observed);
     while let Some(name) = interrupted.pop() {
         for by in needed_by.get(&name).into_iter().flatten() {
-            let runs = observed
-                .record(by)
-                .is_some_and(|record| record.phase.is_alive());
+            let runs = observed.record(by).is_some_and(|record| record.phase.is_alive());
             if let Some(change) = changes.get_mut(by)
                 && runs
                 && matches!(change.kind, Kind::None | Kind::ChangeInPlace)
@@ -86,31 +80,14 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Change> {
 fn alone(desired: &Desired, record: Option<&Record>, name: &Name) -> Change {
     let (kind, keys, why) = match (desired.containers.get(name), record) {
         (None, _) if desired.broken.contains_key(name) => {
-            let error = desired
-                .broken
-                .get(name)
-                .map(String::as_str)
-                .unwrap_or_default();
-            (
-                Kind::None,
-                vec![],
-                format!("its manifest is broken and changes nothing: {error}"),
-            )
+            let error = desired.broken.get(name).map(String::as_str).unwrap_or_default();
+            (Kind::None, vec![], format!("its manifest is broken and changes nothing: {error}"))
         }
-        (None, _) => (
-            Kind::Stop,
-            vec![],
-            "no manifest declares it any more".to_owned(),
-        ),
+        (None, _) => (Kind::Stop, vec![], "no manifest declares it any more".to_owned()),
         (Some(_), None) => (Kind::Create, vec![], "it is new".to_owned()),
         (Some(new), Some(record)) => edited(new, record),
     };
-    Change {
-        name: name.clone(),
-        kind,
-        keys,
-        why,
-    }
+    Change { name: name.clone(), kind, keys, why }
 }
 
 fn edited(new: &Arc<Container>, record: &Record) -> (Kind, Vec<String>, String) {
@@ -121,16 +98,12 @@ fn edited(new: &Arc<Container>, record: &Record) -> (Kind, Vec<String>, String) 
     };
     let difference = old.map_or(Difference::None, |old| Difference::between(old, new));
     match (alive, difference) {
-        (true, Difference::InPlace { keys }) => (
-            Kind::ChangeInPlace,
-            keys,
-            "these keys change while it runs".to_owned(),
-        ),
-        (true, Difference::Replace { keys }) => (
-            Kind::Replace,
-            keys,
-            "these keys need a new incarnation".to_owned(),
-        ),
+        (true, Difference::InPlace { keys }) => {
+            (Kind::ChangeInPlace, keys, "these keys change while it runs".to_owned())
+        }
+        (true, Difference::Replace { keys }) => {
+            (Kind::Replace, keys, "these keys need a new incarnation".to_owned())
+        }
         (true, Difference::None) => (Kind::None, vec![], "it runs as declared".to_owned()),
         (false, Difference::InPlace { keys } | Difference::Replace { keys }) => {
             (Kind::Start, keys, "an edit starts it again".to_owned())
@@ -139,16 +112,10 @@ fn edited(new: &Arc<Container>, record: &Record) -> (Kind, Vec<String>, String) 
             (Kind::None, vec![], "it was stopped by hand".to_owned())
         }
         (false, Difference::None) => match record.phase {
-            Phase::Exited(Rest::Finished) => (
-                Kind::None,
-                vec![],
-                "it has ended, and its policy leaves it so".to_owned(),
-            ),
-            _ => (
-                Kind::Start,
-                vec![],
-                "it is to run, and does not yet".to_owned(),
-            ),
+            Phase::Exited(Rest::Finished) => {
+                (Kind::None, vec![], "it has ended, and its policy leaves it so".to_owned())
+            }
+            _ => (Kind::Start, vec![], "it is to run, and does not yet".to_owned()),
         },
     }
 }
@@ -157,16 +124,10 @@ fn edited(new: &Arc<Container>, record: &Record) -> (Kind, Vec<String>, String) 
 fn needed_by(desired: &Desired, observed: &Observed) -> BTreeMap<Name, BTreeSet<Name>> {
     let mut needed_by: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
     for record in observed.records() {
-        let manifest = desired
-            .containers
-            .get(&record.name)
-            .or(record.last_good.as_ref());
+        let manifest = desired.containers.get(&record.name).or(record.last_good.as_ref());
         let Some(manifest) = manifest else { continue };
         for on in &manifest.requires {
-            needed_by
-                .entry(on.clone())
-                .or_default()
-                .insert(record.name.clone());
+            needed_by.entry(on.clone()).or_default().insert(record.name.clone());
         }
         if let NetworkMode::Container(on) = manifest.network_mode() {
             needed_by.entry(on).or_default().insert(record.name.clone());
@@ -195,11 +156,7 @@ mod tests {
 
     #[test]
     fn each_edit_is_foretold_by_its_cost() {
-        let now = Now {
-            mono: Duration::ZERO,
-            wall: 0,
-            boot_id: "b".into(),
-        };
+        let now = Now { mono: Duration::ZERO, wall: 0, boot_id: "b".into() };
         let mut desired = Desired::default();
         for who in ["db", "gone", "job", "web"] {
             let mut container = Container::default();
@@ -209,43 +166,21 @@ mod tests {
             desired.containers.insert(name(who), Arc::new(container));
         }
         let mut observed = Observed::restore([], 1, &now);
-        assert!(
-            plan(&desired, &observed)
-                .iter()
-                .all(|change| change.kind == Kind::Create)
-        );
+        assert!(plan(&desired, &observed).iter().all(|change| change.kind == Kind::Create));
         observed.apply(Event::AdoptionDone, &now).unwrap();
         decide(&desired, &mut observed, &now);
         for who in ["db", "gone", "job", "web"] {
-            let event = Event::Launched {
-                name: name(who),
-                incarnation: 1,
-                pid: 9,
-            };
+            let event = Event::Launched { name: name(who), incarnation: 1, pid: 9 };
             decide(&desired, &mut observed, &now);
             observed.apply(event, &now).unwrap();
         }
         decide(&desired, &mut observed, &now);
         observed
-            .apply(
-                Event::Launched {
-                    name: name("web"),
-                    incarnation: 1,
-                    pid: 9,
-                },
-                &now,
-            )
+            .apply(Event::Launched { name: name("web"), incarnation: 1, pid: 9 }, &now)
             .unwrap();
-        assert!(
-            plan(&desired, &observed)
-                .iter()
-                .all(|change| change.kind == Kind::None)
-        );
+        assert!(plan(&desired, &observed).iter().all(|change| change.kind == Kind::None));
 
-        let mut db = Container {
-            command: vec!["x".into()],
-            ..Container::default()
-        };
+        let mut db = Container { command: vec!["x".into()], ..Container::default() };
         db.resources.memory = Some(Size(1));
         desired.containers.insert(name("db"), Arc::new(db));
         desired.containers.remove(&name("gone"));
@@ -257,19 +192,12 @@ mod tests {
             [
                 ("db".into(), Kind::Replace, vec!["command".into()]),
                 ("gone".into(), Kind::Stop, vec![]),
-                (
-                    "job".into(),
-                    Kind::ChangeInPlace,
-                    vec!["resources.pids".into()]
-                ),
+                ("job".into(), Kind::ChangeInPlace, vec!["resources.pids".into()]),
                 ("web".into(), Kind::Restart, vec![]),
             ]
         );
         desired.containers.remove(&name("job"));
         desired.broken.insert(name("job"), "line 1".into());
-        assert_eq!(
-            kinds(&desired, &observed)[2],
-            ("job".into(), Kind::None, vec![])
-        );
+        assert_eq!(kinds(&desired, &observed)[2], ("job".into(), Kind::None, vec![]));
     }
 }

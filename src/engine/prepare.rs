@@ -134,7 +134,8 @@ impl Preparation<'_> {
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
-        context.ids = ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
+        context.ids =
+            ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
         self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
         let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
         parts.seccomp = seccomp(&spec)?;
@@ -251,8 +252,7 @@ impl Preparation<'_> {
                 cgroup
             }
             None => Arc::new(
-                Cgroup::create(&self.workshop.parent, name)
-                    .map_err(|error| error.to_string())?,
+                Cgroup::create(&self.workshop.parent, name).map_err(|error| error.to_string())?,
             ),
         };
         let cgroup = kept.insert(cgroup);
@@ -293,7 +293,9 @@ impl Preparation<'_> {
         }
         let profile = match manifest.security.seccomp.as_str() {
             "default" | "unconfined" => None,
-            path => Some(fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?),
+            path => Some(
+                fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?,
+            ),
         };
         Ok(spec::Context {
             name: name.to_owned(),
@@ -399,7 +401,9 @@ fn resolve_user(
 fn seccomp(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
     let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     match filter {
-        Some(filter) => spec::seccomp::compile(filter).map(|program| program.to_bytes()).map_err(|error| error.to_string()),
+        Some(filter) => spec::seccomp::compile(filter)
+            .map(|program| program.to_bytes())
+            .map_err(|error| error.to_string()),
         None => Ok(Vec::new()),
     }
 }
@@ -434,9 +438,8 @@ fn host_device(path: &Path) -> Result<devices::HostDevice, String> {
 fn kernel_version() -> spec::KernelVersion {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|number| number.parse::<u32>().ok());
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
     spec::KernelVersion(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 

@@ -30,12 +30,7 @@ use crate::sandbox::status::Status;
 #[derive(Debug)]
 pub(super) enum Effect {
     /// A launch is ready for the keeper, or can't be made.
-    Prepared {
-        name: Name,
-        incarnation: u64,
-        kept: Box<Kept>,
-        result: Result<Box<Ready>, String>,
-    },
+    Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
     /// A command for inside a container is ready, or can't be made.
     CommandReady { name: Name, result: Result<Box<Ready>, String> },
     /// The error pipe of a launch closed.

@@ -73,8 +73,8 @@ async fn start(options: Options) -> io::Result<()> {
     let parent = hierarchy
         .parent(&paths.cgroup_name())
         .map_err(|error| io::Error::other(error.to_string()))?;
-    let volumes = Volumes::open(&paths.state_dir())
-        .map_err(|error| io::Error::other(error.to_string()))?;
+    let volumes =
+        Volumes::open(&paths.state_dir()).map_err(|error| io::Error::other(error.to_string()))?;
     let workshop = Workshop {
         paths: Arc::clone(&paths),
         parent: Arc::new(parent),

@@ -59,8 +59,7 @@ impl Store {
     /// Opens both folders, making them where they are missing.
     pub fn open(durable: PathBuf, volatile: PathBuf) -> io::Result<Self> {
         for dir in [&durable, &volatile] {
-            fs::create_dir_all(dir)
-                .map_err(|error| annotate(error, "making the folder", dir))?;
+            fs::create_dir_all(dir).map_err(|error| annotate(error, "making the folder", dir))?;
         }
         Ok(Store { durable, volatile, saved: BTreeMap::new(), behind: BTreeMap::new() })
     }
@@ -180,10 +179,7 @@ fn annotate(error: io::Error, doing: &str, path: &Path) -> io::Error {
 fn write(dir: &Path, record: &Record, durable: bool) -> io::Result<()> {
     let path = file(dir, &record.name);
     let fail = |error| annotate(error, "writing the record", &path);
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempfile_in(dir)
-        .map_err(fail)?;
+    let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).map_err(fail)?;
     serde_json::to_writer_pretty(&mut temporary, &FileRef { version: VERSION, record })
         .map_err(|error| fail(error.into()))?;
     temporary.write_all(b"\n").map_err(fail)?;
@@ -213,7 +209,9 @@ fn read_dir(dir: &Path, problems: &mut Vec<String>) -> Vec<Record> {
             let _ = fs::remove_file(&path);
             continue;
         }
-        let Some(stem) = name.strip_suffix(".json") else { continue };
+        let Some(stem) = name.strip_suffix(".json") else {
+            continue;
+        };
         match read(&path) {
             Ok(record) if record.name.as_str() == stem => records.push(record),
             Ok(record) => {
@@ -244,9 +242,8 @@ fn read(path: &Path) -> Result<Record, String> {
 }
 
 fn set_aside(path: &Path, why: &str) -> String {
-    let seconds = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let seconds =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".bad-{seconds}"));
     match fs::rename(path, &aside) {
@@ -255,10 +252,9 @@ fn set_aside(path: &Path, why: &str) -> String {
             path.display(),
             Path::new(&aside).display()
         ),
-        Err(error) => format!(
-            "the record {} can't be used ({why}) nor set aside ({error})",
-            path.display()
-        ),
+        Err(error) => {
+            format!("the record {} can't be used ({why}) nor set aside ({error})", path.display())
+        }
     }
 }
 

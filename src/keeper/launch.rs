@@ -97,11 +97,7 @@ pub fn launch(fds: &Fds, second: &SharedPid) -> Result<Born, Errno> {
     } else {
         first
     };
-    let born = pidfd(pid).map(|pidfd| Born {
-        pid,
-        pidfd,
-        start: start_time(pid),
-    });
+    let born = pidfd(pid).map(|pidfd| Born { pid, pidfd, start: start_time(pid) });
     match born {
         Ok(born) => {
             append(status.as_fd(), "pid", &[pid as u64, born.start]);

@@ -27,10 +27,7 @@ fn read_stat(pid: i32, path: &mut [u8; 32], text: &mut [u8; 1024]) -> Option<u64
 /// contain anything.
 pub fn parse_start_time(stat: &[u8]) -> Option<u64> {
     let bracket = stat.iter().rposition(|&byte| byte == b')')?;
-    let field = stat
-        .get(bracket + 1..)?
-        .split(|&byte| byte == b' ')
-        .nth(20)?;
+    let field = stat.get(bracket + 1..)?.split(|&byte| byte == b' ').nth(20)?;
     std::str::from_utf8(field).ok()?.trim().parse().ok()
 }
 
@@ -42,14 +39,8 @@ pub fn pidfd(pid: i32) -> rustix::io::Result<std::os::fd::OwnedFd> {
 
 /// Whether the process behind a pidfd has ended.
 pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
-        pidfd,
-        rustix::event::PollFlags::IN,
-    )];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(pidfd, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
 }
 

@@ -224,10 +224,7 @@ pub struct Fds {
 
 impl Default for Fds {
     fn default() -> Self {
-        Fds {
-            fds: [const { None }; MAX_FDS],
-            len: 0,
-        }
+        Fds { fds: [const { None }; MAX_FDS], len: 0 }
     }
 }
 
@@ -304,13 +301,9 @@ mod tests {
 
     #[test]
     fn a_message_arrives_with_its_descriptors() {
-        let (a, b) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
+        let (a, b) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
         let message = Message {
             key: 9,
             pid: 4711,
@@ -330,10 +323,7 @@ mod tests {
         }
         assert_eq!(got.len(), MAX_FDS);
         drop((a, got));
-        assert!(matches!(
-            receive(&b, &mut Fds::default()),
-            Ok(Received::Closed)
-        ));
+        assert!(matches!(receive(&b, &mut Fds::default()), Ok(Received::Closed)));
         assert!(Tag::new(&"x".repeat(TAG_LEN + 1)).is_none());
     }
 }

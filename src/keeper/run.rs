@@ -45,14 +45,8 @@ pub struct Settings {
 /// The engine, as the keeper sees it.
 #[derive(Debug)]
 enum Engine {
-    Running {
-        pid: i32,
-        socket: OwnedFd,
-        since: Duration,
-    },
-    Down {
-        until: Duration,
-    },
+    Running { pid: i32, socket: OwnedFd, since: Duration },
+    Down { until: Duration },
 }
 
 #[derive(Debug)]
@@ -113,9 +107,7 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<i32> {
     let mut keeper = Keeper {
         settings,
         table,
-        engine: Engine::Down {
-            until: Duration::ZERO,
-        },
+        engine: Engine::Down { until: Duration::ZERO },
         pause: MIN_PAUSE,
         caught,
         epoll,
@@ -144,10 +136,7 @@ fn watch(epoll: &OwnedFd, pidfd: BorrowedFd<'_>) {
 /// The time since boot.
 fn now() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
-    Duration::new(
-        now.tv_sec.unsigned_abs(),
-        u32::try_from(now.tv_nsec).unwrap_or(0),
-    )
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 impl Keeper {
@@ -173,10 +162,9 @@ impl Keeper {
         let fixed = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let (caught, adopted) = (self.caught.as_fd(), self.epoll.as_fd());
         let _ = match self.socket() {
-            Some(socket) => poll(
-                &mut [fixed(caught), fixed(adopted), fixed(socket)],
-                timeout.as_ref(),
-            ),
+            Some(socket) => {
+                poll(&mut [fixed(caught), fixed(adopted), fixed(socket)], timeout.as_ref())
+            }
             None => poll(&mut [fixed(caught), fixed(adopted)], timeout.as_ref()),
         };
     }
@@ -198,13 +186,7 @@ impl Keeper {
                     self.give_up();
                 }
             }
-            self.tell(
-                &Message {
-                    code: signal,
-                    ..Message::new(Kind::Signal)
-                },
-                &[],
-            );
+            self.tell(&Message { code: signal, ..Message::new(Kind::Signal) }, &[]);
         }
     }
 
@@ -243,22 +225,11 @@ impl Keeper {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
         }; 1];
-        let none = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        if !matches!(
-            epoll::wait(&self.epoll, &mut events[..], Some(&none)),
-            Ok(1..)
-        ) {
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if !matches!(epoll::wait(&self.epoll, &mut events[..], Some(&none)), Ok(1..)) {
             return;
         }
-        let Keeper {
-            table,
-            engine,
-            epoll,
-            ..
-        } = self;
+        let Keeper { table, engine, epoll, .. } = self;
         for process in &mut table.processes {
             if process.adopted
                 && process.state == State::Running
@@ -326,28 +297,17 @@ impl Keeper {
     fn tell_all(&mut self) {
         let Some(socket) = self.socket() else { return };
         for process in &self.table.processes {
-            tell(
-                socket,
-                &described(process, Kind::Process),
-                &[process.pidfd.as_fd()],
-            );
+            tell(socket, &described(process, Kind::Process), &[process.pidfd.as_fd()]);
         }
         for held in &self.table.held {
-            let message = Message {
-                tag: held.tag,
-                ..Message::new(Kind::Held)
-            };
+            let message = Message { tag: held.tag, ..Message::new(Kind::Held) };
             tell(socket, &message, &[held.fd.as_fd()]);
         }
         tell(socket, &Message::new(Kind::Told), &[]);
     }
 
     fn launch(&mut self, message: Message, fds: &Fds) {
-        let born = if self.table.is_full() {
-            Err(Errno::AGAIN)
-        } else {
-            launch(fds, &self.second)
-        };
+        let born = if self.table.is_full() { Err(Errno::AGAIN) } else { launch(fds, &self.second) };
         match born {
             Ok(born) => {
                 let process = Process {
@@ -381,13 +341,8 @@ impl Keeper {
             if now().saturating_sub(since) >= WELL {
                 self.pause = MIN_PAUSE;
             }
-            say!(
-                "berth: the engine ended; starting it again in {} ms",
-                self.pause.as_millis()
-            );
-            self.engine = Engine::Down {
-                until: now() + self.pause,
-            };
+            say!("berth: the engine ended; starting it again in {} ms", self.pause.as_millis());
+            self.engine = Engine::Down { until: now() + self.pause };
             self.pause = (self.pause * 2).min(MAX_PAUSE);
         }
     }
@@ -398,30 +353,18 @@ impl Keeper {
             _ => return,
         }
         match self.start_engine() {
-            Ok((pid, socket)) => {
-                self.engine = Engine::Running {
-                    pid,
-                    socket,
-                    since: now(),
-                }
-            }
+            Ok((pid, socket)) => self.engine = Engine::Running { pid, socket, since: now() },
             Err(errno) => {
                 say!("berth: can't start the engine: {errno}");
-                self.engine = Engine::Down {
-                    until: now() + self.pause,
-                };
+                self.engine = Engine::Down { until: now() + self.pause };
                 self.pause = (self.pause * 2).min(MAX_PAUSE);
             }
         }
     }
 
     fn start_engine(&self) -> Result<(i32, OwnedFd), Errno> {
-        let (ours, its) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (ours, its) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mask = signals::block_all();
         // SAFETY: the keeper has one thread; the child calls only
         // async-signal-safe functions until it execs or exits.
@@ -451,13 +394,7 @@ impl Keeper {
     fn reexec(&mut self) {
         let Err(errno) = self.try_reexec();
         say!("berth: can't become the new binary: {errno}");
-        self.tell(
-            &Message {
-                code: errno.raw_os_error(),
-                ..Message::new(Kind::NotReplaced)
-            },
-            &[],
-        );
+        self.tell(&Message { code: errno.raw_os_error(), ..Message::new(Kind::NotReplaced) }, &[]);
     }
 
     fn try_reexec(&mut self) -> Result<std::convert::Infallible, Errno> {
@@ -483,12 +420,7 @@ impl Keeper {
         kept(&self.table, FdFlags::empty());
         let resume =
             CString::new(format!("{RESUME}={}", memfd.as_raw_fd())).map_err(|_| Errno::INVAL)?;
-        let argv: Vec<_> = self
-            .settings
-            .keeper_argv
-            .iter()
-            .map(CString::as_c_str)
-            .collect();
+        let argv: Vec<_> = self.settings.keeper_argv.iter().map(CString::as_c_str).collect();
         let envp: Vec<_> = self
             .settings
             .environment
@@ -509,10 +441,7 @@ fn tell(socket: BorrowedFd<'_>, message: &Message, fds: &[BorrowedFd<'_>]) {
         match protocol::send(socket, message, fds) {
             Err(Errno::AGAIN) => {
                 let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-                let second = Timespec {
-                    tv_sec: 1,
-                    tv_nsec: 0,
-                };
+                let second = Timespec { tv_sec: 1, tv_nsec: 0 };
                 if !matches!(poll(&mut ready, Some(&second)), Ok(1)) {
                     return;
                 }

@@ -66,10 +66,7 @@ pub struct Full;
 impl Default for Table {
     fn default() -> Self {
         // Reserved now and never grown: pages of it that are not used cost nothing.
-        Table {
-            processes: Vec::with_capacity(PROCESSES),
-            held: Vec::with_capacity(HELD),
-        }
+        Table { processes: Vec::with_capacity(PROCESSES), held: Vec::with_capacity(HELD) }
     }
 }
 
@@ -221,16 +218,9 @@ mod tests {
         };
         table.add(process).unwrap();
         table.acknowledge(1);
-        assert_eq!(
-            table.processes.len(),
-            1,
-            "a running process is not forgotten"
-        );
+        assert_eq!(table.processes.len(), 1, "a running process is not forgotten");
         table.running(100).unwrap().state = State::Exited(Some(End::Exit(3)));
-        assert!(
-            table.running(100).is_none(),
-            "its pid may be another's by now"
-        );
+        assert!(table.running(100).is_none(), "its pid may be another's by now");
         table.acknowledge(1);
         assert!(table.processes.is_empty());
     }
@@ -246,15 +236,7 @@ mod tests {
         ] {
             let tag = Tag::new(&format!("c{key}")).unwrap();
             table
-                .add(Process {
-                    key,
-                    pid: 7,
-                    start: 8,
-                    tag,
-                    pidfd: fd(),
-                    state,
-                    adopted: key == 2,
-                })
+                .add(Process { key, pid: 7, start: 8, tag, pidfd: fd(), state, adopted: key == 2 })
                 .unwrap();
         }
         table.hold(Tag::new("api").unwrap(), fd()).unwrap();

@@ -52,14 +52,8 @@ impl Capture {
         stderr: OwnedFd,
         settings: Log,
     ) -> io::Result<Capture> {
-        let fifos = [
-            Fifo::new(stdout, Stream::Stdout)?,
-            Fifo::new(stderr, Stream::Stderr)?,
-        ];
-        let (control, receiver) = watch::channel(Control {
-            settings,
-            drain: false,
-        });
+        let fifos = [Fifo::new(stdout, Stream::Stdout)?, Fifo::new(stderr, Stream::Stderr)?];
+        let (control, receiver) = watch::channel(Control { settings, drain: false });
         let pump = Pump {
             pulse: logs.pulse(&dir),
             logs,
@@ -119,11 +113,7 @@ impl Fifo {
                 format!("opening a container's {stream:?} FIFO by {path}: {e}"),
             )
         })?;
-        Ok(Fifo {
-            fd: Arc::new(fd),
-            stream,
-            crowded: 0,
-        })
+        Ok(Fifo { fd: Arc::new(fd), stream, crowded: 0 })
     }
 
     fn waiting(&self) -> io::Result<u64> {
@@ -375,10 +365,7 @@ impl Pump {
             self.pulse.send_modify(|_| {});
         }
         if let Err(e) = layout::prune(&self.dir, settings.max_files) {
-            self.logs.warn(Warning::Untidy {
-                dir: self.dir.clone(),
-                error: e.to_string(),
-            });
+            self.logs.warn(Warning::Untidy { dir: self.dir.clone(), error: e.to_string() });
         }
         self.tidy();
         Ok(())
@@ -454,10 +441,7 @@ impl Pump {
         // Opened anew, it is as after a kill: whatever went wrong half-way is put right.
         self.writer = None;
         if self.stalled.is_none() {
-            self.logs.warn(Warning::Stalled {
-                dir: self.dir.clone(),
-                error: error.to_string(),
-            });
+            self.logs.warn(Warning::Stalled { dir: self.dir.clone(), error: error.to_string() });
         }
         let pause = self.stalled.unwrap_or(FIRST_RETRY);
         self.stalled = Some((pause * 2).min(LAST_RETRY));
@@ -472,9 +456,7 @@ impl Pump {
 
     fn resumed(&mut self) {
         if self.stalled.take().is_some() {
-            self.logs.warn(Warning::Resumed {
-                dir: self.dir.clone(),
-            });
+            self.logs.warn(Warning::Resumed { dir: self.dir.clone() });
         }
     }
 }

@@ -16,26 +16,19 @@ fn child_that_captures_until_it_is_killed() {
     let Some(root) = std::env::var_os(ROOT).map(PathBuf::from) else {
         return;
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (out, err) = (read_end(&root.join("out")), read_end(&root.join("err")));
         let logs = Logs::new(tokio::sync::mpsc::unbounded_channel().0);
-        let _capture = logs
-            .capture(root.join("log"), out, err, settings(3000, 1_000_000, true))
-            .unwrap();
+        let _capture =
+            logs.capture(root.join("log"), out, err, settings(3000, 1_000_000, true)).unwrap();
         std::future::pending::<()>().await;
     });
 }
 
 fn child(root: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "logs::crash_tests::child_that_captures_until_it_is_killed",
-        ])
+        .args(["--exact", "logs::crash_tests::child_that_captures_until_it_is_killed"])
         .env(ROOT, root)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -47,10 +40,7 @@ fn child(root: &Path) -> Child {
 fn killed_at_any_instant_every_line_is_there_once_and_in_order() {
     const LINES: u64 = 60_000;
     let root = tempfile::tempdir().unwrap();
-    let ends = [
-        fifo(&root.path().join("out")),
-        fifo(&root.path().join("err")),
-    ];
+    let ends = [fifo(&root.path().join("out")), fifo(&root.path().join("err"))];
     let writers = ends.each_ref().map(|end| {
         let mut end = end.try_clone().unwrap();
         std::thread::spawn(move || {
@@ -81,31 +71,19 @@ fn killed_at_any_instant_every_line_is_there_once_and_in_order() {
     for writer in writers {
         writer.join().unwrap();
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let logs = Logs::new(tokio::sync::mpsc::unbounded_channel().0);
-        let (out, err) = (
-            read_end(&root.path().join("out")),
-            read_end(&root.path().join("err")),
-        );
+        let (out, err) = (read_end(&root.path().join("out")), read_end(&root.path().join("err")));
         let dir = root.path().join("log");
-        let capture = logs
-            .capture(dir.clone(), out, err, settings(3000, 1_000_000, true))
-            .unwrap();
+        let capture = logs.capture(dir.clone(), out, err, settings(3000, 1_000_000, true)).unwrap();
         capture.drain().await;
         let mut next = [0u64; 2];
         let mut reader = logs.read(&dir, Query::default());
         while let Some(line) = reader.next().await.unwrap() {
             let slot = usize::from(line.stream == Stream::Stderr);
             let text = String::from_utf8(line.bytes).unwrap();
-            assert_eq!(
-                text,
-                format!("{} of these lines\n", next[slot]),
-                "after {rounds} kills"
-            );
+            assert_eq!(text, format!("{} of these lines\n", next[slot]), "after {rounds} kills");
             next[slot] += 1;
         }
         assert_eq!(next, [LINES; 2]);
@@ -143,41 +121,21 @@ fn throughput_beside_cat() {
     let cat = begun.elapsed();
     assert_eq!(target.metadata().unwrap().len(), total);
 
-    let (out, _err) = (
-        fifo(&root.path().join("out")),
-        fifo(&root.path().join("err")),
-    );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let (out, _err) = (fifo(&root.path().join("out")), fifo(&root.path().join("err")));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ours = runtime.block_on(async {
-        let ends = [
-            read_end(&root.path().join("out")),
-            read_end(&root.path().join("err")),
-        ];
+        let ends = [read_end(&root.path().join("out")), read_end(&root.path().join("err"))];
         let logs = Logs::new(tokio::sync::mpsc::unbounded_channel().0);
         let [a, b] = ends;
         let begun = Instant::now();
-        let capture = logs
-            .capture(root.path().join("log"), a, b, settings(1 << 30, 5, false))
-            .unwrap();
+        let capture =
+            logs.capture(root.path().join("log"), a, b, settings(1 << 30, 5, false)).unwrap();
         let feeder = feed(out.try_clone().unwrap());
-        tokio::task::spawn_blocking(|| feeder.join())
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::task::spawn_blocking(|| feeder.join()).await.unwrap().unwrap();
         capture.drain().await;
         begun.elapsed()
     });
-    assert_eq!(
-        root.path()
-            .join("log/current.log")
-            .metadata()
-            .unwrap()
-            .len(),
-        total
-    );
+    assert_eq!(root.path().join("log/current.log").metadata().unwrap().len(), total);
     println!(
         "capture runs at {:.2} of cat's speed ({:.0} MB/s)",
         cat.as_secs_f64() / ours.as_secs_f64(),

@@ -39,9 +39,7 @@ pub fn header() -> [u8; HEADER as usize] {
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |sum, b| {
-        (sum ^ u32::from(*b)).wrapping_mul(0x0100_0193)
-    })
+    bytes.iter().fold(0x811c_9dc5, |sum, b| (sum ^ u32::from(*b)).wrapping_mul(0x0100_0193))
 }
 
 impl Record {
@@ -65,18 +63,13 @@ impl Record {
         if bytes[20..] != sum(&bytes[..20]).to_le_bytes() {
             return None;
         }
-        Some(Record {
-            offset: word(0)?,
-            time: word(8)?,
-            stream: Stream::from_code(bytes[16])?,
-        })
+        Some(Record { offset: word(0)?, time: word(8)?, stream: Stream::from_code(bytes[16])? })
     }
 }
 
 /// Nanoseconds since 1970; 0 for what lies before.
 pub fn nanos(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// The inverse of [`nanos`].
@@ -99,11 +92,7 @@ impl Index {
             let mut head = [0; HEADER as usize];
             file.read_exact_at(&mut head, 0).is_ok() && head == header()
         };
-        Index {
-            file: file.filter(ours),
-            first: 0,
-            block: Vec::new(),
-        }
+        Index { file: file.filter(ours), first: 0, block: Vec::new() }
     }
 
     /// Record number `at`, if it has been written and is whole.
@@ -144,11 +133,7 @@ impl Index {
         }
         self.first = first;
         self.block.clear();
-        self.block.extend(
-            bytes[..got]
-                .chunks_exact(RECORD as usize)
-                .map_while(Record::decode),
-        );
+        self.block.extend(bytes[..got].chunks_exact(RECORD as usize).map_while(Record::decode));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Which files of a log's folder belong together, in which order, and which may go.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -80,10 +81,11 @@ pub fn layout<'a>(names: impl IntoIterator<Item = &'a str>) -> Layout {
         }
     }
     for seq in plain {
-        if out.segments.contains_key(&seq) {
-            out.leftovers.push(name(seq, "log"));
-        } else {
-            out.segments.insert(seq, Form::Plain);
+        match out.segments.entry(seq) {
+            Entry::Occupied(_) => out.leftovers.push(name(seq, "log")),
+            Entry::Vacant(place) => {
+                place.insert(Form::Plain);
+            }
         }
     }
     out.next = out.next.max(1);
@@ -100,11 +102,8 @@ pub fn layout<'a>(names: impl IntoIterator<Item = &'a str>) -> Layout {
 
 /// The numbers of rotated files beyond the newest `keep`, oldest first.
 pub fn surplus(layout: &Layout, keep: u32) -> Vec<u64> {
-    let rotated = layout
-        .segments
-        .iter()
-        .filter(|(_, form)| **form != Form::Current)
-        .map(|(seq, _)| *seq);
+    let rotated =
+        layout.segments.iter().filter(|(_, form)| **form != Form::Current).map(|(seq, _)| *seq);
     let rotated: Vec<u64> = rotated.collect();
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let go = rotated.len().saturating_sub(keep);
@@ -166,22 +165,13 @@ mod tests {
         assert_eq!(indexed.segments, BTreeMap::from([(7, Form::Plain)]));
         assert_eq!((indexed.next, indexed.leftovers.len()), (9, 1));
         let both = of(&["000000000007.log", "000000000007.log.zst", "current.log"]);
-        assert_eq!(
-            both.segments,
-            BTreeMap::from([(7, Form::Zstd), (8, Form::Current)])
-        );
+        assert_eq!(both.segments, BTreeMap::from([(7, Form::Zstd), (8, Form::Current)]));
         assert_eq!(both.leftovers, ["000000000007.log"]);
     }
 
     #[test]
     fn names_of_others_are_passed_over() {
-        let seen = of(&[
-            "7.log",
-            "x.idx",
-            "current.log.1",
-            "notes",
-            "00000000000é.log",
-        ]);
+        let seen = of(&["7.log", "x.idx", "current.log.1", "notes", "00000000000é.log"]);
         assert!(seen.segments.is_empty() && seen.leftovers.is_empty());
     }
 

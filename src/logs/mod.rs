@@ -65,13 +65,8 @@ impl Stream {
     }
 
     fn from_code(code: u8) -> Option<Stream> {
-        [
-            Stream::Stdout,
-            Stream::Stderr,
-            Stream::Berth,
-            Stream::Filler,
-        ]
-        .into_iter()
-        .find(|s| s.code() == code)
+        [Stream::Stdout, Stream::Stderr, Stream::Berth, Stream::Filler]
+            .into_iter()
+            .find(|s| s.code() == code)
     }
 }

@@ -35,23 +35,15 @@ pub fn admit(bytes: &[u8], tokens: u64, skipping: bool) -> Admit {
         return Admit::Pass(n);
     }
     match last_end(bytes) {
-        Some(count) => Admit::Drop {
-            count,
-            inside: false,
-        },
-        None => Admit::Drop {
-            count: bytes.len(),
-            inside: true,
-        },
+        Some(count) => Admit::Drop { count, inside: false },
+        None => Admit::Drop { count: bytes.len(), inside: true },
     }
 }
 
 /// How many bytes are allowed after `passed` time: at most a second's worth is saved up.
 pub fn refill(tokens: u64, rate: u64, passed: Duration) -> u64 {
     let more = u128::from(rate) * passed.as_nanos() / 1_000_000_000;
-    tokens
-        .saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
-        .min(rate)
+    tokens.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)).min(rate)
 }
 
 #[cfg(test)]

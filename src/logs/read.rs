@@ -37,14 +37,7 @@ pub struct Query {
 
 impl Default for Query {
     fn default() -> Self {
-        Query {
-            follow: false,
-            tail: None,
-            since: None,
-            until: None,
-            stdout: true,
-            stderr: true,
-        }
+        Query { follow: false, tail: None, since: None, until: None, stdout: true, stderr: true }
     }
 }
 
@@ -125,10 +118,8 @@ pub(super) fn open_from(dir: &Path, from: u64) -> io::Result<Option<Segment>> {
             modified,
         }));
     }
-    let what = format!(
-        "the files of the log {} change faster than they can be opened",
-        dir.display()
-    );
+    let what =
+        format!("the files of the log {} change faster than they can be opened", dir.display());
     Err(io::Error::other(what))
 }
 
@@ -314,10 +305,7 @@ impl Reader {
     async fn begin(&mut self) -> io::Result<()> {
         let start = match self.query.tail {
             Some(tail) => tail::find(&self.dir, &self.query, tail).await?,
-            None => Start {
-                seq: self.first_since()?,
-                ..Start::default()
-            },
+            None => Start { seq: self.first_since()?, ..Start::default() },
         };
         self.skip = start.skip;
         let Some(mut segment) = open_from(&self.dir, start.seq)? else {

@@ -150,11 +150,7 @@ struct Scratch {
 impl Scratch {
     fn new() -> io::Result<Scratch> {
         let (source, sink) = std::io::pipe()?;
-        Ok(Scratch {
-            source,
-            sink,
-            buffer: vec![0; PEEK],
-        })
+        Ok(Scratch { source, sink, buffer: vec![0; PEEK] })
     }
 
     fn fill(&mut self, fifo: impl AsFd) -> io::Result<usize> {
@@ -172,8 +168,5 @@ impl Scratch {
 
 /// The settings in the terms of this room: a limit of 0 is one of 1.
 pub(super) fn max_size(settings: &Log) -> u64 {
-    settings
-        .max_size
-        .0
-        .clamp(1, u64::MAX - cut::hard_limit(0) * 32)
+    settings.max_size.0.clamp(1, u64::MAX - cut::hard_limit(0) * 32)
 }

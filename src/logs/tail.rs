@@ -53,13 +53,7 @@ pub struct Backwards {
 impl Backwards {
     /// Looks for the last `wanted` lines.
     pub fn new(wanted: u64) -> Backwards {
-        Backwards {
-            wanted,
-            lines: 0,
-            seen: [false; 3],
-            starts: [None; 3],
-            earliest: None,
-        }
+        Backwards { wanted, lines: 0, seen: [false; 3], starts: [None; 3], earliest: None }
     }
 
     /// Whether bytes of this stream still matter.
@@ -123,18 +117,10 @@ pub async fn find(dir: &Path, query: &Query, tail: u64) -> io::Result<Start> {
         };
         count += start.lines;
         if count >= tail {
-            return Ok(Start {
-                seq,
-                at: start.at,
-                streams: start.streams,
-                skip: count - tail,
-            });
+            return Ok(Start { seq, at: start.at, streams: start.streams, skip: count - tail });
         }
     }
-    Ok(Start {
-        seq: oldest,
-        ..Start::default()
-    })
+    Ok(Start { seq: oldest, ..Start::default() })
 }
 
 #[derive(Default)]
@@ -174,11 +160,7 @@ async fn backwards(file: &File, index: &mut Index, query: &Query, tail: u64) -> 
         }
     }
     if tail == 0 {
-        return Ok(Found {
-            lines: 0,
-            at: end,
-            streams: [0; 3],
-        });
+        return Ok(Found { lines: 0, at: end, streams: [0; 3] });
     }
     let mut record = records;
     while end > 0 && !counted.complete() {
@@ -204,13 +186,7 @@ async fn backwards(file: &File, index: &mut Index, query: &Query, tail: u64) -> 
     let whole = !counted.complete();
     Ok(Found {
         lines: counted.lines,
-        at: if whole {
-            0
-        } else {
-            counted.earliest.unwrap_or(0)
-        },
-        streams: counted
-            .starts
-            .map(|s| s.filter(|s| *s != u64::MAX).unwrap_or(0)),
+        at: if whole { 0 } else { counted.earliest.unwrap_or(0) },
+        streams: counted.starts.map(|s| s.filter(|s| *s != u64::MAX).unwrap_or(0)),
     })
 }

@@ -31,12 +31,7 @@ pub(super) fn read_end(path: &Path) -> OwnedFd {
 }
 
 pub(super) fn settings(max_size: u64, max_files: u32, compress: bool) -> Log {
-    Log {
-        max_size: Size(max_size),
-        max_files,
-        compress,
-        ..Log::default()
-    }
+    Log { max_size: Size(max_size), max_files, compress, ..Log::default() }
 }
 
 struct Room {
@@ -53,13 +48,7 @@ impl Room {
         let (sender, warnings) = mpsc::unbounded_channel();
         let out = fifo(&root.path().join("out"));
         let err = fifo(&root.path().join("err"));
-        Room {
-            root,
-            logs: Logs::new(sender),
-            warnings,
-            out,
-            err,
-        }
+        Room { root, logs: Logs::new(sender), warnings, out, err }
     }
 
     fn dir(&self) -> std::path::PathBuf {
@@ -100,27 +89,16 @@ async fn moment() {
 async fn streams_interleaved_inside_lines_read_back_whole() {
     let mut room = Room::new();
     let capture = room.capture(Log::default());
-    for (err, text) in [
-        (false, "hel"),
-        (true, "oops\n"),
-        (false, "lo\n"),
-        (true, "end"),
-    ] {
+    for (err, text) in [(false, "hel"), (true, "oops\n"), (false, "lo\n"), (true, "end")] {
         let to = if err { &mut room.err } else { &mut room.out };
         to.write_all(text.as_bytes()).unwrap();
         moment().await;
     }
     capture.drain().await;
-    assert_eq!(
-        room.lines(Query::default()).await,
-        ["e oops\n", "o hello\n", "e end"]
-    );
+    assert_eq!(room.lines(Query::default()).await, ["e oops\n", "o hello\n", "e end"]);
     let raw = std::fs::read_to_string(room.dir().join("current.log")).unwrap();
     assert_eq!(raw, "hel\noops\nlo\nend");
-    let query = Query {
-        stdout: false,
-        ..Query::default()
-    };
+    let query = Query { stdout: false, ..Query::default() };
     assert_eq!(room.lines(query).await, ["e oops\n", "e end"]);
 }
 
@@ -143,11 +121,7 @@ async fn every_tail_is_the_end_of_the_whole_across_rotated_files() {
         capture.drain().await;
         moment().await;
         for (stdout, stderr) in [(true, true), (true, false), (false, true)] {
-            let query = Query {
-                stdout,
-                stderr,
-                ..Query::default()
-            };
+            let query = Query { stdout, stderr, ..Query::default() };
             let all = room.lines(query.clone()).await;
             assert_eq!(
                 all.len(),
@@ -155,12 +129,7 @@ async fn every_tail_is_the_end_of_the_whole_across_rotated_files() {
             );
             for n in 0..all.len() + 3 {
                 let tail = Some(n as u64);
-                let got = room
-                    .lines(Query {
-                        tail,
-                        ..query.clone()
-                    })
-                    .await;
+                let got = room.lines(Query { tail, ..query.clone() }).await;
                 assert_eq!(got, all[all.len().saturating_sub(n)..], "tail {n}");
             }
         }
@@ -171,13 +140,7 @@ async fn every_tail_is_the_end_of_the_whole_across_rotated_files() {
 async fn a_follower_misses_nothing_at_rotations_and_ends_when_told() {
     let mut room = Room::new();
     let capture = room.capture(settings(200, 1000, true));
-    let mut reader = room.logs.read(
-        &room.dir(),
-        Query {
-            follow: true,
-            ..Query::default()
-        },
-    );
+    let mut reader = room.logs.read(&room.dir(), Query { follow: true, ..Query::default() });
     let follower = tokio::spawn(async move {
         let mut seen = Vec::new();
         while let Some(line) = reader.next().await.unwrap() {
@@ -225,10 +188,8 @@ async fn rotated_files_end_at_lines_and_only_the_newest_stay() {
 #[tokio::test]
 async fn a_file_too_old_is_rotated_without_a_write() {
     let mut room = Room::new();
-    let capture = room.capture(Log {
-        max_age: Some(Duration::from_millis(50)),
-        ..settings(1 << 20, 5, false)
-    });
+    let capture = room
+        .capture(Log { max_age: Some(Duration::from_millis(50)), ..settings(1 << 20, 5, false) });
     writeln!(room.out, "old").unwrap();
     let path = room.dir().join("000000000001.log");
     for _ in 0..500 {
@@ -244,26 +205,15 @@ async fn a_file_too_old_is_rotated_without_a_write() {
 #[tokio::test]
 async fn what_a_rate_limit_drops_is_told() {
     let mut room = Room::new();
-    let capture = room.capture(Log {
-        rate_limit: Some(Size(50)),
-        ..Log::default()
-    });
+    let capture = room.capture(Log { rate_limit: Some(Size(50)), ..Log::default() });
     for i in 0..50 {
         writeln!(room.out, "number {i:02}").unwrap();
     }
     moment().await;
     capture.drain().await;
     let lines = room.lines(Query::default()).await;
-    assert_eq!(
-        lines[..5],
-        (0..5)
-            .map(|i| format!("o number {i:02}\n"))
-            .collect::<Vec<_>>()
-    );
-    assert!(
-        lines[5].starts_with("b [berth: dropped 450 bytes of stdout"),
-        "{lines:?}"
-    );
+    assert_eq!(lines[..5], (0..5).map(|i| format!("o number {i:02}\n")).collect::<Vec<_>>());
+    assert!(lines[5].starts_with("b [berth: dropped 450 bytes of stdout"), "{lines:?}");
 }
 
 #[tokio::test]
@@ -318,10 +268,7 @@ async fn a_full_disk_slows_the_container_and_costs_no_byte() {
     std::fs::remove_file(dir.join("ballast")).unwrap();
     let second = room.warnings.recv().await.unwrap();
     assert!(matches!(second, Warning::Resumed { .. }), "{second:?}");
-    tokio::task::spawn_blocking(|| writer.join())
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::task::spawn_blocking(|| writer.join()).await.unwrap().unwrap();
     capture.drain().await;
     let want: Vec<_> = (0..15_000).map(|i| format!("o {i}\n")).collect();
     assert!(room.lines(Query::default()).await == want);
@@ -336,10 +283,7 @@ async fn a_line_without_end_is_stored_and_read_in_pieces() {
     let mut out = room.out.try_clone().unwrap();
     let copy = big.clone();
     let writer = std::thread::spawn(move || out.write_all(&copy).unwrap());
-    tokio::task::spawn_blocking(|| writer.join())
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::task::spawn_blocking(|| writer.join()).await.unwrap().unwrap();
     writeln!(room.out).unwrap();
     capture.drain().await;
     let mut reader = room.logs.read(&room.dir(), Query::default());

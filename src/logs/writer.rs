@@ -61,15 +61,10 @@ impl Writer {
         };
         let index_path = dir.join(name(seq, "idx"));
         // The index first: a `current.log` always has one, unless a person removed it.
-        let index = options()
-            .truncate(false)
-            .open(&index_path)
-            .map_err(|e| named(&index_path, e))?;
+        let index =
+            options().truncate(false).open(&index_path).map_err(|e| named(&index_path, e))?;
         let path = dir.join(CURRENT);
-        let text = options()
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| named(&path, e))?;
+        let text = options().truncate(false).open(&path).map_err(|e| named(&path, e))?;
         let mut writer = Writer {
             dir: dir.to_owned(),
             seq,
@@ -138,11 +133,7 @@ impl Writer {
     }
 
     fn record_at(&mut self, offset: u64, stream: Stream, time: u64) -> io::Result<()> {
-        let record = Record {
-            offset,
-            time,
-            stream,
-        };
+        let record = Record { offset, time, stream };
         let at = HEADER + self.records * RECORD;
         self.index.write_all_at(&record.encode(), at)?;
         self.records += 1;

@@ -197,7 +197,9 @@ impl<'de> de::SeqAccess<'de> for Elements<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Error> {
-        let Some(node) = self.0.next() else { return Ok(None) };
+        let Some(node) = self.0.next() else {
+            return Ok(None);
+        };
         seed.deserialize(Decoder(node)).map(Some).map_err(|error| error.at(&node.spot, node.id))
     }
 }
@@ -268,12 +270,11 @@ mod tests {
              [health]\ntcp = \":80\"\ninterval = \"5s\"\n[rlimits]\nnofile = 10\n",
         );
         assert_eq!(faults, []);
-        let (from_kdl, faults) = kdl(
-            "rootfs \"/\"\ncommand \"nginx\" \"-g\"\nafter \"db\"\nrestart \"on-failure:5\"\n\
+        let (from_kdl, faults) =
+            kdl("rootfs \"/\"\ncommand \"nginx\" \"-g\"\nafter \"db\"\nrestart \"on-failure:5\"\n\
              env LOG=\"info\"\ntty\nresources memory=\"256MiB\" cpus=2\n\
              mount source=\"data\" target=\"/x\"\nmount { target \"/y\" }\n\
-             health { tcp \":80\"; interval \"5s\" }\nrlimits nofile=10\n",
-        );
+             health { tcp \":80\"; interval \"5s\" }\nrlimits nofile=10\n");
         assert_eq!(faults, []);
         assert_eq!(from_toml, from_kdl);
     }

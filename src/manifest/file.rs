@@ -70,7 +70,8 @@ impl Unit {
             }
         }
         let name = self.path.file_name().and_then(|name| name.to_str()).and_then(stem);
-        parsed.names = name.and_then(|name| name.trim_end_matches('@').parse().ok()).into_iter().collect();
+        parsed.names =
+            name.and_then(|name| name.trim_end_matches('@').parse().ok()).into_iter().collect();
         if parsed.problems.is_empty() {
             let mut faults = Vec::new();
             let (containers, names) = self.understand(&sources, &mut faults);
@@ -105,7 +106,9 @@ impl Unit {
                 Err(found) => faults.extend(found),
             }
         }
-        let Some(tree) = tree.filter(|_| faults.is_empty()) else { return Default::default() };
+        let Some(tree) = tree.filter(|_| faults.is_empty()) else {
+            return Default::default();
+        };
         let mut containers = Vec::new();
         let mut names = Vec::new();
         for (name, spot, node) in self.split(tree, faults) {
@@ -162,7 +165,9 @@ impl Unit {
             // A template without instances of its own: they come by symlink.
             return Vec::new();
         }
-        let Some(several) = tree.take("container") else { return vec![(stem.to_owned(), top, tree)] };
+        let Some(several) = tree.take("container") else {
+            return vec![(stem.to_owned(), top, tree)];
+        };
         for other in tree.entries() {
             faults.push(Fault {
                 spot: other.spot.clone(),
@@ -307,7 +312,10 @@ fn read_text(path: &Path) -> Result<String, Unreadable> {
         return Err(("it is no regular file".to_owned(), Some("a manifest is a text file")));
     }
     if meta.len() > SIZE_MAX {
-        return Err((format!("it is {} bytes long", meta.len()), Some("a manifest has at most 1MiB")));
+        return Err((
+            format!("it is {} bytes long", meta.len()),
+            Some("a manifest has at most 1MiB"),
+        ));
     }
     let mut bytes = Vec::new();
     file.take(SIZE_MAX + 1)
@@ -357,13 +365,22 @@ mod tests {
         let kdl = "container \"a\" { rootfs \"/\"; command \"x\" }\ncontainer \"b\" { rootfs \"/\"; command \"x\" \"y\" }\n";
         let parsed = read(dir.path(), "two.kdl", kdl);
         assert_eq!(names(&parsed), ["a", "b"], "{:?}", parsed.problems);
-        let template = "instances = [\"1\", \"b\"]\nrootfs = \"/\"\ncommand = [\"x\", \"{{instance}}\"]\n";
+        let template =
+            "instances = [\"1\", \"b\"]\nrootfs = \"/\"\ncommand = [\"x\", \"{{instance}}\"]\n";
         let parsed = read(dir.path(), "worker@.toml", template);
         assert_eq!(names(&parsed), ["worker@1", "worker@b"]);
         assert_eq!(parsed.containers[1].1.command[1], "b");
-        let parsed = read(dir.path(), "worker@z.toml", &template.replace("instances = [\"1\", \"b\"]\n", ""));
+        let parsed = read(
+            dir.path(),
+            "worker@z.toml",
+            &template.replace("instances = [\"1\", \"b\"]\n", ""),
+        );
         assert_eq!(parsed.containers[0].1.command[1], "z");
-        let parsed = read(dir.path(), "odd@.toml", "instances = [\"1\"]\nrootfs = \"/\"\ncommand = [\"{{what}}\"]\n");
+        let parsed = read(
+            dir.path(),
+            "odd@.toml",
+            "instances = [\"1\"]\nrootfs = \"/\"\ncommand = [\"{{what}}\"]\n",
+        );
         assert!(parsed.problems[0].message.contains("{{what}}"));
     }
 
@@ -394,7 +411,10 @@ mod tests {
             dir.path().join(name)
         };
         let unit = Unit {
-            path: write("web.toml", "rootfs = \"/\"\ncommand = [\"x\"]\n[resources]\npids = 1\nmemory = \"1MiB\"\n"),
+            path: write(
+                "web.toml",
+                "rootfs = \"/\"\ncommand = [\"x\"]\n[resources]\npids = 1\nmemory = \"1MiB\"\n",
+            ),
             drop_ins: vec![
                 write("10.toml", "[resources]\npids = 2\n"),
                 write("20.kdl", "resources pids=3\nenv A=\"b\"\n"),
@@ -402,7 +422,10 @@ mod tests {
         };
         let parsed = unit.read(None).unwrap();
         let container = &parsed.containers[0].1;
-        assert_eq!((container.resources.pids, container.resources.memory.map(|m| m.0)), (Some(3), Some(1 << 20)));
+        assert_eq!(
+            (container.resources.pids, container.resources.memory.map(|m| m.0)),
+            (Some(3), Some(1 << 20))
+        );
         assert_eq!(container.env["A"], "b");
         assert!(unit.read(Some(parsed.hash)).is_none(), "only content counts");
         write("20.kdl", "resources pidz=3\n");

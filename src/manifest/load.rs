@@ -108,8 +108,7 @@ impl Loader {
                 match owner.get(name) {
                     Some((other, _)) if *other < rank => continue,
                     Some((other, path)) if *other == rank => {
-                        let message =
-                            format!("{name} is defined here and in {}", path.display());
+                        let message = format!("{name} is defined here and in {}", path.display());
                         let problem =
                             Problem::of_file(&unit.path, message, Some("rename or remove one"));
                         loaded.problems.push(problem.clone());
@@ -154,10 +153,11 @@ fn check_together(loaded: &mut Loaded) {
         all.entry(name.clone()).or_default();
     }
     for (name, objection) in validate::together(&all) {
-        let Some(definition) = loaded.containers.get(&name) else { continue };
+        let Some(definition) = loaded.containers.get(&name) else {
+            continue;
+        };
         let message = format!("{name}: `{}`: {}", objection.key, objection.message);
-        let problem =
-            Problem::of_file(&definition.source, message, objection.hint.as_deref());
+        let problem = Problem::of_file(&definition.source, message, objection.hint.as_deref());
         loaded.problems.push(problem.clone());
         loaded.containers.remove(&name);
         loaded.broken.insert(name, problem);

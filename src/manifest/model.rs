@@ -178,10 +178,7 @@ pub struct Stop {
 
 impl Default for Stop {
     fn default() -> Self {
-        Stop {
-            signal: None,
-            timeout: Duration::from_secs(10),
-        }
+        Stop { signal: None, timeout: Duration::from_secs(10) }
     }
 }
 

@@ -77,7 +77,9 @@ impl Node {
 
     /// Takes an entry out of a table.
     pub fn take(&mut self, key: &str) -> Option<Entry> {
-        let Value::Table(entries) = &mut self.value else { return None };
+        let Value::Table(entries) = &mut self.value else {
+            return None;
+        };
         let index = entries.iter().position(|entry| entry.key == key)?;
         Some(entries.remove(index))
     }

@@ -11,10 +11,7 @@ use super::problem::Fault;
 pub fn read(text: &str, file: usize) -> Result<Node, Vec<Fault>> {
     let document = KdlDocument::parse_v2(text).map_err(|error| {
         let faults = error.diagnostics.iter().map(|found| Fault {
-            spot: Spot {
-                file,
-                span: found.span.offset()..found.span.offset() + found.span.len(),
-            },
+            spot: Spot { file, span: found.span.offset()..found.span.offset() + found.span.len() },
             message: found.message.clone().unwrap_or_else(|| "this is not KDL".to_owned()),
             hint: found.help.clone(),
         });
@@ -43,8 +40,10 @@ fn of_document(document: &KdlDocument, file: usize, faults: &mut Vec<Fault>) -> 
 /// A node that stands twice: named tables (`container "a" {}`) merge, everything
 /// else becomes a list.
 fn repeat(first: &mut Node, again: Node) {
-    let is_named = |node: &Node| matches!(&node.value, Value::Table(entries)
-        if entries.len() == 1 && entries[0].spot == node.spot);
+    let is_named = |node: &Node| {
+        matches!(&node.value, Value::Table(entries)
+        if entries.len() == 1 && entries[0].spot == node.spot)
+    };
     let both_named = is_named(&again)
         && matches!(&first.value, Value::Table(entries)
             if entries.iter().all(|entry| matches!(entry.node.value, Value::Table(_))));

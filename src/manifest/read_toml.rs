@@ -54,12 +54,10 @@ fn of_value(value: Spanned<DeValue<'_>>, file: usize, faults: &mut Vec<Fault>) -
     };
     let value = match value.into_inner() {
         DeValue::String(text) => Value::Text(text.into_owned()),
-        DeValue::Integer(integer) => {
-            match i64::from_str_radix(integer.as_str(), integer.radix()) {
-                Ok(value) => Value::Int(value),
-                Err(_) => number(integer.as_str().to_owned(), "a whole number"),
-            }
-        }
+        DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(value) => Value::Int(value),
+            Err(_) => number(integer.as_str().to_owned(), "a whole number"),
+        },
         DeValue::Float(float) => match float.as_str().parse() {
             Ok(value) => Value::Float(value),
             Err(_) => number(float.as_str().to_owned(), "a number"),

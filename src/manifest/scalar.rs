@@ -91,7 +91,7 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
         for (unit, shift) in UNITS {
-            if self.0 != 0 && self.0 % (1 << shift) == 0 {
+            if self.0 != 0 && self.0.is_multiple_of(1 << shift) {
                 return write!(f, "{}{unit}", self.0 >> shift);
             }
         }
@@ -137,8 +137,7 @@ impl FromStr for Signal {
         let realtime = if let Some(rest) = bare.strip_prefix("RTMIN") {
             Some(offset(rest, '+').map(|n| Self::RTMIN + n))
         } else {
-            bare.strip_prefix("RTMAX")
-                .map(|rest| offset(rest, '-').map(|n| Self::RTMAX - n))
+            bare.strip_prefix("RTMAX").map(|rest| offset(rest, '-').map(|n| Self::RTMAX - n))
         };
         if let Some(number) = realtime {
             return match number {
@@ -180,9 +179,7 @@ serialize_as_text!(Name, Size, Signal);
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -282,30 +279,16 @@ mod tests {
         for good in ["web", "0", "a.b_c-d", "worker@1", &"x".repeat(63)] {
             assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            "Web",
-            "-a",
-            ".a",
-            "a/b",
-            "a@",
-            "@1",
-            "a@b@c",
-            "a b",
-            &"x".repeat(64),
-        ] {
+        for bad in ["", "Web", "-a", ".a", "a/b", "a@", "@1", "a@b@c", "a b", &"x".repeat(64)] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn sizes_read_and_write_the_same() {
-        for (text, bytes) in [
-            ("256MiB", 256 << 20),
-            ("1GB", 1_000_000_000),
-            ("65536", 65536),
-            ("0", 0),
-        ] {
+        for (text, bytes) in
+            [("256MiB", 256 << 20), ("1GB", 1_000_000_000), ("65536", 65536), ("0", 0)]
+        {
             let size: Size = text.parse().unwrap();
             assert_eq!(size.0, bytes);
             assert_eq!(size.to_string().parse::<Size>().unwrap(), size);

@@ -57,6 +57,9 @@ mod tests {
             std::fs::write(path, &text).unwrap();
         }
         let copy = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(copy == text, "schema/ is old: BERTH_WRITE_SCHEMA=1 cargo test --lib manifest::schema");
+        assert!(
+            copy == text,
+            "schema/ is old: BERTH_WRITE_SCHEMA=1 cargo test --lib manifest::schema"
+        );
     }
 }

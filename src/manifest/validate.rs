@@ -29,8 +29,22 @@ fn objection(key: &str, message: impl Into<String>, hint: &str) -> Objection {
 
 /// Names of getrlimit(2), as Docker writes them.
 const RLIMITS: [&str; 16] = [
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
-    "nproc", "rss", "rtprio", "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// Checks one container by itself.
@@ -74,7 +88,8 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
     }
     if let Some(rootfs) = &container.rootfs {
         let name = rootfs.to_string_lossy();
-        if [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| name.ends_with(end)) {
+        if [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| name.ends_with(end))
+        {
             found.push(objection(
                 "rootfs",
                 format!("{name} is an archive; this Berth runs directories"),
@@ -84,7 +99,11 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
     }
     let is_host = container.rootfs.as_deref() == Some(Path::new("/"));
     if !container.expose.is_empty() && !is_host {
-        found.push(objection("expose", "there is nothing to expose", "it goes with rootfs = \"/\""));
+        found.push(objection(
+            "expose",
+            "there is nothing to expose",
+            "it goes with rootfs = \"/\"",
+        ));
     }
     for path in &container.expose {
         absolute("expose", path, found);
@@ -97,10 +116,17 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
             ("hostname", container.hostname.is_some()),
             ("shm-size", container.shm_size.is_some()),
             ("security.read-only", container.security.read_only),
-            ("network.mode", container.network.mode.as_ref().is_some_and(|m| *m != NetworkMode::Host)),
+            (
+                "network.mode",
+                container.network.mode.as_ref().is_some_and(|m| *m != NetworkMode::Host),
+            ),
         ];
         for (key, _) in meaningless.iter().filter(|(_, set)| *set) {
-            found.push(objection(key, "it has no meaning with isolation = \"none\"", "take it out"));
+            found.push(objection(
+                key,
+                "it has no meaning with isolation = \"none\"",
+                "take it out",
+            ));
         }
     }
 }
@@ -151,7 +177,11 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
     if let Some(user) = &container.user
         && (user.is_empty() || user.matches(':').count() > 1 || nul(user))
     {
-        found.push(objection("user", format!("{user:?} is not a user"), "write user, user:group or 1000:1000"));
+        found.push(objection(
+            "user",
+            format!("{user:?} is not a user"),
+            "write user, user:group or 1000:1000",
+        ));
     }
     for (key, names) in [
         ("security.cap-add", &container.security.cap_add),
@@ -191,9 +221,10 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
 
 fn limits(container: &Container, found: &mut Vec<Objection>) {
     let resources = &container.resources;
-    for (key, weight) in
-        [("resources.cpu-weight", resources.cpu_weight), ("resources.io-weight", resources.io_weight)]
-    {
+    for (key, weight) in [
+        ("resources.cpu-weight", resources.cpu_weight),
+        ("resources.io-weight", resources.io_weight),
+    ] {
         if weight.is_some_and(|weight| !(1..=10_000).contains(&weight)) {
             found.push(objection(key, "a weight goes from 1 to 10000", "100 is the usual one"));
         }
@@ -307,7 +338,9 @@ fn network(container: &Container, found: &mut Vec<Objection>) {
 }
 
 fn health(container: &Container, found: &mut Vec<Objection>) {
-    let Some(health) = &container.health else { return };
+    let Some(health) = &container.health else {
+        return;
+    };
     let probes = [health.exec.is_some(), health.http.is_some(), health.tcp.is_some()];
     if probes.iter().filter(|set| **set).count() != 1 {
         found.push(objection("health", "it needs one of `exec`, `http` and `tcp`", ""));
@@ -318,7 +351,11 @@ fn health(container: &Container, found: &mut Vec<Objection>) {
     if let Some(http) = &health.http
         && super::address::http(http).is_none()
     {
-        found.push(objection("health.http", format!("{http:?} is not an address"), "write http://:80/path"));
+        found.push(objection(
+            "health.http",
+            format!("{http:?} is not an address"),
+            "write http://:80/path",
+        ));
     }
     if let Some(tcp) = &health.tcp
         && super::address::tcp(tcp).is_none()
@@ -420,11 +457,20 @@ mod tests {
             ("rootfs = \"/\"", "command"),
             ("rootfs = \"/\"\ncommand = [\"x\"]\nworkdir = \"a/..\"", "workdir"),
             ("rootfs = \"/\"\ncommand = [\"x\"]\n[network]\nmode = \"bridge\"", "network.mode"),
-            ("rootfs = \"/\"\ncommand = [\"x\"]\n[security]\ncap-add = [\"FLY\"]", "security.cap-add"),
+            (
+                "rootfs = \"/\"\ncommand = [\"x\"]\n[security]\ncap-add = [\"FLY\"]",
+                "security.cap-add",
+            ),
             ("rootfs = \"/\"\ncommand = [\"x\"]\n[rlimits]\nnofiles = 3", "rlimits.nofiles"),
-            ("rootfs = \"/\"\ncommand = [\"x\"]\n[sysctls]\n\"kernel.panic\" = \"1\"", "sysctls.kernel.panic"),
+            (
+                "rootfs = \"/\"\ncommand = [\"x\"]\n[sysctls]\n\"kernel.panic\" = \"1\"",
+                "sysctls.kernel.panic",
+            ),
             ("rootfs = \"/\"\ncommand = [\"x\"]\n[health]\ntcp = \"x\"", "health.tcp"),
-            ("rootfs = \"/\"\ncommand = [\"x\"]\n[[mount]]\nsource = \"a\"\ntarget = \"/proc/x\"", "mount /proc/x"),
+            (
+                "rootfs = \"/\"\ncommand = [\"x\"]\n[[mount]]\nsource = \"a\"\ntarget = \"/proc/x\"",
+                "mount /proc/x",
+            ),
         ] {
             let found = alone(&container(text));
             assert!(found.iter().any(|o| o.key == key), "{text}: {found:?}");

@@ -39,10 +39,9 @@ impl FromStr for RestartPolicy {
                 "unless-stopped" => Ok(RestartPolicy::UnlessStopped),
                 _ => Err(()),
             },
-            Some(("on-failure", count)) => count
-                .parse()
-                .map(|max| RestartPolicy::OnFailure { max: Some(max) })
-                .map_err(|_| ()),
+            Some(("on-failure", count)) => {
+                count.parse().map(|max| RestartPolicy::OnFailure { max: Some(max) }).map_err(|_| ())
+            }
             Some(_) => Err(()),
         }
         .map_err(|()| {
@@ -150,13 +149,9 @@ impl Cpus {
     fn from_number(number: f64) -> Result<Self, String> {
         let milli = (number * 1000.0).round();
         if number.is_finite() && (1.0..=f64::from(u32::MAX)).contains(&milli) {
-            Ok(Cpus {
-                milli: milli as u32,
-            })
+            Ok(Cpus { milli: milli as u32 })
         } else {
-            Err(format!(
-                "{number} is not a number of processors; write it as 1.5"
-            ))
+            Err(format!("{number} is not a number of processors; write it as 1.5"))
         }
     }
 }
@@ -233,9 +228,7 @@ impl<'de> Deserialize<'de> for Rlimit {
                     Limit::Number(number) => Ok(number),
                     Limit::Text(text) if text == "unlimited" => Ok(u64::MAX),
                     Limit::Text(text) => text.parse().map_err(|_| {
-                        E::custom(format!(
-                            "{text:?} is not a limit: a number or \"unlimited\""
-                        ))
+                        E::custom(format!("{text:?} is not a limit: a number or \"unlimited\""))
                     }),
                 }
             }
@@ -255,15 +248,9 @@ impl<'de> Deserialize<'de> for Rlimit {
         match Form::deserialize(deserializer)? {
             Form::Both(limit) => {
                 let value = limit.value()?;
-                Ok(Rlimit {
-                    soft: value,
-                    hard: value,
-                })
+                Ok(Rlimit { soft: value, hard: value })
             }
-            Form::Pair(pair) => Ok(Rlimit {
-                soft: pair.soft.value()?,
-                hard: pair.hard.value()?,
-            }),
+            Form::Pair(pair) => Ok(Rlimit { soft: pair.soft.value()?, hard: pair.hard.value()? }),
         }
     }
 }
@@ -292,10 +279,7 @@ impl<'de> Deserialize<'de> for Restart {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Restart, E> {
                 let policy = text.parse().map_err(E::custom)?;
-                Ok(Restart {
-                    policy,
-                    ..Restart::default()
-                })
+                Ok(Restart { policy, ..Restart::default() })
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Restart, A::Error> {

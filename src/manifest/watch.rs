@@ -109,7 +109,9 @@ impl Watch {
                 | WatchMask::MOVE_SELF
                 | WatchMask::ONLYDIR;
             // One that is not there is noticed on its way.
-            let Ok(descriptor) = self.inotify.watches().add(&path, mask) else { continue };
+            let Ok(descriptor) = self.inotify.watches().add(&path, mask) else {
+                continue;
+            };
             match (self.watched.remove(&descriptor), what) {
                 (Some(Watched::Way(mut names)), Watched::Way(more)) => {
                     names.extend(more);
@@ -176,7 +178,11 @@ impl Watch {
 }
 
 /// What an event means. Pure.
-fn told(watched: Option<&Watched>, mask: EventMask, name: Option<&std::ffi::OsStr>) -> Option<Changes> {
+fn told(
+    watched: Option<&Watched>,
+    mask: EventMask,
+    name: Option<&std::ffi::OsStr>,
+) -> Option<Changes> {
     if mask.contains(EventMask::Q_OVERFLOW) {
         return Some(Changes::All);
     }
@@ -185,7 +191,13 @@ fn told(watched: Option<&Watched>, mask: EventMask, name: Option<&std::ffi::OsSt
         (Watched::Way(names), Some(name)) => names.contains(name).then_some(Changes::All),
         (Watched::Way(_), None) => None,
         (_, None) => mask.intersects(gone).then_some(Changes::All),
-        (Watched::DropIns(_), Some(_)) if mask.intersects(EventMask::CREATE | EventMask::DELETE | EventMask::MOVED_FROM | EventMask::MOVED_TO) => Some(Changes::All),
+        (Watched::DropIns(_), Some(_))
+            if mask.intersects(
+                EventMask::CREATE | EventMask::DELETE | EventMask::MOVED_FROM | EventMask::MOVED_TO,
+            ) =>
+        {
+            Some(Changes::All)
+        }
         (Watched::DropIns(manifest), Some(_)) => {
             Some(Changes::Files(BTreeSet::from([manifest.clone()])))
         }
@@ -199,9 +211,7 @@ fn told(watched: Option<&Watched>, mask: EventMask, name: Option<&std::ffi::OsSt
                 EventMask::CREATE | EventMask::DELETE | EventMask::MOVED_FROM | EventMask::ISDIR,
             );
             match (is_manifest, is_more) {
-                (true, _) if only_content => {
-                    Some(Changes::Files(BTreeSet::from([dir.join(name)])))
-                }
+                (true, _) if only_content => Some(Changes::Files(BTreeSet::from([dir.join(name)]))),
                 (true, _) | (_, true) => Some(Changes::All),
                 _ => None,
             }

@@ -31,11 +31,7 @@ pub(super) fn build(
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "berth")?;
     fsconfig_create(&context)?;
-    let mount = fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     give(&mount, Path::new("."), root, ids)?;
     // In order of paths: a directory comes before what is in it.
     for (path, cover) in covers {
@@ -56,11 +52,7 @@ pub(super) fn build(
                 continue;
             }
         }
-        let owner = Owned {
-            mode: 0,
-            uid: 0,
-            gid: 0,
-        };
+        let owner = Owned { mode: 0, uid: 0, gid: 0 };
         own(&mount, path, owner, ids)?;
     }
     Ok(mount)
@@ -83,8 +75,6 @@ fn own(mount: impl AsFd, path: &Path, owned: Owned, ids: Option<IdRange>) -> Res
 fn shifted(id: u32, ids: Option<IdRange>) -> u32 {
     match ids {
         None => id,
-        Some(range) => range
-            .first
-            .saturating_add(id.min(range.count.saturating_sub(1))),
+        Some(range) => range.first.saturating_add(id.min(range.count.saturating_sub(1))),
     }
 }

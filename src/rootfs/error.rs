@@ -26,12 +26,7 @@ impl Error {
             Some(libc::EPERM | libc::EACCES) => "Berth must be root, with CAP_SYS_ADMIN",
             _ => "",
         };
-        Error {
-            step,
-            path: path.to_owned(),
-            source,
-            remedy: remedy.to_owned(),
-        }
+        Error { step, path: path.to_owned(), source, remedy: remedy.to_owned() }
     }
 
     pub(super) fn with_remedy(mut self, remedy: impl Into<String>) -> Error {
@@ -65,13 +60,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot {} {}: {}",
-            self.step,
-            self.path.display(),
-            self.source
-        )?;
+        write!(f, "cannot {} {}: {}", self.step, self.path.display(), self.source)?;
         match self.remedy.as_str() {
             "" => Ok(()),
             remedy => write!(f, "; {remedy}"),

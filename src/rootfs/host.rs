@@ -30,11 +30,7 @@ pub(super) fn rules(own: &[PathBuf], expose: &[PathBuf]) -> Result<Rules, Error>
     let mut exposed = Vec::new();
     for path in expose {
         if !path.is_absolute() {
-            return Err(Error::refused(
-                "expose",
-                path,
-                "it must be an absolute path",
-            ));
+            return Err(Error::refused("expose", path, "it must be an absolute path"));
         }
         let real = path.canonicalize().map_err(|e| {
             Error::new("expose", path, e).with_remedy("`expose` names paths of this host")
@@ -43,19 +39,14 @@ pub(super) fn rules(own: &[PathBuf], expose: &[PathBuf]) -> Result<Rules, Error>
             let why = "it is in a folder of Berth's own, which no container sees";
             return Err(Error::refused("expose", path, why));
         }
-        let kernel = ["/proc", "/sys", "/dev"]
-            .into_iter()
-            .find(|top| real.starts_with(top));
+        let kernel = ["/proc", "/sys", "/dev"].into_iter().find(|top| real.starts_with(top));
         if let Some(top) = kernel {
             let why = format!("a container has a {top} of its own; `devices` names devices");
             return Err(Error::refused("expose", path, why));
         }
         exposed.push(real);
     }
-    Ok(Rules {
-        own,
-        expose: exposed,
-    })
+    Ok(Rules { own, expose: exposed })
 }
 
 /// Everything that [`super::view::plan`] must know.
@@ -103,11 +94,7 @@ pub(super) fn look(rules: &Rules) -> Result<Found, Error> {
         }
     }
     found.mounts = seen_mounts(&seen, rules, &found.hidden);
-    let all = found
-        .hidden
-        .iter()
-        .chain(&found.exposed)
-        .chain(&found.mounts);
+    let all = found.hidden.iter().chain(&found.exposed).chain(&found.mounts);
     let mut above: Vec<PathBuf> = Vec::new();
     for entry in all {
         above.extend(entry.path.ancestors().map(Path::to_owned));
@@ -148,14 +135,7 @@ fn closed(point: PathBuf) -> Entry {
     let file = statx(CWD, &point, flags, StatxFlags::TYPE)
         .is_ok_and(|there| FileType::from_raw_mode(there.stx_mode.into()) != FileType::Directory);
     let kind = if file { Kind::File } else { Kind::Directory };
-    Entry {
-        path: point,
-        kind,
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        private_key: false,
-    }
+    Entry { path: point, kind, mode: 0o755, uid: 0, gid: 0, private_key: false }
 }
 
 fn walk(directory: &Path, rules: &Rules, unseen: &BTreeSet<PathBuf>, found: &mut Found) {
@@ -225,22 +205,11 @@ pub(super) fn entry(path: PathBuf, there: &Metadata) -> Entry {
         Kind::File
     };
     let Owned { mode, uid, gid } = owned(there);
-    Entry {
-        path,
-        kind,
-        mode,
-        uid,
-        gid,
-        private_key: false,
-    }
+    Entry { path, kind, mode, uid, gid, private_key: false }
 }
 
 pub(super) fn owned(there: &Metadata) -> Owned {
-    Owned {
-        mode: there.mode() & 0o7777,
-        uid: there.uid(),
-        gid: there.gid(),
-    }
+    Owned { mode: there.mode() & 0o7777, uid: there.uid(), gid: there.gid() }
 }
 
 /// RFC 7468: `-----BEGIN PRIVATE KEY-----`, also with a kind before `PRIVATE`.

@@ -39,17 +39,11 @@ pub fn read_in_root(root: BorrowedFd<'_>, path: &Path, limit: u64) -> Result<Vec
     let place = open_in(root, path, OFlags::PATH).map_err(|e| failed(e.into()))?;
     let there = fstat(&place).map_err(|e| failed(e.into()))?;
     if FileType::from_raw_mode(there.st_mode) != FileType::RegularFile {
-        return Err(Error::refused(
-            "read in the container",
-            path,
-            "it is not a regular file",
-        ));
+        return Err(Error::refused("read in the container", path, "it is not a regular file"));
     }
     let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).map_err(failed)?;
     let mut content = Vec::new();
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut content)
-        .map_err(failed)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
     if content.len() as u64 > limit {
         let why = format!("it is larger than {limit} bytes");
         return Err(Error::refused("read in the container", path, why));
@@ -88,26 +82,16 @@ fn ensure(
         Ok(place) => place,
         Err(Errno::NOENT) => {
             let owner = ids.map_or(0, |range| range.first);
-            thread::with_ids(owner, owner, || {
-                make(root, path, kind).map_err(io::Error::from)
-            })
-            .map_err(failed)?
+            thread::with_ids(owner, owner, || make(root, path, kind).map_err(io::Error::from))
+                .map_err(failed)?
         }
         Err(e) => return Err(failed(e.into())),
     };
     let there = fstat(&place).map_err(|e| failed(e.into()))?;
     let directory = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
     match (directory, kind == FileType::Directory) {
-        (true, false) => Err(Error::refused(
-            "make in the container",
-            path,
-            "there is a directory",
-        )),
-        (false, true) => Err(Error::refused(
-            "make in the container",
-            path,
-            "there is a file",
-        )),
+        (true, false) => Err(Error::refused("make in the container", path, "there is a directory")),
+        (false, true) => Err(Error::refused("make in the container", path, "there is a file")),
         _ => Ok(place),
     }
 }

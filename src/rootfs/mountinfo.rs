@@ -33,9 +33,7 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((byte, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|d| *byte == b'\\' && d.iter().all(is_octal));
+        let octal = after.get(..3).filter(|d| *byte == b'\\' && d.iter().all(is_octal));
         match octal {
             Some(digits) => {
                 let value = digits.iter().fold(0u32, |v, d| v * 8 + u32::from(d - b'0'));
@@ -65,23 +63,14 @@ mod tests {
             b"36 35 98:0 /mnt1 /mnt\\0402\\134 rw,noatime master:1 shared:3 - ext4 /dev/root rw\n\
                       37 35 0:1 / /proc rw - proc proc rw\n\
                       garbage\n";
-        let mount = |point: &str, fs_type: &str| HostMount {
-            point: point.into(),
-            fs_type: fs_type.into(),
-        };
-        assert_eq!(
-            parse(table),
-            [mount("/mnt 2\\", "ext4"), mount("/proc", "proc")]
-        );
+        let mount =
+            |point: &str, fs_type: &str| HostMount { point: point.into(), fs_type: fs_type.into() };
+        assert_eq!(parse(table), [mount("/mnt 2\\", "ext4"), mount("/proc", "proc")]);
     }
 
     #[test]
     fn the_machines_own_table_has_a_root() {
         let table = std::fs::read("/proc/self/mountinfo").unwrap();
-        assert!(
-            parse(&table)
-                .iter()
-                .any(|m| m.point == std::path::Path::new("/"))
-        );
+        assert!(parse(&table).iter().any(|m| m.point == std::path::Path::new("/")));
     }
 }

@@ -122,11 +122,7 @@ fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<O
     fsconfig_set_string(context, "metacopy", "off")?;
     fsconfig_set_string(context, "index", "off")?;
     fsconfig_create(context)?;
-    let mount = fsmount(
-        context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?;
+    let mount = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     // A work directory that can't be used turns an overlay read-only without an
     // error, which would only be found by the container.
     let flags = rustix::fs::fstatvfs(&mount)?.f_flag;
@@ -142,10 +138,7 @@ fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<O
 fn attach(layers: &Layers<'_>) -> io::Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     // Or the mounts would propagate to the host.
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     for layer in layers.lowers.iter().chain([&layers.branch]) {
         // On `/` they cover nothing: a path is walked from the thread's root
         // directory, which stays the one below them.

@@ -111,10 +111,7 @@ impl Root {
             let Some(mount) = reclone(mount.as_fd(), target)? else {
                 return Ok(None);
             };
-            submounts.push(Submount {
-                target: target.clone(),
-                mount,
-            });
+            submounts.push(Submount { target: target.clone(), mount });
         }
         Ok(Some(Mounts { root, submounts }))
     }
@@ -136,41 +133,24 @@ fn reclone(mount: BorrowedFd<'_>, target: &Path) -> Result<Option<OwnedFd>, Erro
 pub fn prepare(lower: &Lower, writable: &Writable, ids: Option<IdMap<'_>>) -> Result<Root, Error> {
     match lower {
         Lower::Layers(layers) => {
-            let mut work = Workshop {
-                writable,
-                ids,
-                way: None,
-                unmapped: Vec::new(),
-            };
+            let mut work = Workshop { writable, ids, way: None, unmapped: Vec::new() };
             let mut lowers = Vec::with_capacity(layers.len());
             for layer in layers {
                 lowers.push(work.lower(layer, "use as a root")?);
             }
             if lowers.is_empty() {
                 let why = "it has no layer";
-                return Err(Error::refused(
-                    "make the root of",
-                    Path::new(&writable.id),
-                    why,
-                ));
+                return Err(Error::refused("make the root of", Path::new(&writable.id), why));
             }
             let root = work.overlay(&lowers, Path::new("/"), STANDARD)?;
-            Ok(work.root(Mounts {
-                root,
-                submounts: Vec::new(),
-            }))
+            Ok(work.root(Mounts { root, submounts: Vec::new() }))
         }
         Lower::Host { expose, own } => {
             let mut own = own.clone();
             own.push(writable.state.clone());
             let rules = host::rules(&own, expose)?;
             let parts = view::plan(&host::look(&rules)?);
-            let mut work = Workshop {
-                writable,
-                ids,
-                way: None,
-                unmapped: Vec::new(),
-            };
+            let mut work = Workshop { writable, ids, way: None, unmapped: Vec::new() };
             let mut parts = parts.iter();
             let root = match parts.next() {
                 Some(part) => work.part(part)?,
@@ -179,10 +159,7 @@ pub fn prepare(lower: &Lower, writable: &Writable, ids: Option<IdMap<'_>>) -> Re
             let mut submounts = Vec::with_capacity(parts.len());
             for part in parts {
                 let mount = work.part(part)?;
-                submounts.push(Submount {
-                    target: part.at.clone(),
-                    mount,
-                });
+                submounts.push(Submount { target: part.at.clone(), mount });
             }
             Ok(work.root(Mounts { root, submounts }))
         }
@@ -200,11 +177,7 @@ struct Workshop<'a> {
 
 impl Workshop<'_> {
     fn root(self, mounts: Mounts) -> Root {
-        Root {
-            mounts,
-            ids: self.way.unwrap_or(Ids::Host),
-            unmapped: self.unmapped,
-        }
+        Root { mounts, ids: self.way.unwrap_or(Ids::Host), unmapped: self.unmapped }
     }
 
     fn part(&mut self, part: &Part) -> Result<OwnedFd, Error> {
@@ -309,8 +282,5 @@ pub fn read_only_clone(path: &Path) -> Result<OwnedFd, Error> {
 /// mount_setattr(2): EINVAL when the file system can't be idmapped; EPERM when the
 /// mount is idmapped already, or its file system belongs to another user namespace.
 pub(super) fn cant_idmap(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EINVAL | libc::EPERM | libc::EOPNOTSUPP)
-    )
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM | libc::EOPNOTSUPP))
 }

@@ -18,15 +18,12 @@ pub(super) fn with_ids<T: Send>(
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("rootfs".into())
-            .spawn_scoped(scope, move || {
+        let thread =
+            std::thread::Builder::new().name("rootfs".into()).spawn_scoped(scope, move || {
                 take_ids(uid, gid)?;
                 work()
             })?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
     })
 }
 
@@ -40,9 +37,5 @@ fn take_ids(uid: u32, gid: u32) -> io::Result<()> {
     setfsuid(Uid::from_raw(uid));
     let taken = setfsgid(Gid::from_raw(gid)).as_raw() == gid
         && setfsuid(Uid::from_raw(uid)).as_raw() == uid;
-    if taken {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(libc::EPERM))
-    }
+    if taken { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }

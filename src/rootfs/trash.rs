@@ -44,9 +44,7 @@ pub fn sweep(state_dir: &Path, keep: &BTreeSet<String>) -> Result<Vec<String>, E
     };
     let mut gone = Vec::new();
     for entry in entries {
-        let name = entry
-            .map_err(|e| Error::new("read", &roots, e))?
-            .file_name();
+        let name = entry.map_err(|e| Error::new("read", &roots, e))?.file_name();
         let id = name.to_string_lossy().into_owned();
         if is_id(&name) && !keep.contains(&id) && throw_away(state_dir, &roots.join(&name))? {
             gone.push(id);
@@ -101,10 +99,8 @@ fn empty(top: BorrowedFd<'_>) -> rustix::io::Result<()> {
     // Directories whose entries could not all be taken out are tried once.
     let mut stuck: BTreeSet<Vec<u8>> = BTreeSet::new();
     loop {
-        let names: Vec<(Vec<u8>, FileType)> = entries(top)?
-            .into_iter()
-            .filter(|(name, _)| !stuck.contains(name))
-            .collect();
+        let names: Vec<(Vec<u8>, FileType)> =
+            entries(top)?.into_iter().filter(|(name, _)| !stuck.contains(name)).collect();
         if names.is_empty() {
             return failed.map_or(Ok(()), Err);
         }
@@ -154,13 +150,7 @@ fn raise(top: BorrowedFd<'_>, from: &OwnedFd, name: &[u8]) -> rustix::io::Result
     loop {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let to = format!("raised-{}-{serial}", std::process::id());
-        match renameat_with(
-            from,
-            OsStr::from_bytes(name),
-            top,
-            &to,
-            RenameFlags::NOREPLACE,
-        ) {
+        match renameat_with(from, OsStr::from_bytes(name), top, &to, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => {}
             Err(Errno::PERM) if unlock(from.as_fd(), name) => {}
             answer => return answer,
@@ -182,19 +172,16 @@ fn unlink(directory: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> rustix::io:
 fn unlock(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let above = unlock_fd(directory);
-    let entry = rustix::fs::statat(
-        directory,
-        OsStr::from_bytes(name),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .is_ok_and(|there| {
-        // To open a device would be to use it; it can't have these flags anyway.
-        matches!(
-            FileType::from_raw_mode(there.st_mode),
-            FileType::RegularFile | FileType::Directory
-        )
-    }) && openat(directory, OsStr::from_bytes(name), flags, Mode::empty())
-        .is_ok_and(|fd| unlock_fd(fd.as_fd()));
+    let entry = rustix::fs::statat(directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|there| {
+            // To open a device would be to use it; it can't have these flags anyway.
+            matches!(
+                FileType::from_raw_mode(there.st_mode),
+                FileType::RegularFile | FileType::Directory
+            )
+        })
+        && openat(directory, OsStr::from_bytes(name), flags, Mode::empty())
+            .is_ok_and(|fd| unlock_fd(fd.as_fd()));
     above || entry
 }
 

@@ -12,9 +12,8 @@ use super::mountinfo::HostMount;
 
 /// Top-level names that are seen. Symbolic links are seen too: they lead to what
 /// is seen, or to nothing.
-const SEEN: [&str; 11] = [
-    "bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "usr", "etc", "opt", "nix",
-];
+const SEEN: [&str; 11] =
+    ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "usr", "etc", "opt", "nix"];
 
 /// Directories that programs need, each after its parent, with the mode they have;
 /// whatever the host has in them is hidden.
@@ -184,16 +183,12 @@ impl Rules {
         let levels = depth(directory);
         (deep("/etc") || deep("/usr/local/etc")) && levels < 64
             || deep("/opt") && levels < 4
-            || ["/usr", "/usr/local"]
-                .iter()
-                .any(|top| directory == Path::new(top))
+            || ["/usr", "/usr/local"].iter().any(|top| directory == Path::new(top))
     }
 
     /// Whether the content of a file is looked at for private keys.
     pub fn may_hold_key(&self, file: &Path) -> bool {
-        let key_folder = ["/etc/ssl", "/etc/ssh", "/etc/pki"]
-            .iter()
-            .any(|f| file.starts_with(f));
+        let key_folder = ["/etc/ssl", "/etc/ssh", "/etc/pki"].iter().any(|f| file.starts_with(f));
         let key_name = file.extension().is_some_and(|e| e == "key" || e == "pem");
         key_folder || (key_name && file.starts_with("/etc"))
     }
@@ -248,26 +243,15 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
         gid: 0,
         private_key: false,
     };
-    let lifted = found
-        .exposed
-        .iter()
-        .filter(|entry| under_hidden(&entry.path));
+    let lifted = found.exposed.iter().filter(|entry| under_hidden(&entry.path));
     for entry in [&root].into_iter().chain(&found.mounts).chain(lifted) {
-        let part = Part {
-            at: entry.path.clone(),
-            kind: entry.kind,
-            covers: BTreeMap::new(),
-        };
+        let part = Part { at: entry.path.clone(), kind: entry.kind, covers: BTreeMap::new() };
         parts.insert(entry.path.clone(), part);
     }
 
     let mut covers: BTreeMap<PathBuf, Cover> = BTreeMap::new();
     for entry in &found.hidden {
-        let owned = Owned {
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-        };
+        let owned = Owned { mode: entry.mode, uid: entry.uid, gid: entry.gid };
         let cover = match entry.kind {
             Kind::Directory => Cover::Empty(owned),
             Kind::Symlink | Kind::File => Cover::Absent,
@@ -275,11 +259,8 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
         covers.insert(entry.path.clone(), cover);
     }
     skeleton(&mut covers, found);
-    let targets: Vec<(PathBuf, Kind)> = parts
-        .values()
-        .skip(1)
-        .map(|part| (part.at.clone(), part.kind))
-        .collect();
+    let targets: Vec<(PathBuf, Kind)> =
+        parts.values().skip(1).map(|part| (part.at.clone(), part.kind)).collect();
     for (at, kind) in targets {
         if under_hidden(&at) {
             let owned = found.parents.get(&at).copied().unwrap_or(STANDARD);
@@ -295,19 +276,14 @@ pub(super) fn plan(found: &Found) -> Vec<Part> {
 }
 
 /// A directory of root's that everybody enters.
-pub(super) const STANDARD: Owned = Owned {
-    mode: 0o755,
-    uid: 0,
-    gid: 0,
-};
+pub(super) const STANDARD: Owned = Owned { mode: 0o755, uid: 0, gid: 0 };
 
 /// The standard directories: in hidden ones, and where the host has none.
 fn skeleton(covers: &mut BTreeMap<PathBuf, Cover>, found: &Found) {
     for (path, mode) in EMPTY {
         let path = Path::new(path);
-        let parent_empty = path
-            .parent()
-            .is_some_and(|p| matches!(covers.get(p), Some(Cover::Empty(_))));
+        let parent_empty =
+            path.parent().is_some_and(|p| matches!(covers.get(p), Some(Cover::Empty(_))));
         if parent_empty || matches!(covers.get(path), Some(Cover::Empty(_) | Cover::Absent)) {
             // An exposed path in it is found by the mount, not by the host's name.
             covers.insert(path.to_owned(), Cover::Empty(Owned { mode, ..STANDARD }));
@@ -334,10 +310,7 @@ fn distribute(
         // A mount point is in the part that is mounted on, so a part is looked for
         // from the parent; but a cover of Berth's own folder may be a whole part.
         let above = path.ancestors().skip(1);
-        let Some(at) = above
-            .into_iter()
-            .find(|a| parts.contains_key(*a))
-            .map(Path::to_owned)
+        let Some(at) = above.into_iter().find(|a| parts.contains_key(*a)).map(Path::to_owned)
         else {
             continue;
         };
@@ -351,9 +324,7 @@ fn distribute(
                 owned.mode |= 0o111;
             }
             if let Ok(relative) = parent.strip_prefix(&at) {
-                part.covers
-                    .entry(relative.to_owned())
-                    .or_insert(Cover::Parent(owned));
+                part.covers.entry(relative.to_owned()).or_insert(Cover::Parent(owned));
             }
         }
         if let Ok(relative) = path.strip_prefix(&at) {
@@ -365,9 +336,7 @@ fn distribute(
 /// Whether a path is one of [`EMPTY`]. As bytes: it is asked for each file in
 /// `/etc`, and paths compare slowly.
 pub(super) fn is_standard(path: &Path) -> bool {
-    EMPTY
-        .iter()
-        .any(|(standard, _)| path.as_os_str() == *standard)
+    EMPTY.iter().any(|(standard, _)| path.as_os_str() == *standard)
 }
 
 fn depth(path: &Path) -> usize {
@@ -381,14 +350,7 @@ mod tests {
     use super::*;
 
     fn entry(path: &Path, kind: Kind) -> Entry {
-        Entry {
-            path: path.to_owned(),
-            kind,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            private_key: false,
-        }
+        Entry { path: path.to_owned(), kind, mode: 0o755, uid: 0, gid: 0, private_key: false }
     }
 
     /// A host as the walk would find it, of a few names, three levels deep.
@@ -428,19 +390,13 @@ mod tests {
         let top = prop::sample::select(vec!["etc", "var", "root", "opt", "data", "home"]);
         let below = prop::sample::select(vec!["a", "b", "lib", "key", "tmp"]);
         (top, prop::collection::vec(below, 1..4)).prop_map(|(top, below)| {
-            below
-                .iter()
-                .fold(Path::new("/").join(top), |path, name| path.join(name))
+            below.iter().fold(Path::new("/").join(top), |path, name| path.join(name))
         })
     }
 
     /// Whether the host's file is seen at its path, as the kernel would answer.
     fn is_seen(parts: &[Part], path: &Path) -> bool {
-        let part = parts
-            .iter()
-            .rev()
-            .find(|part| path.starts_with(&part.at))
-            .unwrap();
+        let part = parts.iter().rev().find(|part| path.starts_with(&part.at)).unwrap();
         let relative = path.strip_prefix(&part.at).unwrap();
         !relative.ancestors().any(|above| {
             matches!(

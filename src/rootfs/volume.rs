@@ -73,10 +73,7 @@ impl Volumes {
     pub fn open(state_dir: &Path) -> Result<Volumes, Error> {
         let folder = state_dir.join("volumes");
         private(&folder)?;
-        let volumes = Volumes {
-            state: state_dir.to_owned(),
-            folder,
-        };
+        let volumes = Volumes { state: state_dir.to_owned(), folder };
         for name in volumes.names()? {
             if name.starts_with(UNFINISHED) {
                 throw_away(&volumes.state, &volumes.folder.join(name))?;
@@ -98,9 +95,7 @@ impl Volumes {
             created: jiff::Timestamp::now().to_string(),
         };
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let unfinished = self
-            .folder
-            .join(format!("{UNFINISHED}{}-{serial}", std::process::id()));
+        let unfinished = self.folder.join(format!("{UNFINISHED}{}-{serial}", std::process::id()));
         let failed = |e: io::Error| Error::new("make the volume", &place, e);
         if let Err(e) = write(&unfinished, &volume) {
             // Nothing is lost if this fails too: the next start sweeps it.
@@ -144,10 +139,7 @@ impl Volumes {
     pub fn list(&self) -> Result<Vec<Volume>, Error> {
         let mut names = self.names()?;
         names.sort();
-        Ok(names
-            .iter()
-            .filter_map(|name| self.get(name).ok())
-            .collect())
+        Ok(names.iter().filter_map(|name| self.get(name).ok()).collect())
     }
 
     /// Takes a volume away with all that is in it; false if there is none. It must
@@ -200,11 +192,7 @@ impl Volumes {
         let read_only = if read_only { RDONLY } else { 0 };
         mount::set_attributes(mount.as_fd(), NOSUID | NODEV | read_only, recursive)
             .map_err(failed)?;
-        Ok(Bind {
-            mount,
-            directory: there.is_dir(),
-            idmapped,
-        })
+        Ok(Bind { mount, directory: there.is_dir(), idmapped })
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {
@@ -262,10 +250,7 @@ fn sync(folder: &Path) -> io::Result<()> {
 /// Docker's rule for names of volumes, and no more than a file name can have.
 fn check(name: &str) -> Result<(), Error> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    let first = name
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphanumeric());
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     if first && name.bytes().all(plain) && name.len() <= 255 {
         return Ok(());
     }

@@ -35,17 +35,12 @@ pub(super) struct Branch {
 impl Writable {
     /// The changes of container `id` below the state directory. Nothing is made.
     pub fn at(state_dir: &Path, id: &str) -> Result<Writable, Error> {
-        let plain = id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if id.is_empty() || id.starts_with('.') || id.len() > 200 || !plain {
             let why = "an id has letters, digits, `.`, `_` and `-`, and no leading dot";
             return Err(Error::refused("use the container id", Path::new(id), why));
         }
-        Ok(Writable {
-            state: state_dir.to_owned(),
-            id: id.to_owned(),
-        })
+        Ok(Writable { state: state_dir.to_owned(), id: id.to_owned() })
     }
 
     /// The container's folder, 0700.
@@ -81,10 +76,7 @@ impl Writable {
         // changed hands: its owner says how the upper one was made.
         let work = folder.join("work");
         let owner = fs::symlink_metadata(&work).map_err(|e| Error::new("look at", &work, e))?;
-        Ok(Branch {
-            folder,
-            owner: owner.uid(),
-        })
+        Ok(Branch { folder, owner: owner.uid() })
     }
 }
 
@@ -96,9 +88,7 @@ impl Branch {
             return Ok(());
         }
         let upper = self.folder.join("upper");
-        let used = fs::read_dir(&upper)
-            .map_err(|e| Error::new("read", &upper, e))?
-            .next();
+        let used = fs::read_dir(&upper).map_err(|e| Error::new("read", &upper, e))?.next();
         if used.is_some() {
             let why = format!(
                 "its files belong to id {} on a file system that can't be idmapped, and \

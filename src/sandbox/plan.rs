@@ -198,13 +198,7 @@ impl Plan {
         w.word(u64::from(self.uid));
         w.word(u64::from(self.capabilities.is_some()));
         let sets = self.capabilities.unwrap_or_default();
-        for set in [
-            sets.bounding,
-            sets.effective,
-            sets.permitted,
-            sets.inheritable,
-            sets.ambient,
-        ] {
+        for set in [sets.bounding, sets.effective, sets.permitted, sets.inheritable, sets.ambient] {
             w.word(set);
         }
         w.bytes(&self.seccomp);

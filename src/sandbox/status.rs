@@ -123,10 +123,7 @@ pub struct Status {
 /// may have been cut off anywhere.
 pub fn parse(text: &str) -> Status {
     let mut status = Status::default();
-    for line in text
-        .split_inclusive('\n')
-        .filter_map(|line| line.strip_suffix('\n'))
-    {
+    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         let mut words = line.split(' ');
         let kind = words.next();
         let numbers: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
@@ -201,14 +198,8 @@ mod tests {
         let status = parse(&text);
         assert_eq!(status.process, Some((4711, u64::MAX)));
         let failure = status.failure.unwrap();
-        assert_eq!(
-            (failure.step, failure.index, failure.exit_code()),
-            (Step::Exec, 3, 127)
-        );
-        assert_eq!(
-            status.end,
-            Some((End::Signal(9), 1_700_000_000_000_000_000))
-        );
+        assert_eq!((failure.step, failure.index, failure.exit_code()), (Step::Exec, 3, 127));
+        assert_eq!(status.end, Some((End::Signal(9), 1_700_000_000_000_000_000)));
     }
 
     #[test]
@@ -216,10 +207,7 @@ mod tests {
         assert_eq!(parse("pid 12 3"), Status::default());
         assert_eq!(
             parse("garbage\n\0\0\nexit x 1\nexit 3 9\nsignal 9"),
-            Status {
-                end: Some((End::Exit(3), 9)),
-                ..Status::default()
-            }
+            Status { end: Some((End::Exit(3), 9)), ..Status::default() }
         );
     }
 }

@@ -24,8 +24,7 @@ impl Writer {
         self.word(value.len() as u64);
         self.bytes.extend_from_slice(value);
         self.bytes.push(0);
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(WORD), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(WORD), 0);
     }
 
     /// A list: its length, then each item by `write`.
@@ -138,10 +137,7 @@ mod tests {
         let mut reader = Reader::new(&mut tape);
         assert_eq!(reader.word(), Some(7));
         assert_eq!(reader.string(), Some(c""));
-        assert_eq!(
-            reader.bytes().map(|b| b.to_vec()),
-            Some(b"12345678".to_vec())
-        );
+        assert_eq!(reader.bytes().map(|b| b.to_vec()), Some(b"12345678".to_vec()));
         assert_eq!(reader.word(), Some(2));
         assert_eq!((reader.word(), reader.word()), (Some(1), Some(2)));
         assert!(reader.pointers().is_some());

@@ -77,16 +77,8 @@ pub fn build(container: &Container, context: &Context) -> Result<Spec, Error> {
                 return Err(Error::new(key, reason));
             }
             root.set_path(PathBuf::from("/")).set_readonly(Some(false));
-            let host_ids = Context {
-                ids: None,
-                ..context.clone()
-            };
-            spec.set_process(Some(process(
-                container,
-                &host_ids,
-                &hostname,
-                capabilities,
-            )?));
+            let host_ids = Context { ids: None, ..context.clone() };
+            spec.set_process(Some(process(container, &host_ids, &hostname, capabilities)?));
         }
         Isolation::Full => {
             let wanted = requests(container, context)?;
@@ -94,8 +86,7 @@ pub fn build(container: &Container, context: &Context) -> Result<Spec, Error> {
                 wanted.iter().map(|(request, _)| request.clone()).collect();
             isolate(&mut linux, context, &wanted);
             linux.set_sysctl(sysctls(container, context)?);
-            root.set_path(context.root.clone())
-                .set_readonly(Some(security.read_only));
+            root.set_path(context.root.clone()).set_readonly(Some(security.read_only));
             spec.set_process(Some(process(container, context, &hostname, capabilities)?))
                 .set_mounts(Some(mounts(container, context, &requests)?))
                 .set_hostname(Some(hostname));
@@ -168,9 +159,7 @@ fn hostname(container: &Container, context: &Context) -> Result<String, Error> {
         return Ok(context.name.replace(['@', '_'], "-"));
     };
     let usable = (1..=HOSTNAME_MAX).contains(&hostname.len())
-        && hostname
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     if usable {
         Ok(hostname.clone())
     } else {
@@ -234,36 +223,24 @@ fn sysctls(
     let mut sysctls = BTreeMap::new();
     if context.network == Netns::Own {
         // Ports below 1024 and ping need no privilege: the namespace is the container's.
-        sysctls.insert(
-            "net.ipv4.ip_unprivileged_port_start".to_owned(),
-            "0".to_owned(),
-        );
-        sysctls.insert(
-            "net.ipv4.ping_group_range".to_owned(),
-            ping_groups(context.ids),
-        );
+        sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        sysctls.insert("net.ipv4.ping_group_range".to_owned(), ping_groups(context.ids));
     }
     for (name, value) in &container.sysctls {
         let fail = |reason: &str| Error::new("sysctls", format!("{name}: {reason}"));
         let well_formed = name.split('.').all(|part| {
             !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
         });
         if !well_formed {
-            return Err(fail(
-                "a name has letters, digits, '_' and '-' between single dots",
-            ));
+            return Err(fail("a name has letters, digits, '_' and '-' between single dots"));
         }
         if value.contains(['\0', '\n']) {
             return Err(fail("the value has a line end or a NUL byte"));
         }
         if name.starts_with("net.") {
             if context.network != Netns::Own {
-                return Err(fail(
-                    "the network is not the container's own, so it can't be set",
-                ));
+                return Err(fail("the network is not the container's own, so it can't be set"));
             }
         } else if !name.starts_with("fs.mqueue.") && !NAMESPACED_SYSCTLS.contains(&name.as_str()) {
             return Err(fail("it holds for the whole machine; set it on the host"));
@@ -275,9 +252,7 @@ fn sysctls(
 
 /// The groups that may ping, all of them; the kernel refuses ids without a mapping.
 fn ping_groups(ids: Option<IdRange>) -> String {
-    let last = ids.map_or(PING_GROUP_MAX, |ids| {
-        ids.count.saturating_sub(1).min(PING_GROUP_MAX)
-    });
+    let last = ids.map_or(PING_GROUP_MAX, |ids| ids.count.saturating_sub(1).min(PING_GROUP_MAX));
     format!("0 {last}")
 }
 

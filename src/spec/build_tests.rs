@@ -19,14 +19,8 @@ fn context() -> Context {
     Context {
         name: "web".to_owned(),
         root: PathBuf::from("/run/berth/web/root"),
-        ids: Some(IdRange {
-            first: 100_000,
-            count: 65_536,
-        }),
-        user: ResolvedUser {
-            home: PathBuf::from("/root"),
-            ..ResolvedUser::root()
-        },
+        ids: Some(IdRange { first: 100_000, count: 65_536 }),
+        user: ResolvedUser { home: PathBuf::from("/root"), ..ResolvedUser::root() },
         env: Vec::new(),
         sources: BTreeMap::new(),
         devices: BTreeMap::new(),
@@ -41,10 +35,7 @@ fn context() -> Context {
 
 /// On the host's ids.
 fn host_context() -> Context {
-    Context {
-        ids: None,
-        ..context()
-    }
+    Context { ids: None, ..context() }
 }
 
 fn spec(toml: &str, context: &Context) -> Spec {
@@ -59,17 +50,12 @@ fn refused(toml: &str, context: &Context) -> Error {
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let map: BTreeMap<String, Value> = map
-                .into_iter()
-                .map(|(key, value)| (key, sorted(value)))
-                .collect();
+            let map: BTreeMap<String, Value> =
+                map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
             Value::Object(map.into_iter().collect())
         }
         Value::Array(mut items) => {
-            if items
-                .iter()
-                .all(|item| item.as_str().is_some_and(|text| text.starts_with("CAP_")))
-            {
+            if items.iter().all(|item| item.as_str().is_some_and(|text| text.starts_with("CAP_"))) {
                 items.sort_by_key(ToString::to_string);
             }
             Value::Array(items.into_iter().map(sorted).collect())
@@ -84,10 +70,7 @@ fn json(spec: &Spec) -> Value {
 
 fn mount_options(spec: &Spec, target: &str) -> Vec<String> {
     let mounts = spec.mounts().as_ref().unwrap();
-    let mount = mounts
-        .iter()
-        .find(|mount| mount.destination() == Path::new(target))
-        .unwrap();
+    let mount = mounts.iter().find(|mount| mount.destination() == Path::new(target)).unwrap();
     mount.options().clone().unwrap()
 }
 
@@ -97,10 +80,8 @@ fn env(spec: &Spec) -> Vec<String> {
 
 #[test]
 fn the_spec_of_a_container_that_asks_for_nothing() {
-    let spec = spec(
-        "rootfs = '/'\ncommand = ['/bin/true']\nsecurity.seccomp = 'unconfined'",
-        &context(),
-    );
+    let spec =
+        spec("rootfs = '/'\ncommand = ['/bin/true']\nsecurity.seccomp = 'unconfined'", &context());
     insta::assert_json_snapshot!("default", json(&spec));
 }
 
@@ -108,27 +89,16 @@ fn the_spec_of_a_container_that_asks_for_nothing() {
 fn the_spec_of_a_plain_process() {
     let spec = spec(
         "isolation = 'none'\ncommand = ['/bin/true']\nlabels = { team = 'shop' }",
-        &Context {
-            network: Netns::Host,
-            ..context()
-        },
+        &Context { network: Netns::Host, ..context() },
     );
     insta::assert_json_snapshot!("isolation_none", json(&spec));
 }
 
 #[test]
 fn the_spec_of_a_container_that_asks_for_much() {
-    let device = HostDevice {
-        kind: DeviceKind::Char,
-        major: 10,
-        minor: 229,
-        mode: 0o100_666,
-    };
+    let device = HostDevice { kind: DeviceKind::Char, major: 10, minor: 229, mode: 0o100_666 };
     let context = Context {
-        env: vec![
-            ("FROM".to_owned(), "file".to_owned()),
-            ("BOTH".to_owned(), "file".to_owned()),
-        ],
+        env: vec![("FROM".to_owned(), "file".to_owned()), ("BOTH".to_owned(), "file".to_owned())],
         sources: BTreeMap::from([("data".to_owned(), PathBuf::from("/vol/data"))]),
         devices: BTreeMap::from([(PathBuf::from("/dev/fuse"), device)]),
         network: Netns::Shared(PathBuf::from("/run/netns/db")),
@@ -194,13 +164,7 @@ fn a_profile_replaces_the_filter() {
     let toml = "command = ['x']\nsecurity.seccomp = '/p.json'";
     assert_eq!(refused(toml, &context()).key, "security.seccomp");
     let profile = br#"{"defaultAction": "SCMP_ACT_LOG"}"#.to_vec();
-    let spec = spec(
-        toml,
-        &Context {
-            seccomp_profile: Some(profile),
-            ..context()
-        },
-    );
+    let spec = spec(toml, &Context { seccomp_profile: Some(profile), ..context() });
     let filter = spec.linux().as_ref().unwrap().seccomp().clone().unwrap();
     assert_eq!(filter.default_action().to_string(), "SCMP_ACT_LOG");
 }
@@ -210,26 +174,15 @@ fn the_network_decides_namespace_sysctls_and_sys() {
     let network = |spec: &Spec| {
         let linux = spec.linux().as_ref().unwrap();
         let namespaces = linux.namespaces().as_ref().unwrap();
-        let network = namespaces
-            .iter()
-            .find(|ns| ns.typ() == LinuxNamespaceType::Network);
-        (
-            network.map(|ns| ns.path().clone()),
-            linux.sysctl().clone().unwrap_or_default().len(),
-        )
+        let network = namespaces.iter().find(|ns| ns.typ() == LinuxNamespaceType::Network);
+        (network.map(|ns| ns.path().clone()), linux.sysctl().clone().unwrap_or_default().len())
     };
     let own = spec("command = ['x']", &context());
     assert_eq!(network(&own), (Some(None), 2));
-    let host = Context {
-        network: Netns::Host,
-        ..context()
-    };
+    let host = Context { network: Netns::Host, ..context() };
     assert_eq!(network(&spec("command = ['x']", &host)), (None, 0));
     let path = PathBuf::from("/run/netns/db");
-    let shared = Context {
-        network: Netns::Shared(path.clone()),
-        ..context()
-    };
+    let shared = Context { network: Netns::Shared(path.clone()), ..context() };
     let shared = spec("command = ['x']", &shared);
     assert_eq!(network(&shared), (Some(Some(path)), 0));
     assert!(mount_options(&shared, "/sys").contains(&"rbind".to_owned()));
@@ -250,23 +203,13 @@ fn an_image_gives_what_the_manifest_leaves_out() {
         },
         ..context()
     };
-    let args = |toml: &str| {
-        spec(toml, &context)
-            .process()
-            .as_ref()
-            .unwrap()
-            .args()
-            .clone()
-            .unwrap()
-    };
+    let args =
+        |toml: &str| spec(toml, &context).process().as_ref().unwrap().args().clone().unwrap();
     assert_eq!(args(""), ["/entry", "serve"]);
     assert_eq!(args("command = ['check']"), ["/entry", "check"]);
     assert_eq!(args("entrypoint = ['/other']"), ["/other"]);
     let spec = spec("env = { LANG = 'de' }", &context);
-    assert_eq!(
-        env(&spec),
-        ["PATH=/app", "HOSTNAME=web", "HOME=/root", "LANG=de"]
-    );
+    assert_eq!(env(&spec), ["PATH=/app", "HOSTNAME=web", "HOME=/root", "LANG=de"]);
     assert_eq!(spec.process().as_ref().unwrap().cwd(), Path::new("/app"));
 }
 
@@ -287,13 +230,7 @@ fn mounts_of_the_manifest_replace_defaults_and_come_parents_first() {
         .flatten()
         .map(|mount| mount.destination().display().to_string())
         .collect();
-    assert_eq!(
-        targets
-            .iter()
-            .filter(|target| *target == "/dev/shm")
-            .count(),
-        1
-    );
+    assert_eq!(targets.iter().filter(|target| *target == "/dev/shm").count(), 1);
     let at = |wanted: &str| targets.iter().position(|target| target == wanted).unwrap();
     assert!(at("/a") < at("/a/b/c") && at("/dev") < at("/dev/shm"));
     assert_eq!(mount_options(&spec, "/a"), ["rbind", "rprivate"]);
@@ -301,17 +238,9 @@ fn mounts_of_the_manifest_replace_defaults_and_come_parents_first() {
 
 #[test]
 fn in_a_user_namespace_volumes_are_idmapped_and_devices_bound() {
-    let device = HostDevice {
-        kind: DeviceKind::Block,
-        major: 8,
-        minor: 0,
-        mode: 0o660,
-    };
+    let device = HostDevice { kind: DeviceKind::Block, major: 8, minor: 0, mode: 0o660 };
     let devices = BTreeMap::from([(PathBuf::from("/dev/sda"), device)]);
-    let context = Context {
-        devices,
-        ..context()
-    };
+    let context = Context { devices, ..context() };
     let spec = spec(
         "command = ['x']\ndevices = ['/dev/sda']\nmount = [{ source = '/s', target = '/a' }]",
         &context,
@@ -320,13 +249,7 @@ fn in_a_user_namespace_volumes_are_idmapped_and_devices_bound() {
     assert!(mount_options(&spec, "/dev/sda").contains(&"bind".to_owned()));
     let linux = spec.linux().as_ref().unwrap();
     assert_eq!(linux.devices().as_ref().unwrap().len(), 6);
-    let rules = linux
-        .resources()
-        .as_ref()
-        .unwrap()
-        .devices()
-        .clone()
-        .unwrap();
+    let rules = linux.resources().as_ref().unwrap().devices().clone().unwrap();
     assert!(rules.iter().any(|rule| rule.to_string() == "b 8:0 rwm"));
 }
 
@@ -340,85 +263,37 @@ fn what_can_not_be_is_refused_with_its_key() {
         ("command = ['x']\nworkdir = 'srv'", "workdir"),
         ("command = ['x']\nhostname = 'a b'", "hostname"),
         ("command = ['x']\nrlimits = { files = 1 }", "rlimits"),
-        (
-            "command = ['x']\nrlimits = { core = { soft = 2, hard = 1 } }",
-            "rlimits",
-        ),
+        ("command = ['x']\nrlimits = { core = { soft = 2, hard = 1 } }", "rlimits"),
         ("command = ['x']\noom-score-adj = 2000", "oom-score-adj"),
-        (
-            "command = ['x']\nsysctls = { 'kernel.panic' = '1' }",
-            "sysctls",
-        ),
-        (
-            "command = ['x']\nsysctls = { 'net...etc' = '1' }",
-            "sysctls",
-        ),
+        ("command = ['x']\nsysctls = { 'kernel.panic' = '1' }", "sysctls"),
+        ("command = ['x']\nsysctls = { 'net...etc' = '1' }", "sysctls"),
         ("command = ['x']\nsysctls = { 'net./x' = '1' }", "sysctls"),
         ("command = ['x']\ndevices = ['/dev/none']", "devices"),
-        (
-            "command = ['x']\nsecurity.cap-add = ['ROOT']",
-            "security.cap-add/cap-drop",
-        ),
-        (
-            "command = ['x']\nmount = [{ source = 'v', target = '/v' }]",
-            "mount",
-        ),
+        ("command = ['x']\nsecurity.cap-add = ['ROOT']", "security.cap-add/cap-drop"),
+        ("command = ['x']\nmount = [{ source = 'v', target = '/v' }]", "mount"),
         ("command = ['x']\nmount = [{ target = '/../v' }]", "mount"),
         ("command = ['x']\nmount = [{ target = 'v' }]", "mount"),
         ("command = ['x']\nmount = [{ target = '/' }]", "mount"),
-        (
-            "command = ['x']\nmount = [{ target = '/proc/self' }]",
-            "mount",
-        ),
-        (
-            "command = ['x']\nmount = [{ target = '/v' }, { target = '/v/' }]",
-            "mount",
-        ),
-        (
-            "command = ['x']\nmount = [{ target = '/v', mode = '9' }]",
-            "mount",
-        ),
+        ("command = ['x']\nmount = [{ target = '/proc/self' }]", "mount"),
+        ("command = ['x']\nmount = [{ target = '/v' }, { target = '/v/' }]", "mount"),
+        ("command = ['x']\nmount = [{ target = '/v', mode = '9' }]", "mount"),
         ("command = ['x']\nlabels = { '' = 'x' }", "labels"),
-        (
-            "command = ['x']\nisolation = 'none'\nmount = [{ target = '/v' }]",
-            "mount",
-        ),
-        (
-            "command = ['x']\nisolation = 'none'\nsecurity.read-only = true",
-            "security.read-only",
-        ),
+        ("command = ['x']\nisolation = 'none'\nmount = [{ target = '/v' }]", "mount"),
+        ("command = ['x']\nisolation = 'none'\nsecurity.read-only = true", "security.read-only"),
     ] {
         let error = refused(toml, &context());
         assert_eq!(error.key, key, "{toml}: {error}");
     }
-    let high = ResolvedUser {
-        uid: 70_000,
-        ..ResolvedUser::root()
-    };
-    let context = Context {
-        user: high,
-        ..context()
-    };
+    let high = ResolvedUser { uid: 70_000, ..ResolvedUser::root() };
+    let context = Context { user: high, ..context() };
     let error = refused("command = ['x']", &context);
     assert!(error.to_string().contains("70000"), "{error}");
-    assert!(
-        build(
-            &container("command = ['x']"),
-            &Context {
-                ids: None,
-                ..context
-            }
-        )
-        .is_ok()
-    );
+    assert!(build(&container("command = ['x']"), &Context { ids: None, ..context }).is_ok());
 }
 
 #[test]
 fn a_name_becomes_a_host_name() {
-    let context = Context {
-        name: "worker_a@1".to_owned(),
-        ..context()
-    };
+    let context = Context { name: "worker_a@1".to_owned(), ..context() };
     let spec = spec("command = ['x']", &context);
     assert_eq!(spec.hostname().as_deref(), Some("worker-a-1"));
     assert!(env(&spec).contains(&"HOSTNAME=worker-a-1".to_owned()));
@@ -431,17 +306,14 @@ fn a_name_becomes_a_host_name() {
 fn bundle() {
     let folder = PathBuf::from(std::env::var_os("BERTH_BUNDLE").unwrap());
     let toml = std::fs::read_to_string(folder.join("container.toml")).unwrap();
-    let ids = std::env::var("BERTH_IDS").ok().map(|first| IdRange {
-        first: first.parse().unwrap(),
-        count: 65_536,
-    });
+    let ids = std::env::var("BERTH_IDS")
+        .ok()
+        .map(|first| IdRange { first: first.parse().unwrap(), count: 65_536 });
     let context = Context {
         root: folder.join("rootfs"),
         ids,
         cgroup_version: CgroupVersion::Hybrid,
         ..context()
     };
-    spec(&toml, &context)
-        .save(folder.join("config.json"))
-        .unwrap();
+    spec(&toml, &context).save(folder.join("config.json")).unwrap();
 }

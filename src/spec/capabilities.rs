@@ -79,10 +79,7 @@ impl CapSet {
             "KILL",
             "AUDIT_WRITE",
         ];
-        DEFAULT
-            .iter()
-            .filter_map(|name| number(name))
-            .fold(CapSet::EMPTY, CapSet::with)
+        DEFAULT.iter().filter_map(|name| number(name)).fold(CapSet::EMPTY, CapSet::with)
     }
 
     /// The set from its bits.
@@ -146,9 +143,7 @@ impl CapSet {
 
     /// The set as a Spec has it.
     pub fn to_oci(self) -> Capabilities {
-        self.names()
-            .filter_map(|name| Capability::from_str(name).ok())
-            .collect()
+        self.names().filter_map(|name| Capability::from_str(name).ok()).collect()
     }
 
     /// The set of a Spec.
@@ -163,10 +158,7 @@ impl CapSet {
 pub fn number(name: &str) -> Option<u8> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    NAMES
-        .iter()
-        .position(|known| *known == bare)
-        .and_then(|index| u8::try_from(index).ok())
+    NAMES.iter().position(|known| *known == bare).and_then(|index| u8::try_from(index).ok())
 }
 
 /// Whether `ALL` is among the names, and the set of the others.
@@ -197,30 +189,19 @@ mod tests {
 
     #[test]
     fn names_and_numbers_agree_with_the_kernels() {
-        for (name, expected) in [
-            ("CHOWN", 0),
-            ("cap_sys_admin", 21),
-            ("CAP_BPF", 39),
-            ("CHECKPOINT_RESTORE", 40),
-        ] {
+        for (name, expected) in
+            [("CHOWN", 0), ("cap_sys_admin", 21), ("CAP_BPF", 39), ("CHECKPOINT_RESTORE", 40)]
+        {
             assert_eq!(number(name), Some(expected));
         }
         assert_eq!(number("CAP_NONE"), None);
-        assert_eq!(
-            CapSet::docker_default().bits(),
-            0xa804_25fb,
-            "what Docker's CapEff shows"
-        );
+        assert_eq!(CapSet::docker_default().bits(), 0xa804_25fb, "what Docker's CapEff shows");
         assert_eq!(CapSet::from_oci(&CapSet::ALL.to_oci()), CapSet::ALL);
     }
 
     #[test]
     fn adding_and_dropping_follow_docker() {
-        assert!(
-            adjust(&["NET_ADMIN"], &[])
-                .unwrap()
-                .contains("CAP_NET_ADMIN")
-        );
+        assert!(adjust(&["NET_ADMIN"], &[]).unwrap().contains("CAP_NET_ADMIN"));
         assert!(!adjust(&[], &["cap_kill"]).unwrap().contains("KILL"));
         assert_eq!(adjust(&[], &["ALL"]).unwrap(), CapSet::EMPTY);
         assert_eq!(adjust(&["kill"], &["all"]).unwrap(), CapSet::EMPTY.with(5));

@@ -47,10 +47,8 @@ pub struct Parts {
 /// # Errors
 /// Something in it that no descriptor was prepared for, or that is not of Linux.
 pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
-    let process = spec
-        .process()
-        .as_ref()
-        .ok_or_else(|| Error::new("process", "the Spec has no process"))?;
+    let process =
+        spec.process().as_ref().ok_or_else(|| Error::new("process", "the Spec has no process"))?;
     let linux = spec.linux().clone().unwrap_or_default();
     let mut plan = Plan {
         cgroup: parts.cgroup,
@@ -71,7 +69,9 @@ pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
             LinuxNamespaceType::User => clone::NEWUSER,
             LinuxNamespaceType::Pid => clone::NEWPID,
             LinuxNamespaceType::Network => clone::NEWNET,
-            _ => return Err(Error::new("namespaces", "a namespace that Berth does not have")),
+            _ => {
+                return Err(Error::new("namespaces", "a namespace that Berth does not have"));
+            }
         };
         if joined & kind == 0 {
             plan.new_namespaces |= kind;

@@ -78,9 +78,7 @@ impl FromStr for DeviceRequest {
         }
         let below_dev = Path::new(container).strip_prefix("/dev");
         if !below_dev.is_ok_and(|rest| rest.components().next().is_some()) {
-            return Err(format!(
-                "{text:?}: in the container a device must be below /dev"
-            ));
+            return Err(format!("{text:?}: in the container a device must be below /dev"));
         }
         Ok(DeviceRequest {
             host: PathBuf::from(host),
@@ -99,22 +97,14 @@ fn is_access(text: &str) -> bool {
 /// Absolute, and without `..` or a NUL byte.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute()
-        && path
-            .components()
-            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
         && !path.as_os_str().as_encoded_bytes().contains(&0)
 }
 
 impl DeviceRequest {
     /// The node in the container.
     pub fn node(&self, host: &HostDevice) -> LinuxDevice {
-        node(
-            &self.container,
-            oci_kind(host.kind),
-            host.major.into(),
-            host.minor.into(),
-            host.mode,
-        )
+        node(&self.container, oci_kind(host.kind), host.major.into(), host.minor.into(), host.mode)
     }
 
     /// The rule of the device cgroup that lets the container use it.
@@ -207,19 +197,10 @@ mod tests {
         let expected = |host: &str, container: &str, access: &str| {
             (host.to_owned(), container.to_owned(), access.to_owned())
         };
-        assert_eq!(
-            parse("/dev/fuse"),
-            expected("/dev/fuse", "/dev/fuse", "rwm")
-        );
-        assert_eq!(
-            parse("/dev/fuse:r"),
-            expected("/dev/fuse", "/dev/fuse", "r")
-        );
+        assert_eq!(parse("/dev/fuse"), expected("/dev/fuse", "/dev/fuse", "rwm"));
+        assert_eq!(parse("/dev/fuse:r"), expected("/dev/fuse", "/dev/fuse", "r"));
         assert_eq!(parse("/dev/a:/dev/b"), expected("/dev/a", "/dev/b", "rwm"));
-        assert_eq!(
-            parse("/dev/a:/dev/x/b:rw"),
-            expected("/dev/a", "/dev/x/b", "rw")
-        );
+        assert_eq!(parse("/dev/a:/dev/x/b:rw"), expected("/dev/a", "/dev/x/b", "rw"));
     }
 
     #[test]
@@ -245,10 +226,6 @@ mod tests {
         let rules = default_rules();
         assert_eq!(rules[0].to_string(), "a *:* rwm");
         assert!(!rules[0].allow());
-        assert!(
-            rules
-                .iter()
-                .any(|rule| rule.to_string() == "c 1:3 rwm" && rule.allow())
-        );
+        assert!(rules.iter().any(|rule| rule.to_string() == "c 1:3 rwm" && rule.allow()));
     }
 }

@@ -33,10 +33,7 @@ pub fn parse(
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     let mut variables = Vec::new();
     for (index, line) in file.split(|byte| *byte == b'\n').enumerate() {
-        let error = |reason: String| LineError {
-            line: index + 1,
-            reason,
-        };
+        let error = |reason: String| LineError { line: index + 1, reason };
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let text = std::str::from_utf8(line)
             .map_err(|_| error("the line is not UTF-8".to_owned()))?
@@ -52,14 +49,10 @@ pub fn parse(
             None => (text.trim_end(), None),
         };
         if name.is_empty() {
-            return Err(error(
-                "there is no name before '='; write NAME=value".to_owned(),
-            ));
+            return Err(error("there is no name before '='; write NAME=value".to_owned()));
         }
         if name.contains(char::is_whitespace) {
-            return Err(error(format!(
-                "the name {name:?} has a blank in it; write NAME=value"
-            )));
+            return Err(error(format!("the name {name:?} has a blank in it; write NAME=value")));
         }
         match value {
             Some(value) => variables.push((name.to_owned(), value.to_owned())),
@@ -80,19 +73,11 @@ mod tests {
             b"\xef\xbb\xbf# comment\n\n  A=1\r\nB=\"x y\" # no comment\nC=\nD=a=b\nHERE\nGONE\n";
         let host = |name: &str| (name == "HERE").then(|| "host".to_owned());
         let pairs = parse(file, host).unwrap();
-        let pairs: Vec<(&str, &str)> = pairs
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
+        let pairs: Vec<(&str, &str)> =
+            pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(
             pairs,
-            [
-                ("A", "1"),
-                ("B", "\"x y\" # no comment"),
-                ("C", ""),
-                ("D", "a=b"),
-                ("HERE", "host")
-            ]
+            [("A", "1"), ("B", "\"x y\" # no comment"), ("C", ""), ("D", "a=b"), ("HERE", "host")]
         );
     }
 

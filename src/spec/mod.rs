@@ -123,10 +123,7 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(key: &'static str, reason: impl Into<String>) -> Self {
-        Error {
-            key,
-            reason: reason.into(),
-        }
+        Error { key, reason: reason.into() }
     }
 }
 

@@ -25,10 +25,7 @@ pub(super) fn mounts(
         let target = target(&wanted.target).map_err(|reason| Error::new("mount", reason))?;
         let mount = user_mount(wanted, &target, context)?;
         if own.insert(target.clone(), mount).is_some() {
-            return Err(Error::new(
-                "mount",
-                format!("{} is a target twice", target.display()),
-            ));
+            return Err(Error::new("mount", format!("{} is a target twice", target.display())));
         }
     }
     let mut all: Vec<Mount> = default_mounts(container, context)
@@ -39,12 +36,7 @@ pub(super) fn mounts(
     if context.ids.is_some() {
         all.extend(devices.iter().map(|device| {
             let source = device.host.as_path();
-            plain(
-                &device.container,
-                "bind",
-                source,
-                &["bind", "nosuid", "noexec"],
-            )
+            plain(&device.container, "bind", source, &["bind", "nosuid", "noexec"])
         }));
     }
     all.extend(own.into_values());
@@ -58,20 +50,11 @@ pub(super) fn mounts(
 /// "Default Filesystems").
 fn default_mounts(container: &Container, context: &Context) -> Vec<Mount> {
     let gid = format!("gid={TTY_GID}");
-    let mut pts = vec![
-        "nosuid",
-        "noexec",
-        "newinstance",
-        "ptmxmode=0666",
-        "mode=0620",
-    ];
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     if context.ids.is_none_or(|ids| ids.count > TTY_GID) {
         pts.push(&gid);
     }
-    let shm_size = format!(
-        "size={}",
-        container.shm_size.map_or(SHM_SIZE, |size| size.0)
-    );
+    let shm_size = format!("size={}", container.shm_size.map_or(SHM_SIZE, |size| size.0));
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
     let closed = ["nosuid", "noexec", "nodev"];
     let closed_ro = ["nosuid", "noexec", "nodev", "ro"];
@@ -81,12 +64,7 @@ fn default_mounts(container: &Container, context: &Context) -> Vec<Mount> {
     // A new sysfs shows the network namespace's devices, and only who owns that
     // namespace may mount one.
     let sys = if context.ids.is_some() && context.network != Netns::Own {
-        mount(
-            "/sys",
-            "bind",
-            "/sys",
-            &["rbind", "rslave", "nosuid", "noexec", "nodev", "ro"],
-        )
+        mount("/sys", "bind", "/sys", &["rbind", "rslave", "nosuid", "noexec", "nodev", "ro"])
     } else {
         mount("/sys", "sysfs", "sysfs", &closed_ro)
     };
@@ -96,12 +74,7 @@ fn default_mounts(container: &Container, context: &Context) -> Vec<Mount> {
     };
     vec![
         mount("/proc", "proc", "proc", &closed),
-        mount(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", "devpts", &pts),
         mount("/dev/shm", "tmpfs", "shm", &shm),
         mount("/dev/mqueue", "mqueue", "mqueue", &closed),
@@ -122,9 +95,7 @@ fn user_mount(wanted: &model::Mount, target: &Path, context: &Context) -> Result
         }
         let mode = wanted.mode.as_deref().unwrap_or("1777");
         if !u32::from_str_radix(mode, 8).is_ok_and(|bits| bits <= 0o7777) {
-            return Err(fail(format!(
-                "{mode:?} is not a mode; write it in octal, as \"1777\""
-            )));
+            return Err(fail(format!("{mode:?} is not a mode; write it in octal, as \"1777\"")));
         }
         options.push(format!("mode={mode}"));
         options.extend(wanted.size.map(|size| format!("size={}", size.0)));
@@ -140,9 +111,7 @@ fn user_mount(wanted: &model::Mount, target: &Path, context: &Context) -> Result
         Some(path) => path.as_path(),
         None if kind == MountKind::Bind && Path::new(source).is_absolute() => Path::new(source),
         None => {
-            return Err(fail(format!(
-                "the source {source:?} has no path on the host"
-            )));
+            return Err(fail(format!("the source {source:?} has no path on the host")));
         }
     };
     if path.as_os_str().as_encoded_bytes().contains(&0) {

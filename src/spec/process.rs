@@ -61,17 +61,11 @@ fn args(container: &Container, context: &Context) -> Result<Vec<String>, Error> 
         Some(own) => (own, &[][..]),
         None => (&image.entrypoint, image.command.as_slice()),
     };
-    let command = if container.command.is_empty() {
-        default_command
-    } else {
-        container.command.as_slice()
-    };
+    let command =
+        if container.command.is_empty() { default_command } else { container.command.as_slice() };
     let args = [entrypoint.as_slice(), command].concat();
     if args.first().is_none_or(String::is_empty) {
-        return Err(Error::new(
-            "command",
-            "there is no program to run; write command = [\"…\"]",
-        ));
+        return Err(Error::new("command", "there is no program to run; write command = [\"…\"]"));
     }
     if args.iter().any(|arg| arg.contains('\0')) {
         return Err(Error::new("command", "an argument can't have a NUL byte"));
@@ -122,19 +116,13 @@ fn env(container: &Container, context: &Context, hostname: &str) -> Result<Vec<S
 }
 
 fn workdir(container: &Container, context: &Context) -> Result<PathBuf, Error> {
-    let workdir = container
-        .workdir
-        .as_deref()
-        .or(context.image.workdir.as_deref())
-        .unwrap_or(Path::new(""));
+    let workdir =
+        container.workdir.as_deref().or(context.image.workdir.as_deref()).unwrap_or(Path::new(""));
     if workdir.as_os_str().is_empty() {
         return Ok(PathBuf::from("/"));
     }
     if !workdir.is_absolute() || workdir.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err(Error::new(
-            "workdir",
-            format!("{} is not absolute", workdir.display()),
-        ));
+        return Err(Error::new("workdir", format!("{} is not absolute", workdir.display())));
     }
     Ok(workdir.to_owned())
 }
@@ -160,10 +148,7 @@ fn rlimits(container: &Container) -> Result<Option<Vec<PosixRlimit>>, Error> {
             .hard(limit.hard)
             .build()
             .unwrap_or_default();
-        if rlimits
-            .iter()
-            .any(|known: &PosixRlimit| known.typ() == kind)
-        {
+        if rlimits.iter().any(|known: &PosixRlimit| known.typ() == kind) {
             return Err(Error::new("rlimits", format!("{name} is there twice")));
         }
         rlimits.push(rlimit);
@@ -173,10 +158,9 @@ fn rlimits(container: &Container) -> Result<Option<Vec<PosixRlimit>>, Error> {
 
 fn oom_score_adj(container: &Container) -> Result<Option<i32>, Error> {
     match container.oom_score_adj {
-        Some(score) if !(-1000..=1000).contains(&score) => Err(Error::new(
-            "oom-score-adj",
-            format!("{score} is not between -1000 and 1000"),
-        )),
+        Some(score) if !(-1000..=1000).contains(&score) => {
+            Err(Error::new("oom-score-adj", format!("{score} is not between -1000 and 1000")))
+        }
         score => Ok(score),
     }
 }

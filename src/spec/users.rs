@@ -30,13 +30,7 @@ pub struct ResolvedUser {
 impl ResolvedUser {
     /// Root without any entry.
     pub fn root() -> Self {
-        ResolvedUser {
-            uid: 0,
-            gid: 0,
-            additional: vec![0],
-            home: PathBuf::from("/"),
-            name: None,
-        }
+        ResolvedUser { uid: 0, gid: 0, additional: vec![0], home: PathBuf::from("/"), name: None }
     }
 }
 
@@ -69,11 +63,7 @@ pub fn resolve(
             home: home(entry.home),
             name: Some(String::from_utf8_lossy(entry.name).into_owned()),
         },
-        (None, Some(uid)) => ResolvedUser {
-            uid,
-            additional: Vec::new(),
-            ..ResolvedUser::root()
-        },
+        (None, Some(uid)) => ResolvedUser { uid, additional: Vec::new(), ..ResolvedUser::root() },
         (None, None) => {
             return Err(format!(
                 "there is no user {user_part:?} in the container's /etc/passwd; name one that \
@@ -134,9 +124,7 @@ fn number(text: &str) -> Result<Option<u32>, String> {
     }
     match text.parse::<u32>() {
         Ok(id) if id <= ID_MAX => Ok(Some(id)),
-        _ => Err(format!(
-            "{text} is not a user's or group's id: 0 to {ID_MAX}"
-        )),
+        _ => Err(format!("{text} is not a user's or group's id: 0 to {ID_MAX}")),
     }
 }
 
@@ -144,11 +132,7 @@ fn home(field: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     let usable =
         field.starts_with(b"/") && !field.contains(&0) && std::str::from_utf8(field).is_ok();
-    PathBuf::from(if usable {
-        std::ffi::OsStr::from_bytes(field)
-    } else {
-        "/".as_ref()
-    })
+    PathBuf::from(if usable { std::ffi::OsStr::from_bytes(field) } else { "/".as_ref() })
 }
 
 struct UserEntry<'a> {
@@ -166,9 +150,7 @@ struct GroupEntry<'a> {
 
 impl<'a> GroupEntry<'a> {
     fn members(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.members
-            .split(|byte| *byte == b',')
-            .map(<[u8]>::trim_ascii)
+        self.members.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
     }
 }
 
@@ -180,9 +162,7 @@ fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn id(field: Option<&[u8]>) -> Option<u32> {
-    std::str::from_utf8(field?)
-        .ok()
-        .and_then(|text| number(text).ok().flatten())
+    std::str::from_utf8(field?).ok().and_then(|text| number(text).ok().flatten())
 }
 
 fn users(passwd: &[u8]) -> impl Iterator<Item = UserEntry<'_>> {
@@ -192,12 +172,7 @@ fn users(passwd: &[u8]) -> impl Iterator<Item = UserEntry<'_>> {
         let uid = id(fields.nth(1))?;
         let gid = id(fields.next())?;
         let home = fields.nth(1).unwrap_or_default();
-        Some(UserEntry {
-            name,
-            uid,
-            gid,
-            home,
-        })
+        Some(UserEntry { name, uid, gid, home })
     })
 }
 
@@ -206,11 +181,7 @@ fn group_entries(group: &[u8]) -> impl Iterator<Item = GroupEntry<'_>> {
         let mut fields = line.split(|byte| *byte == b':');
         let name = fields.next().filter(|name| !name.is_empty())?;
         let gid = id(fields.nth(1))?;
-        Some(GroupEntry {
-            name,
-            gid,
-            members: fields.next().unwrap_or_default(),
-        })
+        Some(GroupEntry { name, gid, members: fields.next().unwrap_or_default() })
     })
 }
 
@@ -232,46 +203,28 @@ mod tests {
 
     fn check(user: &str, groups: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
         let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
-        resolve(PASSWD, GROUP, user, &groups).map(|user| {
-            (
-                user.uid,
-                user.gid,
-                user.additional,
-                user.home.display().to_string(),
-            )
-        })
+        resolve(PASSWD, GROUP, user, &groups)
+            .map(|user| (user.uid, user.gid, user.additional, user.home.display().to_string()))
     }
 
     #[test]
     fn a_name_gets_its_groups_and_home() {
-        assert_eq!(
-            check("web", &[]).unwrap(),
-            (33, 33, vec![33, 50, 51], "/var/www".into())
-        );
-        assert_eq!(
-            check("33", &[]).unwrap(),
-            (33, 33, vec![33, 50, 51], "/var/www".into())
-        );
+        assert_eq!(check("web", &[]).unwrap(), (33, 33, vec![33, 50, 51], "/var/www".into()));
+        assert_eq!(check("33", &[]).unwrap(), (33, 33, vec![33, 50, 51], "/var/www".into()));
         assert_eq!(check("", &[]).unwrap(), (0, 0, vec![0, 50], "/root".into()));
         assert_eq!(check("nohome", &[]).unwrap().3, "/");
     }
 
     #[test]
     fn a_group_replaces_the_entrys_groups() {
-        assert_eq!(
-            check("web:logs", &[]).unwrap(),
-            (33, 50, vec![50], "/var/www".into())
-        );
+        assert_eq!(check("web:logs", &[]).unwrap(), (33, 50, vec![50], "/var/www".into()));
         assert_eq!(check("web:77", &["ssl", "77"]).unwrap().2, vec![77, 51]);
         assert_eq!(check(":logs", &[]).unwrap().1, 50);
     }
 
     #[test]
     fn numbers_need_no_entry() {
-        assert_eq!(
-            check("4242:4243", &[]).unwrap(),
-            (4242, 4243, vec![4243], "/".into())
-        );
+        assert_eq!(check("4242:4243", &[]).unwrap(), (4242, 4243, vec![4243], "/".into()));
         assert_eq!(check("4242", &[]).unwrap(), (4242, 0, vec![0], "/".into()));
         assert_eq!(check("1000", &[]).unwrap().0, 5, "a name may be all digits");
     }

@@ -31,16 +31,7 @@ struct MountAttr {
 /// Sets attributes (`RDONLY` and the like) of a mount that is known by its
 /// descriptor, and of all below it when `recursive`.
 pub fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    setattr(
-        mount,
-        &MountAttr {
-            set,
-            clear: 0,
-            propagation: 0,
-            userns: 0,
-        },
-        recursive,
-    )
+    setattr(mount, &MountAttr { set, clear: 0, propagation: 0, userns: 0 }, recursive)
 }
 
 /// Makes a detached mount show its files with the ids of a user namespace: id 0
@@ -51,16 +42,7 @@ pub fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::R
 /// NFS). EPERM: the mount is idmapped already, or is in use by a mount namespace.
 pub fn idmap(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
     let userns = userns.as_raw_fd() as u64;
-    setattr(
-        mount,
-        &MountAttr {
-            set: IDMAP,
-            clear: 0,
-            propagation: 0,
-            userns,
-        },
-        recursive,
-    )
+    setattr(mount, &MountAttr { set: IDMAP, clear: 0, propagation: 0, userns }, recursive)
 }
 
 fn setattr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
@@ -77,9 +59,5 @@ fn setattr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Resu
             size_of::<MountAttr>(),
         )
     };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -68,11 +68,7 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
         cgroup: u64,
     }
     // With CLONE_PARENT the exit signal is that of the caller (clone(2)).
-    let exit_signal = if flags & self::flags::PARENT != 0 {
-        0
-    } else {
-        libc::SIGCHLD as u64
-    };
+    let exit_signal = if flags & self::flags::PARENT != 0 { 0 } else { libc::SIGCHLD as u64 };
     let mut args = Args {
         flags: flags | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
         pidfd: 0,
@@ -89,13 +85,8 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
     // SAFETY: `args` is a valid clone_args of the size given, and without
     // CLONE_VM the child has its own copy of this stack; the rest is the
     // caller's promise.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            ptr::from_mut(&mut args),
-            size_of::<Args>(),
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, ptr::from_mut(&mut args), size_of::<Args>()) };
     match result {
         0 => Ok(Clone::Child),
         pid if pid > 0 => Ok(Clone::Parent(pid as i32)),
@@ -131,11 +122,7 @@ pub fn errno() -> rustix::io::Errno {
 /// Replaces this process's program by `path` (execve(2)), for `reexec`.
 pub fn replace(path: &CStr, argv: &[&CStr], envp: &[&CStr]) -> io::Error {
     let array = |strings: &[&CStr]| -> Vec<*const libc::c_char> {
-        strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([ptr::null()])
-            .collect()
+        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
     };
     let (argv, envp) = (array(argv), array(envp));
     // SAFETY: both arrays are NULL-terminated, their strings outlive the call.
@@ -217,10 +204,7 @@ impl Mapping {
                 0,
             )
         }?;
-        Ok(Mapping {
-            base: base.cast(),
-            len,
-        })
+        Ok(Mapping { base: base.cast(), len })
     }
 
     /// The mapped bytes.
@@ -251,12 +235,7 @@ pub fn close_from(first: RawFd) {
 pub fn close_on_exec_from(first: RawFd) {
     // SAFETY: sets a flag of descriptors; touches no memory.
     unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
 }
 

@@ -113,11 +113,7 @@ pub fn wait_any() -> i32 {
 /// kill(2): sends signal number `signal` to `pid`.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: kill(2) touches no memory of this process.
-    if unsafe { libc::kill(pid, signal) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// pidfd_send_signal(2) by signal number, so that real-time signals work too.
@@ -133,9 +129,5 @@ pub fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
             0,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -54,15 +54,14 @@ pub fn userns_and_netns(range: IdRange) -> io::Result<(OwnedFd, OwnedFd)> {
 /// enters the namespace, so that no other thread is ever in the wrong one.
 pub fn loopback_up(netns: &OwnedFd) -> io::Result<()> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("loopback".into())
-            .spawn_scoped(scope, || -> io::Result<()> {
+        let thread = std::thread::Builder::new().name("loopback".into()).spawn_scoped(
+            scope,
+            || -> io::Result<()> {
                 nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET)?;
                 interface_up(b"lo")
-            })?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the loopback thread panicked")))
+            },
+        )?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the loopback thread panicked")))
     })
 }
 
@@ -76,23 +75,14 @@ fn interface_up(name: &[u8]) -> io::Result<()> {
     )?;
     // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request
-        .ifr_name
-        .iter_mut()
-        .zip(name)
-        .take(libc::IFNAMSIZ - 1)
-    {
+    for (to, from) in request.ifr_name.iter_mut().zip(name).take(libc::IFNAMSIZ - 1) {
         *to = *from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     // SAFETY: the descriptor is an open socket, the request is a live ifreq whose
     // name is NUL-terminated, as SIOCSIFFLAGS wants it.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A child that waits to be killed, and its stack; dropped, it is gone.
@@ -160,14 +150,7 @@ impl Drop for Waiter {
 extern "C" fn wait_for_death(parent: *mut libc::c_void) -> libc::c_int {
     // SAFETY: these calls take and return numbers only.
     unsafe {
-        libc::syscall(
-            libc::SYS_prctl,
-            libc::PR_SET_PDEATHSIG,
-            libc::SIGKILL,
-            0,
-            0,
-            0,
-        );
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         // The parent may have died before it was asked to take us along.
         if libc::syscall(libc::SYS_getppid) != parent as libc::c_long {
             libc::syscall(libc::SYS_exit, 0);
@@ -188,10 +171,7 @@ mod tests {
 
     #[test]
     fn a_namespace_has_its_mapping_and_no_process_stays() {
-        let range = IdRange {
-            first: 700_000,
-            count: 65536,
-        };
+        let range = IdRange { first: 700_000, count: 65536 };
         let userns = userns_with_range(range).unwrap();
         assert_eq!(children(), "");
         // A detached clone of the root shows id 0 of the disk as the first id.
@@ -208,11 +188,7 @@ mod tests {
 
     #[test]
     fn a_network_namespace_has_its_loopback_up() {
-        let (_user, net) = userns_and_netns(IdRange {
-            first: 700_000,
-            count: 65536,
-        })
-        .unwrap();
+        let (_user, net) = userns_and_netns(IdRange { first: 700_000, count: 65536 }).unwrap();
         let flags = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -231,13 +207,7 @@ mod tests {
 
     #[test]
     fn an_impossible_range_is_refused() {
-        for range in [
-            IdRange { first: 1, count: 0 },
-            IdRange {
-                first: u32::MAX,
-                count: 2,
-            },
-        ] {
+        for range in [IdRange { first: 1, count: 0 }, IdRange { first: u32::MAX, count: 2 }] {
             let error = userns_with_range(range).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
         }

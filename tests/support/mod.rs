@@ -29,7 +29,8 @@ pub struct Berth {
 impl Berth {
     /// An empty root; nothing runs yet.
     pub fn new() -> Self {
-        let base = std::env::var_os("BERTH_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let base =
+            std::env::var_os("BERTH_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let root = tempfile::Builder::new().prefix("berth-test-").tempdir_in(base).unwrap();
         fs::create_dir_all(root.path().join("etc/containers.d")).unwrap();
         Berth { root, keeper: None }
@@ -220,7 +221,9 @@ impl Berth {
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        let Some(mut keeper) = self.keeper.take() else { return };
+        let Some(mut keeper) = self.keeper.take() else {
+            return;
+        };
         let pid = i32::try_from(keeper.id()).unwrap();
         // TERM, then INT: the second one hurries.
         kill(pid, 15);
@@ -247,11 +250,14 @@ pub fn kill(pid: i32, signal: i32) {
 }
 
 pub fn is_running(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
+    })
 }
 
 /// A manifest of a shell script on a view of the host's files.
 pub fn shell(script: &str) -> String {
-    format!("rootfs = \"/\"\ncommand = [\"sh\", \"-c\", '''{script}''']\nstop = {{ timeout = \"2s\" }}\n")
+    format!(
+        "rootfs = \"/\"\ncommand = [\"sh\", \"-c\", '''{script}''']\nstop = {{ timeout = \"2s\" }}\n"
+    )
 }

@@ -12,15 +12,7 @@ use crate::manifest::variants::RestartPolicy;
 
 impl Observed {
     pub(super) fn adopt(&mut self, adopted: Adopted, now: &Now) {
-        let Adopted {
-            name,
-            incarnation,
-            pid,
-            started,
-            started_wall,
-            frozen,
-            id,
-        } = adopted;
+        let Adopted { name, incarnation, pid, started, started_wall, frozen, id } = adopted;
         if !self.records.contains_key(&name) {
             self.create(&name, id, now);
         }
@@ -58,14 +50,8 @@ impl Observed {
         }
         self.unconfirmed.remove(&name);
         if let Phase::Launching { .. } = record.phase {
-            let run = Run {
-                health: self.first_health(&name),
-                ..run
-            };
-            let run = Run {
-                well_since: run.health.is_none().then_some(started),
-                ..run
-            };
+            let run = Run { health: self.first_health(&name), ..run };
+            let run = Run { well_since: run.health.is_none().then_some(started), ..run };
             self.edit(&name, |record| {
                 record.renew = false;
                 record.phase = Phase::Running(run);
@@ -105,22 +91,12 @@ impl Observed {
             match record.phase.clone() {
                 // The engine died between the order and the launch.
                 Phase::Launching { .. } => {
-                    self.set_phase(
-                        &name,
-                        Phase::Ended {
-                            why: Some(StopWhy::Lost),
-                        },
-                    );
+                    self.set_phase(&name, Phase::Ended { why: Some(StopWhy::Lost) });
                     self.stray(&name, incarnation);
                 }
                 Phase::Running(run) => self.vanished(&name, run, None, now),
                 Phase::Stopping { run, why, .. } => self.vanished(&name, run, Some(why), now),
-                Phase::Ending {
-                    run,
-                    why,
-                    half: Half::Emptied,
-                    ..
-                } => {
+                Phase::Ending { run, why, half: Half::Emptied, .. } => {
                     self.ended(&name, run, why, ExitStatus::Unknown, false, now);
                 }
                 _ => {}
@@ -131,16 +107,8 @@ impl Observed {
         for record in self.records.values() {
             let (name, incarnation) = (record.name.clone(), record.incarnation);
             match &record.phase {
-                Phase::Stopping {
-                    escalated: false,
-                    signal,
-                    ..
-                } => {
-                    again.push(Action::Signal {
-                        name,
-                        incarnation,
-                        signal: *signal,
-                    });
+                Phase::Stopping { escalated: false, signal, .. } => {
+                    again.push(Action::Signal { name, incarnation, signal: *signal });
                 }
                 Phase::Stopping { .. } | Phase::Ending { .. } => {
                     again.push(Action::KillAll { name, incarnation });
@@ -155,20 +123,9 @@ impl Observed {
     /// Nobody told of it. Its payload is gone; whether all of it is, the answer to
     /// SIGKILL will tell.
     fn vanished(&mut self, name: &Name, run: Run, why: Option<StopWhy>, now: &Now) {
-        let half = Half::Exit {
-            status: ExitStatus::Unknown,
-            oom: false,
-        };
+        let half = Half::Exit { status: ExitStatus::Unknown, oom: false };
         let deadline = now.mono.saturating_add(KILL_AGAIN);
-        self.set_phase(
-            name,
-            Phase::Ending {
-                run,
-                why,
-                half,
-                deadline,
-            },
-        );
+        self.set_phase(name, Phase::Ending { run, why, half, deadline });
     }
 }
 
@@ -176,11 +133,7 @@ impl Observed {
 pub(super) fn reboot(record: &mut Record, now: &Now) {
     if record.phase.is_alive() {
         record.last_exit = Some(match &record.phase {
-            Phase::Ending {
-                run,
-                half: Half::Exit { status, oom },
-                ..
-            } => Exit {
+            Phase::Ending { run, half: Half::Exit { status, oom }, .. } => Exit {
                 incarnation: record.incarnation,
                 status: *status,
                 oom_killed: *oom,
@@ -237,63 +190,34 @@ mod tests {
     /// The record of 4 could not be written, and 3 lives on beside it.
     #[test]
     fn nothing_is_launched_beside_a_stray() {
-        let now = Now {
-            mono: Duration::from_secs(9),
-            wall: 0,
-            boot_id: "b".into(),
-        };
+        let now = Now { mono: Duration::from_secs(9), wall: 0, boot_id: "b".into() };
         let name: Name = "web".parse().unwrap();
         let mut record = Record::new(name.clone(), "0".repeat(64), 0, "b".into());
         record.incarnation = 3;
         record.last_good = Some(Arc::new(Container::default()));
         record.applied = record.last_good.clone();
-        record.phase = Phase::Launching {
-            since: Duration::ZERO,
-        };
+        record.phase = Phase::Launching { since: Duration::ZERO };
         let mut desired = Desired::default();
-        desired
-            .containers
-            .insert(name.clone(), Arc::new(Container::default()));
+        desired.containers.insert(name.clone(), Arc::new(Container::default()));
 
         let mut observed = Observed::restore([record], 1, &now);
         for event in [adopted(&name, 4), adopted(&name, 3), Event::AdoptionDone] {
             observed.apply(event, &now).unwrap();
         }
-        let kill = Action::KillAll {
-            name: name.clone(),
-            incarnation: 3,
-        };
+        let kill = Action::KillAll { name: name.clone(), incarnation: 3 };
         let actions = decide(&desired, &mut observed, &now).actions;
         assert!(actions.iter().all(|action| *action == kill) && !actions.is_empty());
         assert_eq!(observed.record(&name).unwrap().incarnation, 4);
 
-        observed
-            .apply(
-                Event::Gone {
-                    name: name.clone(),
-                    incarnation: 4,
-                },
-                &now,
-            )
-            .unwrap();
+        observed.apply(Event::Gone { name: name.clone(), incarnation: 4 }, &now).unwrap();
         decide(&desired, &mut observed, &now);
-        let later = Now {
-            mono: Duration::from_secs(99),
-            ..now
-        };
+        let later = Now { mono: Duration::from_secs(99), ..now };
         assert_eq!(decide(&desired, &mut observed, &later).actions, []);
         assert_eq!(observed.block(&name), Some(&Block::Stray));
 
-        let emptied = Event::CgroupEmptied {
-            name: name.clone(),
-            incarnation: 3,
-        };
+        let emptied = Event::CgroupEmptied { name: name.clone(), incarnation: 3 };
         observed.apply(emptied, &later).unwrap();
-        let launch = Action::Launch {
-            name,
-            incarnation: 5,
-            renew: false,
-        };
+        let launch = Action::Launch { name, incarnation: 5, renew: false };
         assert_eq!(decide(&desired, &mut observed, &later).actions, [launch]);
     }
 }

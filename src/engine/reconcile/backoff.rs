@@ -80,10 +80,7 @@ mod tests {
 
     #[test]
     fn a_crash_loop_without_a_pause_still_slows_down() {
-        let restart = Restart {
-            backoff: Duration::ZERO,
-            ..Restart::default()
-        };
+        let restart = Restart { backoff: Duration::ZERO, ..Restart::default() };
         assert_eq!(pause(&restart, 1, 0), Duration::ZERO);
         assert_eq!(pause(&restart, 11, 0), Duration::from_millis(1024));
     }

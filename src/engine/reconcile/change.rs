@@ -45,11 +45,7 @@ impl Change {
             return Change::None;
         }
         let keys = changed_keys(old, new);
-        let replace: Vec<String> = keys
-            .iter()
-            .filter(|key| !is_in_place(key))
-            .cloned()
-            .collect();
+        let replace: Vec<String> = keys.iter().filter(|key| !is_in_place(key)).cloned().collect();
         match (keys.is_empty(), replace.is_empty()) {
             (true, _) => Change::None,
             (false, true) => Change::InPlace { keys },
@@ -106,32 +102,17 @@ mod tests {
         new.labels.insert("team".into(), "shop".into());
         assert_eq!(
             Change::between(&old, &new),
-            Change::InPlace {
-                keys: vec!["resources.memory".into(), "labels.team".into()]
-            }
+            Change::InPlace { keys: vec!["resources.memory".into(), "labels.team".into()] }
         );
         new.command = vec!["true".into()];
-        assert_eq!(
-            Change::between(&old, &new),
-            Change::Replace {
-                keys: vec!["command".into()]
-            }
-        );
+        assert_eq!(Change::between(&old, &new), Change::Replace { keys: vec!["command".into()] });
         assert_eq!(Change::between(&new, &new.clone()), Change::None);
     }
 
     #[test]
     fn a_table_that_is_new_is_named_as_a_whole() {
         let old = Container::default();
-        let new = Container {
-            health: Some(Default::default()),
-            ..Container::default()
-        };
-        assert_eq!(
-            Change::between(&old, &new),
-            Change::InPlace {
-                keys: vec!["health".into()]
-            }
-        );
+        let new = Container { health: Some(Default::default()), ..Container::default() };
+        assert_eq!(Change::between(&old, &new), Change::InPlace { keys: vec!["health".into()] });
     }
 }

@@ -50,17 +50,10 @@ pub fn decide(desired: &Desired, observed: &mut Observed, now: &Now) -> Decision
     let save = std::mem::take(&mut observed.unsaved);
     let forget = std::mem::take(&mut observed.forgotten);
     Decision {
-        forget: forget
-            .into_iter()
-            .filter(|name| !save.contains(name))
-            .collect(),
+        forget: forget.into_iter().filter(|name| !save.contains(name)).collect(),
         save: save.into_iter().collect(),
         actions: std::mem::take(&mut observed.queue),
-        wake_at: observed
-            .timers
-            .iter()
-            .map(|(at, _)| *at)
-            .find(|at| *at > now.mono),
+        wake_at: observed.timers.iter().map(|(at, _)| *at).find(|at| *at > now.mono),
     }
 }
 
@@ -76,10 +69,7 @@ fn wake(desired: &Desired, observed: &mut Observed, now: &Now) {
     let ending = observed.shutdown != desired.shutdown;
     observed.shutdown = desired.shutdown;
     if std::mem::take(&mut observed.all_dirty) || ending {
-        let known: Vec<Name> = observed
-            .records()
-            .map(|record| record.name.clone())
-            .collect();
+        let known: Vec<Name> = observed.records().map(|record| record.name.clone()).collect();
         observed.dirty.extend(known);
         observed.dirty.extend(desired.containers.keys().cloned());
     }
@@ -97,10 +87,7 @@ fn settle(desired: &Desired, observed: &mut Observed, now: &Now, touched: &mut B
             continue;
         };
         let node = judge(desired, observed, record);
-        let same = observed
-            .nodes
-            .get(&name)
-            .is_some_and(|old| old.means_the_same(&node));
+        let same = observed.nodes.get(&name).is_some_and(|old| old.means_the_same(&node));
         observed.nodes.insert(name.clone(), node);
         if !same {
             let neighbours = observed.graph.neighbours(&name);
@@ -159,9 +146,7 @@ fn take(record: &mut Record, manifest: Arc<Container>) {
         record.held = None;
         record.streak = 0;
         if let Phase::Exited(Rest::Finished) | Phase::Backoff { .. } = record.phase {
-            record.phase = Phase::Exited(Rest::Stopped {
-                why: StopWhy::Edited { keys },
-            });
+            record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Edited { keys } });
         }
     }
 }
@@ -217,29 +202,16 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
                 change_in_place(observed, name, &manifest);
             }
         }
-        (
-            Phase::Stopping {
-                deadline,
-                escalated,
-                ..
-            },
-            _,
-        ) if deadline.is_some_and(|at| at <= now.mono) || (forced && !escalated) => {
+        (Phase::Stopping { deadline, escalated, .. }, _)
+            if deadline.is_some_and(|at| at <= now.mono) || (forced && !escalated) =>
+        {
             observed.edit(name, |record| {
-                if let Phase::Stopping {
-                    deadline,
-                    escalated,
-                    ..
-                } = &mut record.phase
-                {
+                if let Phase::Stopping { deadline, escalated, .. } = &mut record.phase {
                     *escalated = true;
                     *deadline = Some(now.mono.saturating_add(KILL_AGAIN));
                 }
             });
-            observed.queue.push(Action::KillAll {
-                name: name.clone(),
-                incarnation,
-            });
+            observed.queue.push(Action::KillAll { name: name.clone(), incarnation });
         }
         (Phase::Ending { deadline, .. }, _) if *deadline <= now.mono => {
             observed.edit(name, |record| {
@@ -247,10 +219,7 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
                     *deadline = now.mono.saturating_add(KILL_AGAIN);
                 }
             });
-            observed.queue.push(Action::KillAll {
-                name: name.clone(),
-                incarnation,
-            });
+            observed.queue.push(Action::KillAll { name: name.clone(), incarnation });
         }
         (Phase::Dead { until, tried, .. }, _) if *until <= now.mono => {
             let tried = *tried;
@@ -268,10 +237,7 @@ fn after_the_end(record: &Record, why: Option<StopWhy>, now: &Now) -> Phase {
         return Phase::Exited(Rest::Stopped { why });
     }
     let restart = record.restart();
-    let success = record
-        .last_exit
-        .as_ref()
-        .is_some_and(|exit| exit.status.is_success());
+    let success = record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success());
     let again = match restart.policy {
         RestartPolicy::No => false,
         RestartPolicy::OnFailure { max } => !success && max.is_none_or(|max| record.streak <= max),
@@ -297,18 +263,14 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
         }
         return;
     }
-    let joined =
-        match manifest.network_mode() {
-            NetworkMode::Container(owner) => observed
-                .nodes
-                .get(&owner)
-                .and_then(|node| node.runs)
-                .map(|incarnation| Joined {
-                    name: owner,
-                    incarnation,
-                }),
-            _ => None,
-        };
+    let joined = match manifest.network_mode() {
+        NetworkMode::Container(owner) => observed
+            .nodes
+            .get(&owner)
+            .and_then(|node| node.runs)
+            .map(|incarnation| Joined { name: owner, incarnation }),
+        _ => None,
+    };
     observed.live.remove(name);
     let order = observed.edit(name, |record| {
         let replaced = record
@@ -336,10 +298,7 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
 
 /// Whether one that has to end before this one still lives.
 fn held_up(observed: &mut Observed, name: &Name) -> bool {
-    let from = observed
-        .nodes
-        .get(name)
-        .and_then(|node| node.held_up_by.clone());
+    let from = observed.nodes.get(name).and_then(|node| node.held_up_by.clone());
     let lives = |(by, edge): (&Name, super::graph::Edge)| {
         let node = observed.nodes.get(by)?;
         let goes = edge.needs() || (edge.orders() && node.down.is_some());
@@ -376,24 +335,14 @@ fn stop(
     let incarnation = record.incarnation;
     let settings = match in_force(desired, record) {
         Force::Manifest(manifest) => manifest.stop.clone(),
-        _ => record
-            .applied
-            .as_ref()
-            .map(|manifest| manifest.stop.clone())
-            .unwrap_or_default(),
+        _ => record.applied.as_ref().map(|manifest| manifest.stop.clone()).unwrap_or_default(),
     };
     let (mut signal, mut timeout) = (settings.signal(), settings.timeout);
     if let (StopWhy::ByHand, Some(held)) = (&why, &record.held) {
         signal = held.signal.unwrap_or(signal);
         timeout = held.timeout.unwrap_or(timeout);
     }
-    if let (
-        StopWhy::Restart,
-        Some(Asked::Restart {
-            timeout: Some(asked),
-        }),
-    ) = (&why, run.asked)
-    {
+    if let (StopWhy::Restart, Some(Asked::Restart { timeout: Some(asked) })) = (&why, run.asked) {
         timeout = asked;
     }
     let escalated = forced || timeout.is_zero() || signal == Signal::KILL;
@@ -403,29 +352,14 @@ fn stop(
         true => now.mono.checked_add(KILL_AGAIN),
         false => now.mono.checked_add(timeout),
     };
-    observed.set_phase(
-        name,
-        Phase::Stopping {
-            run,
-            why,
-            signal,
-            deadline,
-            escalated,
-        },
-    );
+    observed.set_phase(name, Phase::Stopping { run, why, signal, deadline, escalated });
     let name = name.clone();
     if escalated {
         observed.queue.push(Action::KillAll { name, incarnation });
     } else {
-        observed.queue.push(Action::Signal {
-            name: name.clone(),
-            incarnation,
-            signal,
-        });
+        observed.queue.push(Action::Signal { name: name.clone(), incarnation, signal });
         // A frozen payload takes the signal when it is thawed.
-        observed
-            .queue
-            .extend(thaw.then_some(Action::Thaw { name, incarnation }));
+        observed.queue.extend(thaw.then_some(Action::Thaw { name, incarnation }));
     }
 }
 
@@ -448,18 +382,8 @@ fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Containe
     {
         return;
     }
-    observed.live.insert(
-        name.clone(),
-        Live {
-            to: manifest.clone(),
-            incarnation,
-        },
-    );
-    observed.queue.push(Action::ApplyLive {
-        name: name.clone(),
-        incarnation,
-        keys,
-    });
+    observed.live.insert(name.clone(), Live { to: manifest.clone(), incarnation });
+    observed.queue.push(Action::ApplyLive { name: name.clone(), incarnation, keys });
 }
 
 #[cfg(test)]
@@ -472,23 +396,15 @@ mod tests {
     #[test]
     fn ten_thousand_start_and_stop_in_order() {
         for chain in [false, true] {
-            let now = Now {
-                mono: Duration::from_secs(1),
-                wall: 0,
-                boot_id: "b".into(),
-            };
+            let now = Now { mono: Duration::from_secs(1), wall: 0, boot_id: "b".into() };
             let name = |i: u32| -> Name { format!("c{i:05}").parse().unwrap() };
             let mut desired = Desired::default();
             for i in 0..10_000 {
                 let on = if chain { i.max(1) - 1 } else { 0 };
                 let requires = vec![name(on)];
-                desired.containers.insert(
-                    name(i),
-                    Arc::new(Container {
-                        requires,
-                        ..Container::default()
-                    }),
-                );
+                desired
+                    .containers
+                    .insert(name(i), Arc::new(Container { requires, ..Container::default() }));
             }
             let mut observed = Observed::restore([], 1, &now);
             observed.apply(Event::AdoptionDone, &now).unwrap();
@@ -496,24 +412,14 @@ mod tests {
             let mut todo = decide(&desired, &mut observed, &now).actions;
             while let Some(action) = todo.pop() {
                 match action {
-                    Action::Launch {
-                        name, incarnation, ..
-                    } => {
+                    Action::Launch { name, incarnation, .. } => {
                         order.push(name.clone());
-                        let event = Event::Launched {
-                            name,
-                            incarnation,
-                            pid: 1,
-                        };
+                        let event = Event::Launched { name, incarnation, pid: 1 };
                         observed.apply(event, &now).unwrap();
                     }
-                    Action::Signal {
-                        name, incarnation, ..
-                    } => {
+                    Action::Signal { name, incarnation, .. } => {
                         order.push(name.clone());
-                        observed
-                            .apply(Event::Gone { name, incarnation }, &now)
-                            .unwrap();
+                        observed.apply(Event::Gone { name, incarnation }, &now).unwrap();
                     }
                     Action::Finish => break,
                     action => panic!("{action:?}"),

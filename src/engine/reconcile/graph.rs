@@ -54,9 +54,7 @@ pub struct Graph {
 impl Graph {
     /// Draws the edges of `name`; without a manifest it has none.
     pub fn set(&mut self, name: &Name, container: Option<&Container>) {
-        let edges = container
-            .map(|container| edges(name, container))
-            .unwrap_or_default();
+        let edges = container.map(|container| edges(name, container)).unwrap_or_default();
         let none = Edges::new();
         let old = self.out.get(name).unwrap_or(&none);
         if *old == edges {
@@ -65,30 +63,18 @@ impl Graph {
         for to in old.keys() {
             remove(&mut self.back, to, name);
             // A conflict that the other one declares too remains.
-            let mutual = self
-                .out
-                .get(to)
-                .and_then(|edges| edges.get(name))
-                .is_some_and(|e| e.yields);
+            let mutual =
+                self.out.get(to).and_then(|edges| edges.get(name)).is_some_and(|e| e.yields);
             if !mutual {
                 remove(&mut self.rivals, to, name);
                 remove(&mut self.rivals, name, to);
             }
         }
         for (to, edge) in &edges {
-            self.back
-                .entry(to.clone())
-                .or_default()
-                .insert(name.clone());
+            self.back.entry(to.clone()).or_default().insert(name.clone());
             if edge.yields {
-                self.rivals
-                    .entry(to.clone())
-                    .or_default()
-                    .insert(name.clone());
-                self.rivals
-                    .entry(name.clone())
-                    .or_default()
-                    .insert(to.clone());
+                self.rivals.entry(to.clone()).or_default().insert(name.clone());
+                self.rivals.entry(name.clone()).or_default().insert(to.clone());
             }
         }
         if edges.is_empty() {
@@ -105,14 +91,8 @@ impl Graph {
             !set.is_empty() && set.contains(&(by.clone(), to.clone()))
         };
         match has(&self.ignored) {
-            true => Edge {
-                yields: edge.yields && !has(&self.insisting),
-                ..Edge::default()
-            },
-            false => Edge {
-                yields: edge.yields && !has(&self.insisting),
-                ..edge
-            },
+            true => Edge { yields: edge.yields && !has(&self.insisting), ..Edge::default() },
+            false => Edge { yields: edge.yields && !has(&self.insisting), ..edge },
         }
     }
 
@@ -131,11 +111,10 @@ impl Graph {
         use std::ops::Bound::{Included, Unbounded};
         let from = from.map_or(Unbounded, Included);
         let back = self.back.get(name).into_iter();
-        back.flat_map(move |set| set.range::<Name, _>((from, Unbounded)))
-            .filter_map(move |by| {
-                let edge = self.out.get(by)?.get(name)?;
-                Some((by, self.counting(by, name, *edge)))
-            })
+        back.flat_map(move |set| set.range::<Name, _>((from, Unbounded))).filter_map(move |by| {
+            let edge = self.out.get(by)?.get(name)?;
+            Some((by, self.counting(by, name, *edge)))
+        })
     }
 
     /// Who can't run at the same time as `name`.
@@ -172,10 +151,7 @@ impl Graph {
     /// go down with it.
     fn insisting(&self) -> BTreeSet<(Name, Name)> {
         let mut insisting = BTreeSet::new();
-        for (by, to) in self
-            .rivals
-            .iter()
-            .flat_map(|(by, set)| set.iter().map(move |to| (by, to)))
+        for (by, to) in self.rivals.iter().flat_map(|(by, set)| set.iter().map(move |to| (by, to)))
         {
             if self.declares(by, to) && (!self.gives_way(by, to) || self.falls_with(to, by)) {
                 insisting.insert((by.clone(), to.clone()));
@@ -185,10 +161,7 @@ impl Graph {
     }
 
     fn declares(&self, by: &Name, with: &Name) -> bool {
-        self.out
-            .get(by)
-            .and_then(|edges| edges.get(with))
-            .is_some_and(|edge| edge.yields)
+        self.out.get(by).and_then(|edges| edges.get(with)).is_some_and(|edge| edge.yields)
     }
 
     fn gives_way(&self, by: &Name, to: &Name) -> bool {
@@ -249,12 +222,9 @@ impl Graph {
 
     fn next<'a>(&'a self, name: &Name) -> Box<dyn Iterator<Item = &'a Name> + 'a> {
         match self.out.get(name) {
-            Some(edges) => Box::new(
-                edges
-                    .iter()
-                    .filter(|(_, edge)| edge.orders())
-                    .map(|(to, _)| to),
-            ),
+            Some(edges) => {
+                Box::new(edges.iter().filter(|(_, edge)| edge.orders()).map(|(to, _)| to))
+            }
             None => Box::new(std::iter::empty()),
         }
     }
@@ -296,10 +266,7 @@ mod tests {
     }
 
     fn requiring(names: &[&str]) -> Container {
-        Container {
-            requires: names.iter().map(|n| name(n)).collect(),
-            ..Container::default()
-        }
+        Container { requires: names.iter().map(|n| name(n)).collect(), ..Container::default() }
     }
 
     #[test]
@@ -324,10 +291,7 @@ mod tests {
     fn a_long_chain_is_no_danger_to_the_stack() {
         let mut graph = Graph::default();
         for i in 0..20_000 {
-            graph.set(
-                &name(&format!("c{i}")),
-                Some(&requiring(&[&format!("c{}", i + 1)])),
-            );
+            graph.set(&name(&format!("c{i}")), Some(&requiring(&[&format!("c{}", i + 1)])));
         }
         assert_eq!(graph.settle(), Vec::new());
     }
@@ -335,10 +299,7 @@ mod tests {
     #[test]
     fn a_mutual_conflict_outlives_one_of_its_declarations() {
         let mut graph = Graph::default();
-        let conflict = |n: &str| Container {
-            conflicts: vec![name(n)],
-            ..Container::default()
-        };
+        let conflict = |n: &str| Container { conflicts: vec![name(n)], ..Container::default() };
         graph.set(&name("a"), Some(&conflict("b")));
         graph.set(&name("b"), Some(&conflict("a")));
         graph.set(&name("a"), None);

@@ -126,10 +126,7 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         },
         outlook: Outlook::Hopeless,
         block: None,
-        held_up_by: observed
-            .nodes
-            .get(name)
-            .and_then(|node| node.held_up_by.clone()),
+        held_up_by: observed.nodes.get(name).and_then(|node| node.held_up_by.clone()),
         down,
     };
     let rests = matches!(
@@ -149,11 +146,7 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         },
         (None, Phase::Launching { .. }) => Outlook::Pending,
         (None, Phase::Exited(Rest::Finished)) => {
-            match record
-                .last_exit
-                .as_ref()
-                .is_some_and(|exit| exit.status.is_success())
-            {
+            match record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success()) {
                 true => Outlook::Ready,
                 false => Outlook::Hopeless,
             }
@@ -223,9 +216,7 @@ fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) 
         if edge.joins
             && let (Phase::Running(_), Some(joined)) = (&record.phase, &record.joined)
             && joined.name == *to
-            && other
-                .runs
-                .is_some_and(|incarnation| incarnation != joined.incarnation)
+            && other.runs.is_some_and(|incarnation| incarnation != joined.incarnation)
         {
             return Some(StopWhy::Network { of: to.clone() });
         }
@@ -263,10 +254,7 @@ pub(super) fn block(observed: &Observed, name: &Name) -> Option<Block> {
         }
     }
     for with in observed.graph.rivals(name) {
-        if observed
-            .record(with)
-            .is_some_and(|rival| rival.phase.is_alive())
-        {
+        if observed.record(with).is_some_and(|rival| rival.phase.is_alive()) {
             return Some(Block::Conflict { with: with.clone() });
         }
     }

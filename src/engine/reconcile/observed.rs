@@ -124,27 +124,13 @@ impl Observed {
             Event::ManifestsChanged(names) => self.dirty.extend(names),
             Event::Adopted(adopted) => self.adopt(adopted, now),
             Event::AdoptionDone => self.adoption_done(now),
-            Event::Launched {
-                name,
-                incarnation,
-                pid,
-            } => {
+            Event::Launched { name, incarnation, pid } => {
                 self.launched(&name, incarnation, pid, now);
             }
-            Event::LaunchFailed {
-                name,
-                incarnation,
-                code,
-                error,
-            } => {
+            Event::LaunchFailed { name, incarnation, code, error } => {
                 self.launch_failed(&name, incarnation, code, error, now);
             }
-            Event::Exited {
-                name,
-                incarnation,
-                status,
-                oom,
-            } => {
+            Event::Exited { name, incarnation, status, oom } => {
                 self.overtake(&name, incarnation, now);
                 if let Some(run) = self.ending(&name, incarnation, now) {
                     self.unconfirmed.remove(&name);
@@ -161,25 +147,17 @@ impl Observed {
                 self.stray_gone(&name, incarnation);
                 if let Some((run, why)) = self.ending(&name, incarnation, now) {
                     self.unconfirmed.remove(&name);
-                    let known = self
-                        .records
-                        .get(&name)
-                        .and_then(|record| match record.phase {
-                            Phase::Ending {
-                                half: Half::Exit { status, oom },
-                                ..
-                            } => Some((status, oom)),
-                            _ => None,
-                        });
+                    let known = self.records.get(&name).and_then(|record| match record.phase {
+                        Phase::Ending { half: Half::Exit { status, oom }, .. } => {
+                            Some((status, oom))
+                        }
+                        _ => None,
+                    });
                     let (status, oom) = known.unwrap_or((ExitStatus::Unknown, false));
                     self.ended(&name, run, why, status, oom, now);
                 }
             }
-            Event::HealthChanged {
-                name,
-                incarnation,
-                health,
-            } => {
+            Event::HealthChanged { name, incarnation, health } => {
                 self.health(&name, incarnation, health, now);
             }
             Event::LiveApplied { name, result } => self.live_applied(&name, result),
@@ -200,13 +178,8 @@ impl Observed {
     }
 
     fn new_id(&self, name: &Name, now: &Now) -> String {
-        let first = spread(
-            name.as_str(),
-            self.seed ^ now.wall as u64 ^ now.mono.as_nanos() as u64,
-        );
-        (0..4)
-            .map(|i| format!("{:016x}", spread(name.as_str(), first.wrapping_add(i))))
-            .collect()
+        let first = spread(name.as_str(), self.seed ^ now.wall as u64 ^ now.mono.as_nanos() as u64);
+        (0..4).map(|i| format!("{:016x}", spread(name.as_str(), first.wrapping_add(i)))).collect()
     }
 
     fn insert(&mut self, record: Record) {
@@ -262,10 +235,7 @@ impl Observed {
         let Some(record) = self.records.get_mut(name) else {
             return;
         };
-        for copy in [&mut record.last_good, &mut record.applied]
-            .into_iter()
-            .flatten()
-        {
+        for copy in [&mut record.last_good, &mut record.applied].into_iter().flatten() {
             if copy == manifest {
                 *copy = manifest.clone();
             }
@@ -284,15 +254,9 @@ impl Observed {
 
     /// The incarnation should not be: kill it, and launch nothing until it is gone.
     pub(super) fn stray(&mut self, name: &Name, incarnation: u64) {
-        self.strays
-            .entry(name.clone())
-            .or_default()
-            .insert(incarnation);
+        self.strays.entry(name.clone()).or_default().insert(incarnation);
         self.dirty.insert(name.clone());
-        self.queue.push(Action::KillAll {
-            name: name.clone(),
-            incarnation,
-        });
+        self.queue.push(Action::KillAll { name: name.clone(), incarnation });
     }
 
     fn stray_gone(&mut self, name: &Name, incarnation: u64) {
@@ -401,13 +365,10 @@ impl Observed {
 
     /// One of the two signs of an end.
     fn half(&mut self, name: &Name, (run, why): (Run, Option<StopWhy>), half: Half, now: &Now) {
-        let earlier = self
-            .records
-            .get(name)
-            .and_then(|record| match &record.phase {
-                Phase::Ending { half, .. } => Some(half.clone()),
-                _ => None,
-            });
+        let earlier = self.records.get(name).and_then(|record| match &record.phase {
+            Phase::Ending { half, .. } => Some(half.clone()),
+            _ => None,
+        });
         match (earlier, half) {
             (Some(Half::Emptied), Half::Exit { status, oom })
             | (Some(Half::Exit { status, oom }), Half::Emptied) => {
@@ -422,15 +383,7 @@ impl Observed {
                     Half::Exit { .. } => now.mono,
                     Half::Emptied => now.mono.saturating_add(KILL_AGAIN),
                 };
-                self.set_phase(
-                    name,
-                    Phase::Ending {
-                        run,
-                        why,
-                        half,
-                        deadline,
-                    },
-                );
+                self.set_phase(name, Phase::Ending { run, why, half, deadline });
             }
         }
     }
@@ -458,20 +411,13 @@ impl Observed {
             let why = why.or(match run.asked {
                 Some(Asked::Restart { .. }) => Some(StopWhy::Restart),
                 Some(Asked::End) => {
-                    record.held = Some(Held {
-                        since: now.wall,
-                        signal: None,
-                        timeout: None,
-                    });
+                    record.held = Some(Held { since: now.wall, signal: None, timeout: None });
                     Some(StopWhy::ByHand)
                 }
                 None => None,
             });
             let reset_after = record.restart().reset_after;
-            if run
-                .well_since
-                .is_some_and(|since| now.mono.saturating_sub(since) >= reset_after)
-            {
+            if run.well_since.is_some_and(|since| now.mono.saturating_sub(since) >= reset_after) {
                 record.streak = 0;
             }
             if why.is_none() {
@@ -513,10 +459,7 @@ impl Observed {
                 self.live.remove(name);
                 self.edit(name, |record| {
                     // A health check that came or went begins anew.
-                    let had = record
-                        .applied
-                        .as_ref()
-                        .is_some_and(|old| old.health.is_some());
+                    let had = record.applied.as_ref().is_some_and(|old| old.health.is_some());
                     if let Phase::Running(run) = &mut record.phase
                         && had != to.health.is_some()
                     {
@@ -546,14 +489,7 @@ impl Observed {
             Err(error) => {
                 let pause = super::backoff::pause(&Restart::default(), tried, u64::MAX);
                 let until = now.mono.saturating_add(pause);
-                self.set_phase(
-                    name,
-                    Phase::Dead {
-                        error,
-                        until,
-                        tried,
-                    },
-                );
+                self.set_phase(name, Phase::Dead { error, until, tried });
             }
         }
     }
@@ -578,8 +514,6 @@ impl Record {
     /// The restart settings in force.
     pub(super) fn restart(&self) -> Restart {
         let manifest = self.last_good.as_ref().or(self.applied.as_ref());
-        manifest
-            .map(|container| container.restart.clone())
-            .unwrap_or_default()
+        manifest.map(|container| container.restart.clone()).unwrap_or_default()
     }
 }

@@ -16,11 +16,7 @@ impl Observed {
                 return Err(Refused::Exists);
             }
             self.create(name, id, now);
-            let held = Some(Held {
-                since: now.wall,
-                signal: None,
-                timeout: None,
-            });
+            let held = Some(Held { since: now.wall, signal: None, timeout: None });
             self.edit(name, |record| record.held = held);
             return Ok(());
         }
@@ -46,24 +42,13 @@ impl Observed {
             Verb::Stop { signal, timeout } => {
                 // A job that is done is not undone by it.
                 let finished = Phase::Exited(Rest::Finished);
-                if self
-                    .record(name)
-                    .is_some_and(|record| record.phase == finished)
-                {
+                if self.record(name).is_some_and(|record| record.phase == finished) {
                     return Err(Refused::NotRunning);
                 }
                 self.edit(name, |record| {
-                    record.held = Some(Held {
-                        since: now.wall,
-                        signal,
-                        timeout,
-                    });
+                    record.held = Some(Held { since: now.wall, signal, timeout });
                     // It is stopping already: at most it gets less time.
-                    if let Phase::Stopping {
-                        deadline,
-                        escalated: false,
-                        ..
-                    } = &mut record.phase
+                    if let Phase::Stopping { deadline, escalated: false, .. } = &mut record.phase
                         && let Some(timeout) = timeout
                     {
                         let sooner = now.mono.checked_add(timeout);
@@ -89,10 +74,7 @@ impl Observed {
     }
 
     fn running(&self, name: &Name) -> Result<(u64, &Run), Refused> {
-        match self
-            .record(name)
-            .map(|record| (record.incarnation, &record.phase))
-        {
+        match self.record(name).map(|record| (record.incarnation, &record.phase)) {
             Some((incarnation, Phase::Running(run) | Phase::Stopping { run, .. })) => {
                 Ok((incarnation, run))
             }
@@ -115,19 +97,11 @@ impl Observed {
                     }
                 });
             }
-            self.queue.push(Action::Signal {
-                name: name.clone(),
-                incarnation,
-                signal,
-            });
+            self.queue.push(Action::Signal { name: name.clone(), incarnation, signal });
             return Ok(());
         }
         self.edit(name, |record| {
-            record.held = Some(Held {
-                since: now.wall,
-                signal: None,
-                timeout: None,
-            });
+            record.held = Some(Held { since: now.wall, signal: None, timeout: None });
             record.phase = Phase::Stopping {
                 run,
                 why: StopWhy::ByHand,
@@ -136,31 +110,18 @@ impl Observed {
                 escalated: true,
             };
         });
-        self.queue.push(Action::KillAll {
-            name: name.clone(),
-            incarnation,
-        });
+        self.queue.push(Action::KillAll { name: name.clone(), incarnation });
         Ok(())
     }
 
     fn reload(&mut self, name: &Name) -> Result<(), Refused> {
         let (incarnation, _) = self.running(name)?;
-        let container = self
-            .record(name)
-            .and_then(|r| r.last_good.as_ref().or(r.applied.as_ref()));
+        let container = self.record(name).and_then(|r| r.last_good.as_ref().or(r.applied.as_ref()));
         let reload = container.and_then(|container| container.signals.reload.clone());
         let name = name.clone();
         self.queue.push(match reload.ok_or(Refused::NoReload)? {
-            Reload::Signal(signal) => Action::Signal {
-                name,
-                incarnation,
-                signal,
-            },
-            Reload::Exec { exec } => Action::ReloadExec {
-                name,
-                incarnation,
-                command: exec,
-            },
+            Reload::Signal(signal) => Action::Signal { name, incarnation, signal },
+            Reload::Exec { exec } => Action::ReloadExec { name, incarnation, command: exec },
         });
         Ok(())
     }
@@ -201,11 +162,7 @@ impl Observed {
                 && manifest.is_some_and(|container| container.signals.forward.contains(&signal))
             {
                 let incarnation = record.incarnation;
-                actions.push(Action::Signal {
-                    name: name.clone(),
-                    incarnation,
-                    signal,
-                });
+                actions.push(Action::Signal { name: name.clone(), incarnation, signal });
             }
         }
         self.queue.extend(actions);
@@ -218,9 +175,7 @@ pub(super) fn release(record: &mut Record) {
     record.streak = 0;
     match &mut record.phase {
         Phase::Exited(Rest::Finished) | Phase::Backoff { .. } => {
-            record.phase = Phase::Exited(Rest::Stopped {
-                why: StopWhy::Restart,
-            });
+            record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Restart });
         }
         Phase::Running(run) if run.asked == Some(Asked::End) => run.asked = None,
         _ => {}

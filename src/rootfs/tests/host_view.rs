@@ -66,10 +66,7 @@ fn the_view_of_the_host_has_its_programs_and_none_of_its_secrets() {
             match FileType::from_raw_mode(there.st_mode) {
                 FileType::Directory if there.st_mode & 0o005 == 0o005 => folders.push(path),
                 FileType::Directory => {
-                    assert_eq!(
-                        names(root.mounts.root.as_fd(), &path),
-                        Some(BTreeSet::new())
-                    );
+                    assert_eq!(names(root.mounts.root.as_fd(), &path), Some(BTreeSet::new()));
                 }
                 FileType::RegularFile => assert!(there.st_mode & 0o004 != 0, "{path}"),
                 _ => {}
@@ -118,18 +115,11 @@ fn what_is_exposed_is_seen_and_nothing_beside_it() {
     let open = open.canonicalize().unwrap();
     let single = single.canonicalize().unwrap();
 
-    let root = bed
-        .host(&[&open, &single, Path::new("/etc/shadow")])
-        .unwrap();
+    let root = bed.host(&[&open, &single, Path::new("/etc/shadow")]).unwrap();
     let fd = root.mounts.root.as_fd();
     stat(fd, "/etc/shadow").unwrap();
     assert_eq!(stat(fd, "/etc/gshadow").unwrap_err(), Errno::NOENT);
-    let targets: Vec<&Path> = root
-        .mounts
-        .submounts
-        .iter()
-        .map(|s| s.target.as_path())
-        .collect();
+    let targets: Vec<&Path> = root.mounts.submounts.iter().map(|s| s.target.as_path()).collect();
     assert!(targets.contains(&open.as_path()) && targets.contains(&single.as_path()));
     for submount in &root.mounts.submounts {
         // The place to mount it is there, and empty.
@@ -161,15 +151,8 @@ fn what_is_exposed_is_seen_and_nothing_beside_it() {
     assert_eq!(fs::read_to_string(open.join("deep/file")).unwrap(), "seen");
     assert!(!open.join("new").exists());
     // Beside it in the same directory are Berth's folders and others.
-    let beside = names(
-        fd,
-        bed.temp.path().canonicalize().unwrap().to_str().unwrap(),
-    )
-    .unwrap();
-    assert_eq!(
-        beside,
-        BTreeSet::from(["open".to_owned(), "single".to_owned()])
-    );
+    let beside = names(fd, bed.temp.path().canonicalize().unwrap().to_str().unwrap()).unwrap();
+    assert_eq!(beside, BTreeSet::from(["open".to_owned(), "single".to_owned()]));
 }
 
 #[test]
@@ -177,18 +160,10 @@ fn berths_own_folders_are_hidden_in_what_is_exposed() {
     let bed = Bed::new();
     let all = bed.temp.path().canonicalize().unwrap();
     let root = bed.host(&[&all]).unwrap();
-    let exposed = root
-        .mounts
-        .submounts
-        .iter()
-        .find(|s| s.target == all)
-        .unwrap();
+    let exposed = root.mounts.submounts.iter().find(|s| s.target == all).unwrap();
     let there = names(exposed.mount.as_fd(), "/").unwrap();
     assert!(there.contains("rootfs"));
-    assert_eq!(
-        names(exposed.mount.as_fd(), "/state"),
-        Some(BTreeSet::new())
-    );
+    assert_eq!(names(exposed.mount.as_fd(), "/state"), Some(BTreeSet::new()));
     drop(root);
 
     let state = bed.state().canonicalize().unwrap();
@@ -239,24 +214,15 @@ fn the_hosts_other_file_systems_are_seen_if_they_hold_programs() {
         rustix::mount::mount_bind(&hostname, "/etc/hostname").unwrap();
 
         let root = bed.host(&[]).unwrap();
-        assert_eq!(
-            names(root.mounts.root.as_fd(), "/home"),
-            Some(BTreeSet::new())
-        );
+        assert_eq!(names(root.mounts.root.as_fd(), "/home"), Some(BTreeSet::new()));
         let submounts = &root.mounts.submounts;
         let of = |target: &str| {
             let found = submounts.iter().find(|s| s.target == Path::new(target));
-            found
-                .unwrap_or_else(|| panic!("{target} in {submounts:?}"))
-                .mount
-                .as_fd()
+            found.unwrap_or_else(|| panic!("{target} in {submounts:?}")).mount.as_fd()
         };
         assert!(!submounts.iter().any(|s| s.target.starts_with("/home")));
         let opt = of("/opt");
-        assert_eq!(
-            read_in_root(opt, Path::new("/app/run"), 10).unwrap(),
-            b"program"
-        );
+        assert_eq!(read_in_root(opt, Path::new("/app/run"), 10).unwrap(), b"program");
         assert_eq!(names(opt, "/app/keys"), Some(BTreeSet::new()));
         assert_eq!(names(opt, "/under"), Some(BTreeSet::new()));
         assert_eq!(names(of("/usr/local/etc"), "/"), Some(BTreeSet::new()));
@@ -278,22 +244,14 @@ fn private_keys_are_hidden_whatever_their_mode() {
         fs::write("/etc/ssl/site.crt", armour("CERTIFICATE")).unwrap();
         symlink("deep/site.pem", "/etc/ssl/link").unwrap();
         let root = bed.host(&[]).unwrap();
-        let ssl = root
-            .mounts
-            .submounts
-            .iter()
-            .find(|s| s.target == Path::new("/etc/ssl"));
+        let ssl = root.mounts.submounts.iter().find(|s| s.target == Path::new("/etc/ssl"));
         let ssl = ssl.unwrap().mount.as_fd();
         assert_eq!(names(ssl, "/deep"), Some(BTreeSet::new()));
         assert_eq!(stat(ssl, "/link").unwrap_err(), Errno::NOENT);
         stat(ssl, "/site.crt").unwrap();
         drop(root);
         let exposed = bed.host(&[Path::new("/etc/ssl/deep/site.pem")]).unwrap();
-        let ssl = exposed
-            .mounts
-            .submounts
-            .iter()
-            .find(|s| s.target == Path::new("/etc/ssl"));
+        let ssl = exposed.mounts.submounts.iter().find(|s| s.target == Path::new("/etc/ssl"));
         stat(ssl.unwrap().mount.as_fd(), "/deep/site.pem").unwrap();
     });
 }

@@ -27,10 +27,7 @@ mod roots;
 mod timings;
 mod volumes;
 
-const RANGE: IdRange = IdRange {
-    first: 700_000,
-    count: 65536,
-};
+const RANGE: IdRange = IdRange { first: 700_000, count: 65536 };
 
 /// A state directory, a `rootfs` directory and a user namespace.
 struct Bed {
@@ -44,15 +41,8 @@ impl Bed {
         for folder in ["state", "rootfs/etc", "rootfs/bin"] {
             fs::create_dir_all(temp.path().join(folder)).unwrap();
         }
-        fs::write(
-            temp.path().join("rootfs/etc/passwd"),
-            "root:x:0:0::/:/bin/sh\n",
-        )
-        .unwrap();
-        Bed {
-            temp,
-            userns: userns_with_range(RANGE).unwrap(),
-        }
+        fs::write(temp.path().join("rootfs/etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        Bed { temp, userns: userns_with_range(RANGE).unwrap() }
     }
 
     fn state(&self) -> PathBuf {
@@ -71,10 +61,7 @@ impl Bed {
     }
 
     fn ids(&self) -> Option<IdMap<'_>> {
-        Some(IdMap {
-            range: RANGE,
-            userns: self.userns.as_fd(),
-        })
+        Some(IdMap { range: RANGE, userns: self.userns.as_fd() })
     }
 
     fn of_directory(&self, id: &str) -> Root {
@@ -85,32 +72,15 @@ impl Bed {
     fn host(&self, expose: &[&Path]) -> Result<Root, Error> {
         let writable = Writable::at(&self.state(), "host").unwrap();
         let expose = expose.iter().map(PathBuf::from).collect();
-        prepare(
-            &Lower::Host {
-                expose,
-                own: vec![],
-            },
-            &writable,
-            self.ids(),
-        )
+        prepare(&Lower::Host { expose, own: vec![] }, &writable, self.ids())
     }
 }
 
 fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let mode = if flags.contains(OFlags::CREATE) {
-        Mode::from(0o644)
-    } else {
-        Mode::empty()
-    };
+    let mode = if flags.contains(OFlags::CREATE) { Mode::from(0o644) } else { Mode::empty() };
     loop {
         // EAGAIN: a mount elsewhere on the machine disturbed the lookup, openat2(2).
-        match openat2(
-            root,
-            path,
-            flags | OFlags::CLOEXEC,
-            mode,
-            ResolveFlags::IN_ROOT,
-        ) {
+        match openat2(root, path, flags | OFlags::CLOEXEC, mode, ResolveFlags::IN_ROOT) {
             Err(Errno::AGAIN) => {}
             answer => return answer,
         }

@@ -28,10 +28,7 @@ fn writes_stay_in_the_upper_directory_owned_as_the_container_sees_them() {
 
     // Another container of the same directory sees none of it.
     let other = bed.of_directory("db");
-    assert_eq!(
-        read(&other, "/etc/passwd").as_deref(),
-        Ok("root:x:0:0::/:/bin/sh\n")
-    );
+    assert_eq!(read(&other, "/etc/passwd").as_deref(), Ok("root:x:0:0::/:/bin/sh\n"));
 }
 
 #[test]
@@ -40,22 +37,13 @@ fn changes_outlive_the_mounts_and_another_range_of_ids() {
     let root = bed.of_directory("web");
     write(&root, "/kept", "kept").unwrap();
     drop(root);
-    let range = IdRange {
-        first: 900_000,
-        count: 65536,
-    };
+    let range = IdRange { first: 900_000, count: 65536 };
     let userns = userns_with_range(range).unwrap();
-    let ids = Some(IdMap {
-        range,
-        userns: userns.as_fd(),
-    });
+    let ids = Some(IdMap { range, userns: userns.as_fd() });
     let writable = Writable::at(&bed.state(), "web").unwrap();
     let root = prepare(&Lower::Layers(vec![bed.rootfs()]), &writable, ids).unwrap();
     assert_eq!(read(&root, "/kept").as_deref(), Ok("kept"));
-    assert_eq!(
-        stat(root.mounts.root.as_fd(), "/kept").unwrap().st_uid,
-        900_000
-    );
+    assert_eq!(stat(root.mounts.root.as_fd(), "/kept").unwrap().st_uid, 900_000);
 }
 
 #[test]
@@ -64,12 +52,7 @@ fn without_ids_of_its_own_a_container_has_the_hosts() {
     let writable = Writable::at(&bed.state(), "web").unwrap();
     let root = prepare(&Lower::Layers(vec![bed.rootfs()]), &writable, None).unwrap();
     assert_eq!(root.ids, Ids::Host);
-    assert_eq!(
-        stat(root.mounts.root.as_fd(), "/etc/passwd")
-            .unwrap()
-            .st_uid,
-        0
-    );
+    assert_eq!(stat(root.mounts.root.as_fd(), "/etc/passwd").unwrap().st_uid, 0);
 }
 
 #[test]
@@ -81,21 +64,11 @@ fn a_file_system_that_cant_be_idmapped_has_shifted_owners() {
     let root = bed.of_directory("web");
     assert_eq!(root.ids, Ids::Shifted);
     write(&root, "/new", "x").unwrap();
-    assert_eq!(
-        stat(root.mounts.root.as_fd(), "/new").unwrap().st_uid,
-        RANGE.first
-    );
-    assert_eq!(
-        fs::metadata(writable.upper().join("new")).unwrap().uid(),
-        RANGE.first
-    );
+    assert_eq!(stat(root.mounts.root.as_fd(), "/new").unwrap().st_uid, RANGE.first);
+    assert_eq!(fs::metadata(writable.upper().join("new")).unwrap().uid(), RANGE.first);
     drop(root);
     // Its files are of that range for ever.
-    let error = writable
-        .branch(Path::new("/"), STANDARD)
-        .unwrap()
-        .shift(1)
-        .unwrap_err();
+    let error = writable.branch(Path::new("/"), STANDARD).unwrap().shift(1).unwrap_err();
     assert!(error.to_string().contains("remove and create"), "{error}");
 }
 
@@ -120,25 +93,18 @@ fn many_layers_are_laid_over_one_another_in_order() {
 fn the_forms_for_older_kernels_work_too() {
     let bed = Bed::new();
     for (id, form) in [("joined", Form::Joined), ("attached", Form::Attached)] {
-        let branch = Writable::at(&bed.state(), id)
-            .unwrap()
-            .branch(Path::new("/"), STANDARD)
-            .unwrap();
+        let branch =
+            Writable::at(&bed.state(), id).unwrap().branch(Path::new("/"), STANDARD).unwrap();
         let before = fs::read("/proc/self/mountinfo").unwrap();
         let lower = clone_of(&bed.rootfs(), false).unwrap();
         let upper = clone_of(&branch.folder, false).unwrap();
-        let more: Vec<OwnedFd> = (0..50)
-            .map(|n| clone_of(&bed.folder(&format!("layer{n}")), false).unwrap())
-            .collect();
+        let more: Vec<OwnedFd> =
+            (0..50).map(|n| clone_of(&bed.folder(&format!("layer{n}")), false).unwrap()).collect();
         for mount in [&lower, &upper] {
             crate::sys::mount::idmap(mount.as_fd(), bed.userns.as_fd(), false).unwrap();
         }
         let layers = Layers {
-            lowers: [&lower]
-                .into_iter()
-                .chain(&more)
-                .map(OwnedFd::as_fd)
-                .collect(),
+            lowers: [&lower].into_iter().chain(&more).map(OwnedFd::as_fd).collect(),
             branch: upper.as_fd(),
             root: RANGE.first,
         };
@@ -182,27 +148,13 @@ fn hostile_links_lead_nowhere_outside() {
     symlink("/etc/passwd", rootfs.join("inside")).unwrap();
     symlink("/tmp", rootfs.join("out")).unwrap();
     symlink("/nowhere", rootfs.join("dangling")).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        rootfs.join("fifo"),
-        FileType::Fifo,
-        Mode::from(0o666),
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, rootfs.join("fifo"), FileType::Fifo, Mode::from(0o666), 0)
+        .unwrap();
     let root = bed.of_directory("web");
-    for path in [
-        "/etc/up",
-        "/etc/absolute",
-        "/etc/magic",
-        "/../../etc/shadow",
-    ] {
+    for path in ["/etc/up", "/etc/absolute", "/etc/magic", "/../../etc/shadow"] {
         assert_eq!(read(&root, path), Err(ErrorKind::NotFound), "{path}");
     }
-    assert_eq!(
-        read(&root, "/inside").as_deref(),
-        Ok("root:x:0:0::/:/bin/sh\n")
-    );
+    assert_eq!(read(&root, "/inside").as_deref(), Ok("root:x:0:0::/:/bin/sh\n"));
     assert_eq!(read(&root, "/fifo"), Err(ErrorKind::InvalidInput));
     assert_eq!(read(&root, "/etc"), Err(ErrorKind::InvalidInput));
     assert!(read(&root, "/loop").is_err());
@@ -237,10 +189,7 @@ fn a_file_that_is_too_large_is_not_read() {
     let root = bed.of_directory("web");
     let fd = root.mounts.root.as_fd();
     assert!(read_in_root(fd, Path::new("/large"), 99).is_err());
-    assert_eq!(
-        read_in_root(fd, Path::new("/large"), 100).unwrap().len(),
-        100
-    );
+    assert_eq!(read_in_root(fd, Path::new("/large"), 100).unwrap().len(), 100);
 }
 
 #[test]
@@ -254,10 +203,7 @@ fn a_full_disk_is_the_containers_error_or_a_clear_one() {
         let root = prepare(&lower, &writable, bed.ids()).unwrap();
         // Before Linux 6.3 this is also the test of the fallback for tmpfs.
         assert_ne!(root.ids, Ids::Host);
-        assert_eq!(
-            stat(root.mounts.root.as_fd(), "/").unwrap().st_uid,
-            RANGE.first
-        );
+        assert_eq!(stat(root.mounts.root.as_fd(), "/").unwrap().st_uid, RANGE.first);
         let error = write(&root, "/large", &"x".repeat(200_000)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StorageFull);
         for number in 0..14 {

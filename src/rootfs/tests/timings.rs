@@ -18,26 +18,13 @@ fn timings() {
             .collect();
         let first = times[0];
         times.sort();
-        println!(
-            "{what}: first {first:?}, median {:?}, worst {:?}",
-            times[25], times[49]
-        );
+        println!("{what}: first {first:?}, median {:?}, worst {:?}", times[25], times[49]);
     };
-    report("user namespace", &mut |_| {
-        drop(userns_with_range(RANGE).unwrap())
-    });
-    report("user and net namespace", &mut |_| {
-        drop(userns_and_netns(RANGE).unwrap())
-    });
-    report("directory, new container", &mut |n| {
-        drop(bed.of_directory(&format!("c{n}")))
-    });
-    report("directory, mounted anew", &mut |_| {
-        drop(bed.of_directory("c0"))
-    });
-    report("host view, mounted anew", &mut |_| {
-        drop(bed.host(&[]).unwrap())
-    });
+    report("user namespace", &mut |_| drop(userns_with_range(RANGE).unwrap()));
+    report("user and net namespace", &mut |_| drop(userns_and_netns(RANGE).unwrap()));
+    report("directory, new container", &mut |n| drop(bed.of_directory(&format!("c{n}"))));
+    report("directory, mounted anew", &mut |_| drop(bed.of_directory("c0")));
+    report("host view, mounted anew", &mut |_| drop(bed.host(&[]).unwrap()));
     report("host view: looking", &mut |_| {
         drop(super::host::look(&super::host::rules(&[], &[]).unwrap()).unwrap());
     });

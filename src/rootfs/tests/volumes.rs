@@ -7,19 +7,13 @@ fn a_volume_is_made_once_and_keeps_its_content() {
     let bed = Bed::new();
     let volumes = Volumes::open(&bed.state()).unwrap();
     let made: Vec<Volume> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| volumes.create("data").unwrap()))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        let threads: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| volumes.create("data").unwrap())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(made.iter().all(|volume| *volume == made[0]));
 
-    let bind = volumes
-        .mount(Source::Volume("data"), bed.ids(), false)
-        .unwrap();
+    let bind = volumes.mount(Source::Volume("data"), bed.ids(), false).unwrap();
     assert!(bind.directory && bind.idmapped);
     write_at(bind.mount.as_fd(), "/file", "x").unwrap();
     let on_disk = fs::metadata(volumes.data("data").unwrap().join("file")).unwrap();
@@ -27,9 +21,7 @@ fn a_volume_is_made_once_and_keeps_its_content() {
     let attributes = rustix::fs::fstatvfs(&bind.mount).unwrap().f_flag;
     assert!(attributes.contains(rustix::fs::StatVfsMountFlags::NOSUID));
 
-    let read_only = volumes
-        .mount(Source::Volume("data"), bed.ids(), true)
-        .unwrap();
+    let read_only = volumes.mount(Source::Volume("data"), bed.ids(), true).unwrap();
     let error = write_at(read_only.mount.as_fd(), "/file", "y").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EROFS));
 
@@ -60,18 +52,10 @@ fn a_path_is_mounted_with_its_owners_mapped_and_a_missing_one_is_an_error() {
     let file = bed.rootfs().join("etc/passwd");
     let bind = volumes.mount(Source::Path(&file), bed.ids(), true).unwrap();
     assert!(!bind.directory);
-    let there = statx(
-        &bind.mount,
-        "",
-        AtFlags::EMPTY_PATH,
-        StatxFlags::BASIC_STATS,
-    )
-    .unwrap();
+    let there = statx(&bind.mount, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).unwrap();
     assert_eq!(there.stx_uid, RANGE.first);
     let missing = bed.temp.path().join("nothing");
-    let error = volumes
-        .mount(Source::Path(&missing), bed.ids(), false)
-        .unwrap_err();
+    let error = volumes.mount(Source::Path(&missing), bed.ids(), false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("make it"), "{error}");
 }

@@ -52,12 +52,7 @@ pub(super) struct Condition {
 }
 
 fn statement(code: u16, k: u32) -> sock_filter {
-    sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    sock_filter { code, jt: 0, jf: 0, k }
 }
 
 /// Ends the filter with a `SECCOMP_RET_*` value.
@@ -78,20 +73,10 @@ pub(super) fn on_number(code: Code) -> Code {
 /// `then` if the test holds, `otherwise` if not.
 pub(super) fn branch(test: Test, k: u32, then: Code, otherwise: Code) -> Code {
     let mut code = match u8::try_from(then.len()) {
-        Ok(skip) => vec![sock_filter {
-            code: test.code(),
-            jt: 0,
-            jf: skip,
-            k,
-        }],
+        Ok(skip) => vec![sock_filter { code: test.code(), jt: 0, jf: skip, k }],
         // A conditional jump reaches 255 instructions, an unconditional one any.
         Err(_) => vec![
-            sock_filter {
-                code: test.code(),
-                jt: 1,
-                jf: 0,
-                k,
-            },
+            sock_filter { code: test.code(), jt: 1, jf: 0, k },
             statement(JUMP, u32::try_from(then.len()).unwrap_or(u32::MAX)),
         ],
     };

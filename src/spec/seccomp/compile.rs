@@ -52,12 +52,9 @@ struct Verdict {
 
 impl Verdict {
     fn code(&self) -> Code {
-        self.rules
-            .iter()
-            .rev()
-            .fold(answer(self.otherwise), |rest, (conditions, action)| {
-                guarded(conditions, *action, rest)
-            })
+        self.rules.iter().rev().fold(answer(self.otherwise), |rest, (conditions, action)| {
+            guarded(conditions, *action, rest)
+        })
     }
 }
 
@@ -77,12 +74,8 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, String> {
                     security.seccomp = \"unconfined\""
             .to_owned());
     }
-    let listed = |arch: Arch| {
-        profile
-            .architectures()
-            .as_ref()
-            .is_some_and(|all| all.contains(&arch))
-    };
+    let listed =
+        |arch: Arch| profile.architectures().as_ref().is_some_and(|all| all.contains(&arch));
     let native = &table::X86_64;
     let refuse = answer(RET_KILL_PROCESS);
     let others = if listed(table::X86.arch) {
@@ -104,15 +97,8 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, String> {
             instructions.len()
         ));
     }
-    let flags = profile
-        .flags()
-        .iter()
-        .flatten()
-        .fold(0, |flags, flag| flags | flag_bit(*flag));
-    Ok(Program {
-        instructions,
-        flags,
-    })
+    let flags = profile.flags().iter().flatten().fold(0, |flags, flag| flags | flag_bit(*flag));
+    Ok(Program { instructions, flags })
 }
 
 /// `SECCOMP_FILTER_FLAG_*` (`linux/seccomp.h`).
@@ -135,10 +121,9 @@ fn decide(profile: &LinuxSeccomp, table: &Table) -> Result<Code, String> {
         let action = action(syscall.action(), syscall.errno_ret())?;
         let alternatives = alternatives(syscall)?;
         for number in syscall.names().iter().filter_map(|name| table.number(name)) {
-            let verdict = verdicts.entry(number).or_insert_with(|| Verdict {
-                rules: Vec::new(),
-                otherwise: default,
-            });
+            let verdict = verdicts
+                .entry(number)
+                .or_insert_with(|| Verdict { rules: Vec::new(), otherwise: default });
             if alternatives.is_empty() {
                 if settled.insert(number) {
                     verdict.otherwise = action;
@@ -148,9 +133,7 @@ fn decide(profile: &LinuxSeccomp, table: &Table) -> Result<Code, String> {
                 if conditional > LENGTH_MAX {
                     return Err("the seccomp profile has too many conditions".to_owned());
                 }
-                verdict
-                    .rules
-                    .extend(alternatives.iter().cloned().map(|all| (all, action)));
+                verdict.rules.extend(alternatives.iter().cloned().map(|all| (all, action)));
             }
         }
     }
@@ -161,19 +144,12 @@ fn decide(profile: &LinuxSeccomp, table: &Table) -> Result<Code, String> {
             verdict.rules.clear();
         }
     }
-    Ok(search(&ranges(
-        verdicts,
-        default,
-        profile.default_action() == Action::ScmpActErrno,
-    )))
+    Ok(search(&ranges(verdicts, default, profile.default_action() == Action::ScmpActErrno)))
 }
 
 /// The verdicts by the first number that each is for, without gaps.
 fn ranges(verdicts: BTreeMap<u32, Verdict>, default: u32, enosys: bool) -> Vec<(u32, Verdict)> {
-    let plain = |otherwise| Verdict {
-        rules: Vec::new(),
-        otherwise,
-    };
+    let plain = |otherwise| Verdict { rules: Vec::new(), otherwise };
     let mut ranges = vec![(0, plain(default))];
     let mut add = |start: u32, verdict: Verdict| match ranges.last_mut() {
         Some((last, before)) if *last == start => *before = verdict,
@@ -208,11 +184,9 @@ fn search(ranges: &[(u32, Verdict)]) -> Code {
 /// The `SECCOMP_RET_*` value of an action.
 fn action(action: Action, errno: Option<u32>) -> Result<u32, String> {
     if action == Action::ScmpActNotify {
-        return Err(
-            "SCMP_ACT_NOTIFY needs a listener, which a container here has not; use \
+        return Err("SCMP_ACT_NOTIFY needs a listener, which a container here has not; use \
                     SCMP_ACT_ERRNO or SCMP_ACT_LOG"
-                .to_owned(),
-        );
+            .to_owned());
     }
     match errno {
         Some(errno) if errno > ERRNO_MAX => {
@@ -228,15 +202,9 @@ fn action(action: Action, errno: Option<u32>) -> Result<u32, String> {
 fn alternatives(syscall: &LinuxSyscall) -> Result<Vec<Vec<Condition>>, String> {
     let mut conditions = Vec::new();
     for arg in syscall.args().iter().flatten() {
-        let index = u8::try_from(arg.index())
-            .ok()
-            .filter(|index| *index < 6)
-            .ok_or_else(|| {
-                format!(
-                    "a system call has arguments 0 to 5; the profile speaks of {}",
-                    arg.index()
-                )
-            })?;
+        let index = u8::try_from(arg.index()).ok().filter(|index| *index < 6).ok_or_else(|| {
+            format!("a system call has arguments 0 to 5; the profile speaks of {}", arg.index())
+        })?;
         conditions.push(Condition {
             index,
             operator: arg.op(),
@@ -248,9 +216,6 @@ fn alternatives(syscall: &LinuxSyscall) -> Result<Vec<Vec<Condition>>, String> {
     Ok(match conditions.len() {
         0 => Vec::new(),
         count if count == indices.len() => vec![conditions],
-        _ => conditions
-            .into_iter()
-            .map(|condition| vec![condition])
-            .collect(),
+        _ => conditions.into_iter().map(|condition| vec![condition]).collect(),
     })
 }

@@ -93,17 +93,11 @@ const BY_CAPABILITY: [(&str, &str); 14] = [
     ("SYS_BOOT", "reboot"),
     ("SYS_CHROOT", "chroot"),
     ("SYS_MODULE", "init_module finit_module delete_module"),
-    (
-        "SYS_NICE",
-        "get_mempolicy set_mempolicy set_mempolicy_home_node mbind",
-    ),
+    ("SYS_NICE", "get_mempolicy set_mempolicy set_mempolicy_home_node mbind"),
     ("SYS_PACCT", "acct"),
     ("SYS_PTRACE", "kcmp pidfd_getfd process_madvise"),
     ("SYS_RAWIO", "iopl ioperm"),
-    (
-        "SYS_TIME",
-        "settimeofday stime clock_settime clock_settime64",
-    ),
+    ("SYS_TIME", "settimeofday stime clock_settime clock_settime64"),
     ("SYS_TTY_CONFIG", "vhangup"),
     ("SYSLOG", "syslog"),
 ];
@@ -120,11 +114,8 @@ const AF_VSOCK: u64 = 40;
 
 /// The default filter for a container whose bounding set is `capabilities`.
 pub fn default_filter(capabilities: CapSet) -> LinuxSeccomp {
-    let mut allowed: Vec<String> = ALLOWED
-        .iter()
-        .flat_map(|group| group.split_whitespace())
-        .map(str::to_owned)
-        .collect();
+    let mut allowed: Vec<String> =
+        ALLOWED.iter().flat_map(|group| group.split_whitespace()).map(str::to_owned).collect();
     for (capability, names) in BY_CAPABILITY {
         if capabilities.contains(capability) {
             allowed.extend(names.split_whitespace().map(str::to_owned));
@@ -134,11 +125,7 @@ pub fn default_filter(capabilities: CapSet) -> LinuxSeccomp {
     allowed.dedup();
     let mut syscalls = vec![
         rule(allowed, Action::ScmpActAllow, None),
-        rule(
-            ["socket"],
-            Action::ScmpActAllow,
-            Some(arg(Operator::ScmpCmpNe, AF_VSOCK, 0)),
-        ),
+        rule(["socket"], Action::ScmpActAllow, Some(arg(Operator::ScmpCmpNe, AF_VSOCK, 0))),
     ];
     syscalls.extend(PERSONALITIES.map(|domain| {
         let domain = arg(Operator::ScmpCmpEq, domain, 0);
@@ -192,14 +179,8 @@ mod tests {
 
     #[test]
     fn every_name_is_a_system_call() {
-        let gated = BY_CAPABILITY
-            .iter()
-            .flat_map(|(_, names)| names.split_whitespace());
-        for name in ALLOWED
-            .iter()
-            .flat_map(|group| group.split_whitespace())
-            .chain(gated)
-        {
+        let gated = BY_CAPABILITY.iter().flat_map(|(_, names)| names.split_whitespace());
+        for name in ALLOWED.iter().flat_map(|group| group.split_whitespace()).chain(gated) {
             // Not of x86, but of other architectures that a profile may be for.
             let elsewhere = ["send", "recv"].contains(&name);
             assert!(

@@ -75,10 +75,7 @@ pub fn read_profile(
     kernel: KernelVersion,
 ) -> Result<LinuxSeccomp, String> {
     if file.len() > SIZE_MAX {
-        return Err(format!(
-            "the file has {} bytes; a profile has at most {SIZE_MAX}",
-            file.len()
-        ));
+        return Err(format!("the file has {} bytes; a profile has at most {SIZE_MAX}", file.len()));
     }
     let profile: Profile = serde_json::from_slice(file)
         .map_err(|error| format!("not a seccomp profile in Docker's or OCI's JSON: {error}"))?;
@@ -132,11 +129,7 @@ impl Filter {
     /// For `includes`: every capability is held, this architecture is listed if any
     /// is, and the kernel is new enough.
     fn all_hold(&self, capabilities: CapSet, kernel: KernelVersion) -> Result<bool, String> {
-        let caps = self
-            .caps
-            .iter()
-            .flatten()
-            .all(|cap| capabilities.contains(cap));
+        let caps = self.caps.iter().flatten().all(|cap| capabilities.contains(cap));
         let arch = match self.arches.as_deref() {
             None | Some([]) => true,
             Some(arches) => arches.iter().any(|arch| arch == NATIVE.0),
@@ -147,11 +140,7 @@ impl Filter {
 
     /// For `excludes`: one of them is enough.
     fn any_holds(&self, capabilities: CapSet, kernel: KernelVersion) -> Result<bool, String> {
-        let caps = self
-            .caps
-            .iter()
-            .flatten()
-            .any(|cap| capabilities.contains(cap));
+        let caps = self.caps.iter().flatten().any(|cap| capabilities.contains(cap));
         let arch = self.arches.iter().flatten().any(|arch| arch == NATIVE.0);
         let new_enough = self.min_kernel()?.is_some_and(|least| kernel >= least);
         Ok(caps || arch || new_enough)

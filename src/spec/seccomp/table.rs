@@ -49,10 +49,9 @@ mod tests {
 
     #[test]
     fn every_line_is_a_call_of_its_own() {
-        for (table, text) in [
-            (&X86_64, include_str!("x86_64.tbl")),
-            (&X86, include_str!("x86.tbl")),
-        ] {
+        for (table, text) in
+            [(&X86_64, include_str!("x86_64.tbl")), (&X86, include_str!("x86.tbl"))]
+        {
             let lines = text.lines().filter(|line| !line.starts_with('#')).count();
             assert_eq!(table.numbers.len(), lines);
             let numbers: std::collections::HashSet<_> = table.numbers.values().collect();

@@ -34,11 +34,7 @@ impl Data {
             4 => self.arch,
             16..64 => {
                 let arg = self.args[((offset - 16) / 8) as usize];
-                if offset.is_multiple_of(8) {
-                    arg as u32
-                } else {
-                    (arg >> 32) as u32
-                }
+                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
             }
             _ => panic!("load at {offset}"),
         }
@@ -54,11 +50,7 @@ fn run(program: &[sock_filter], data: &Data) -> (u32, usize) {
         at += 1;
         steps += 1;
         let mut jump = |holds: bool| {
-            at += usize::from(if holds {
-                instruction.jt
-            } else {
-                instruction.jf
-            });
+            at += usize::from(if holds { instruction.jt } else { instruction.jf });
         };
         match instruction.code {
             0x20 => accumulator = data.word(k),
@@ -78,15 +70,7 @@ fn judge(profile: &LinuxSeccomp, name: &str, args: &[u64]) -> u32 {
     let mut all = [0; 6];
     all[..args.len()].copy_from_slice(args);
     let number = X86_64.number(name).unwrap();
-    run(
-        &program.instructions,
-        &Data {
-            number,
-            arch: X86_64.audit,
-            args: all,
-        },
-    )
-    .0
+    run(&program.instructions, &Data { number, arch: X86_64.audit, args: all }).0
 }
 
 fn default_judge(name: &str, args: &[u64]) -> u32 {
@@ -95,15 +79,7 @@ fn default_judge(name: &str, args: &[u64]) -> u32 {
 
 #[test]
 fn the_default_filter_allows_and_refuses() {
-    for name in [
-        "read",
-        "execve",
-        "openat2",
-        "ptrace",
-        "mseal",
-        "chroot",
-        "futex_wait",
-    ] {
+    for name in ["read", "execve", "openat2", "ptrace", "mseal", "chroot", "futex_wait"] {
         assert_eq!(default_judge(name, &[]), ALLOW, "{name}");
     }
     for name in [
@@ -133,18 +109,11 @@ fn the_default_filter_allows_and_refuses() {
     assert_eq!(default_judge("clone3", &[]), ENOSYS);
     assert_eq!(default_judge("clone", &[libc::SIGCHLD as u64]), ALLOW);
     assert_eq!(default_judge("clone", &[libc::CLONE_NEWUSER as u64]), EPERM);
-    assert_eq!(
-        default_judge("clone", &[libc::CLONE_NEWNS as u64 | 17]),
-        EPERM
-    );
+    assert_eq!(default_judge("clone", &[libc::CLONE_NEWNS as u64 | 17]), EPERM);
     assert_eq!(default_judge("socket", &[2]), ALLOW);
     assert_eq!(default_judge("socket", &[40]), EPERM);
     assert_eq!(default_judge("personality", &[0xffff_ffff]), ALLOW);
-    assert_eq!(
-        default_judge("personality", &[0x0004_0000]),
-        EPERM,
-        "ADDR_NO_RANDOMIZE"
-    );
+    assert_eq!(default_judge("personality", &[0x0004_0000]), EPERM, "ADDR_NO_RANDOMIZE");
 }
 
 #[test]
@@ -160,20 +129,8 @@ fn a_capability_opens_its_calls() {
 
 #[test]
 fn other_ways_into_the_kernel_are_closed() {
-    let program = compile(&default_filter(CapSet::docker_default()))
-        .unwrap()
-        .instructions;
-    let ask = |arch, number| {
-        run(
-            &program,
-            &Data {
-                number,
-                arch,
-                args: [0; 6],
-            },
-        )
-        .0
-    };
+    let program = compile(&default_filter(CapSet::docker_default())).unwrap().instructions;
+    let ask = |arch, number| run(&program, &Data { number, arch, args: [0; 6] }).0;
     assert_eq!(ask(X86_64.audit, 0x4000_0000), ENOSYS, "x32 read");
     assert_eq!(ask(X86_64.audit, u32::MAX), ENOSYS);
     assert_eq!(ask(X86_64.audit, 900), ENOSYS, "newer than the profile");
@@ -184,29 +141,13 @@ fn other_ways_into_the_kernel_are_closed() {
 
 #[test]
 fn a_judgement_takes_few_steps() {
-    let program = compile(&default_filter(CapSet::docker_default()))
-        .unwrap()
-        .instructions;
+    let program = compile(&default_filter(CapSet::docker_default())).unwrap().instructions;
     let most = (0..500)
-        .map(|number| {
-            run(
-                &program,
-                &Data {
-                    number,
-                    arch: X86_64.audit,
-                    args: [0; 6],
-                },
-            )
-            .1
-        })
+        .map(|number| run(&program, &Data { number, arch: X86_64.audit, args: [0; 6] }).1)
         .max();
     assert!(most <= Some(30), "{most:?} steps");
     let bytes = compile(&default_filter(CapSet::EMPTY)).unwrap().to_bytes();
-    assert_eq!(
-        bytes[..8],
-        [0x20, 0, 0, 0, 4, 0, 0, 0],
-        "load the architecture"
-    );
+    assert_eq!(bytes[..8], [0x20, 0, 0, 0, 4, 0, 0, 0], "load the architecture");
     assert!(program.len() < 1000, "{} instructions", program.len());
 }
 
@@ -250,12 +191,7 @@ fn dockers_format_is_read() {
         assert_eq!(judge(&new, name, args), expected, "{name}");
     }
     assert_eq!(compile(&new).unwrap().flags, 2);
-    assert!(
-        new.architectures()
-            .as_ref()
-            .unwrap()
-            .contains(&Arch::ScmpArchX86)
-    );
+    assert!(new.architectures().as_ref().unwrap().contains(&Arch::ScmpArchX86));
     let admin = read(CapSet::ALL, KernelVersion(4, 7));
     assert_eq!(judge(&admin, "mount", &[]), ALLOW);
     assert_eq!(judge(&admin, "ptrace", &[]), eacces);
@@ -266,10 +202,7 @@ fn dockers_format_is_read() {
 fn ocis_format_is_read_as_it_is_written() {
     let filter = default_filter(CapSet::docker_default());
     let json = serde_json::to_vec(&filter).unwrap();
-    assert_eq!(
-        read_profile(&json, CapSet::EMPTY, KernelVersion(6, 1)).unwrap(),
-        filter
-    );
+    assert_eq!(read_profile(&json, CapSet::EMPTY, KernelVersion(6, 1)).unwrap(), filter);
 }
 
 #[test]
@@ -278,10 +211,7 @@ fn bad_profiles_are_refused() {
         ("{", "not a seccomp profile"),
         ("{}", "defaultAction"),
         (r#"{"defaultAction": "ALLOW"}"#, "ALLOW"),
-        (
-            r#"{"defaultAction": "SCMP_ACT_KILL", "architectures": ["x"]}"#,
-            "architecture",
-        ),
+        (r#"{"defaultAction": "SCMP_ACT_KILL", "architectures": ["x"]}"#, "architecture"),
         (
             r#"{"defaultAction": "SCMP_ACT_KILL", "syscalls": [{"names": ["a"],
                 "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "new"}}]}"#,
@@ -295,9 +225,7 @@ fn bad_profiles_are_refused() {
     notify.set_default_action(Action::ScmpActNotify);
     assert!(compile(&notify).unwrap_err().contains("listener"));
     let mut errno = LinuxSeccomp::default();
-    errno
-        .set_default_action(Action::ScmpActErrno)
-        .set_default_errno_ret(Some(0x10000));
+    errno.set_default_action(Action::ScmpActErrno).set_default_errno_ret(Some(0x10000));
     assert!(compile(&errno).unwrap_err().contains("65536"));
 }
 
@@ -320,9 +248,7 @@ fn the_kernel_takes_the_filter() {
         .iter()
         .map(|(call, _)| format!("$! = 0; $r = syscall({call}); print $r < 0 ? $!+0 : 0, ' ';"))
         .collect();
-    let instructions = compile(&default_filter(CapSet::docker_default()))
-        .unwrap()
-        .instructions;
+    let instructions = compile(&default_filter(CapSet::docker_default())).unwrap().instructions;
     let output = std::thread::spawn(move || {
         seccompiler::apply_filter(&instructions).unwrap();
         Command::new("perl").args(["-e", &asked]).output()
@@ -338,12 +264,7 @@ fn the_kernel_takes_the_filter() {
         .split_whitespace()
         .map(|answer| answer.parse().unwrap())
         .collect();
-    assert_eq!(
-        answers,
-        CALLS.map(|(_, errno)| errno),
-        "{:?}",
-        output.status
-    );
+    assert_eq!(answers, CALLS.map(|(_, errno)| errno), "{:?}", output.status);
 }
 
 const NAMES: [&str; 5] = ["read", "write", "open", "mount", "clone"];
@@ -393,19 +314,11 @@ fn reference(rules: &[LinuxSyscall], name: &str, args: &[u64; 6]) -> u32 {
     let conditions = |rule: &LinuxSyscall| rule.args().clone().unwrap_or_default();
     let matching = of_name().find(|rule| {
         let all = conditions(rule);
-        let repeated = all.iter().any(|one| {
-            all.iter()
-                .filter(|other| other.index() == one.index())
-                .count()
-                > 1
-        });
+        let repeated = all
+            .iter()
+            .any(|one| all.iter().filter(|other| other.index() == one.index()).count() > 1);
         let mut each = all.iter().map(|arg| holds(arg, args));
-        !all.is_empty()
-            && if repeated {
-                each.any(|held| held)
-            } else {
-                each.all(|held| held)
-            }
+        !all.is_empty() && if repeated { each.any(|held| held) } else { each.all(|held| held) }
     });
     let plain = of_name().find(|rule| conditions(rule).is_empty());
     match matching.or(plain) {

@@ -61,10 +61,9 @@ fn fixed(container: &Container) -> Container {
 pub fn ready(record: &Record) -> bool {
     match &record.phase {
         Phase::Running(run) => matches!(run.health, None | Some(HealthStatus::Healthy)),
-        Phase::Exited(Rest::Finished) => record
-            .last_exit
-            .as_ref()
-            .is_some_and(|exit| exit.status.is_success()),
+        Phase::Exited(Rest::Finished) => {
+            record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success())
+        }
         _ => false,
     }
 }
@@ -81,31 +80,14 @@ pub fn after_decision(
     now: &Now,
 ) {
     if let Some(at) = decision.wake_at {
-        assert!(
-            at > now.mono,
-            "it wants to be woken in the past: idle would not be idle"
-        );
+        assert!(at > now.mono, "it wants to be woken in the past: idle would not be idle");
     }
     for action in &decision.actions {
-        if let Action::Launch {
-            name,
-            incarnation,
-            renew,
-        } = action
-        {
+        if let Action::Launch { name, incarnation, renew } = action {
             let record = observed.record(name).unwrap();
-            assert!(
-                decision.save.contains(name),
-                "{name} is launched and not saved"
-            );
-            assert!(
-                desired.shutdown.is_none(),
-                "{name} is launched in a shutdown"
-            );
-            assert!(
-                !promises.held.contains(name),
-                "{name} is launched, but stopped by hand"
-            );
+            assert!(decision.save.contains(name), "{name} is launched and not saved");
+            assert!(desired.shutdown.is_none(), "{name} is launched in a shutdown");
+            assert!(!promises.held.contains(name), "{name} is launched, but stopped by hand");
             assert_eq!(*incarnation, record.incarnation);
             let manifest = in_force(desired, record).expect("launched without a manifest");
             assert_eq!(record.applied.as_ref(), Some(&manifest));
@@ -114,29 +96,18 @@ pub fn after_decision(
             {
                 assert!(renew, "{name} was replaced and keeps its writable layer");
             }
-            promises
-                .launched_as
-                .insert(record.id.clone(), manifest.clone());
+            promises.launched_as.insert(record.id.clone(), manifest.clone());
             promises.restart.remove(name);
-            if let Some(Record {
-                phase: Phase::Backoff { until, .. },
-                last_good,
-                ..
-            }) = before.get(name)
+            if let Some(Record { phase: Phase::Backoff { until, .. }, last_good, .. }) =
+                before.get(name)
                 && last_good.as_ref() == Some(&manifest)
             {
-                assert!(
-                    *until <= now.mono,
-                    "{name} is launched before its pause is over"
-                );
+                assert!(*until <= now.mono, "{name} is launched before its pause is over");
             }
             if !promises.cyclic {
                 for on in needs(&manifest).iter().filter(|on| *on != name) {
                     let other = observed.record(on);
-                    assert!(
-                        other.is_some_and(ready),
-                        "{name} is launched before {on} is ready"
-                    );
+                    assert!(other.is_some_and(ready), "{name} is launched before {on} is ready");
                 }
             }
             for with in &manifest.conflicts {
@@ -153,24 +124,13 @@ pub fn after_decision(
             continue;
         };
         let name = &record.name;
-        assert!(
-            record.restarts >= old.restarts,
-            "{name}: restarts are forgotten"
-        );
-        assert!(
-            record.incarnation >= old.incarnation,
-            "{name}: incarnations go backwards"
-        );
+        assert!(record.restarts >= old.restarts, "{name}: restarts are forgotten");
+        assert!(record.incarnation >= old.incarnation, "{name}: incarnations go backwards");
         if old != record {
-            assert!(
-                decision.save.contains(name),
-                "{name} changed and is not saved"
-            );
+            assert!(decision.save.contains(name), "{name} changed and is not saved");
         }
         if let (Phase::Backoff { until, .. }, true) = (&record.phase, old.phase != record.phase) {
-            let restart = in_force(desired, record)
-                .map(|m| m.restart.clone())
-                .unwrap_or_default();
+            let restart = in_force(desired, record).map(|m| m.restart.clone()).unwrap_or_default();
             let pause = until.saturating_sub(now.mono);
             assert!(
                 pause >= restart.backoff && pause <= restart.max_backoff.max(restart.backoff),
@@ -207,10 +167,7 @@ fn stopped_for_a_cause(
         },
         StopWhy::Dependency { on } => {
             manifest.is_some_and(|m| needs(&m).contains(on))
-                && observed
-                    .nodes
-                    .get(on)
-                    .is_some_and(|node| node.down.is_some())
+                && observed.nodes.get(on).is_some_and(|node| node.down.is_some())
         }
         StopWhy::Network { of } => {
             let joined = record.joined.as_ref();
@@ -220,9 +177,7 @@ fn stopped_for_a_cause(
         }
         StopWhy::Conflict { with } => {
             manifest.is_some_and(|m| m.conflicts.contains(with))
-                && observed
-                    .record(with)
-                    .is_some_and(|other| other.phase.is_alive())
+                && observed.record(with).is_some_and(|other| other.phase.is_alive())
         }
         StopWhy::Lost => false,
     };
@@ -247,14 +202,8 @@ fn stopped_in_order(record: &Record, before: &Records, desired: &Desired) {
 /// Once faults have stopped and time has passed: the machine is as the manifests say.
 pub fn converged(desired: &Desired, observed: &Observed, promises: &Promises) {
     for (name, manifest) in &desired.containers {
-        let record = observed
-            .record(name)
-            .unwrap_or_else(|| panic!("{name} is not known"));
-        assert_eq!(
-            record.last_good.as_ref(),
-            Some(manifest),
-            "{name}: not the latest manifest"
-        );
+        let record = observed.record(name).unwrap_or_else(|| panic!("{name} is not known"));
+        assert_eq!(record.last_good.as_ref(), Some(manifest), "{name}: not the latest manifest");
     }
     for record in observed.records() {
         let name = &record.name;
@@ -263,39 +212,26 @@ pub fn converged(desired: &Desired, observed: &Observed, promises: &Promises) {
             continue;
         };
         if record.held.is_some() || promises.held.contains(name) {
-            assert!(
-                !record.phase.is_alive(),
-                "{name} runs, but was stopped by hand"
-            );
+            assert!(!record.phase.is_alive(), "{name} runs, but was stopped by hand");
             continue;
         }
         if let Phase::Running(_) = record.phase {
             let applied = record.applied.as_ref().unwrap();
-            assert_eq!(
-                fixed(applied),
-                fixed(&manifest),
-                "{name} runs an old manifest"
-            );
-            assert!(
-                record.live_error.is_some() || *applied == manifest,
-                "{name}: not in line"
-            );
+            assert_eq!(fixed(applied), fixed(&manifest), "{name} runs an old manifest");
+            assert!(record.live_error.is_some() || *applied == manifest, "{name}: not in line");
             continue;
         }
         if record.phase == Phase::Exited(Rest::Finished) {
             use crate::manifest::variants::RestartPolicy::{No, OnFailure};
             let policy = manifest.restart.policy;
-            assert!(
-                matches!(policy, No | OnFailure { .. }),
-                "{name} is given up"
-            );
+            assert!(matches!(policy, No | OnFailure { .. }), "{name} is given up");
             continue;
         }
         let unmet = |on: &Name| !observed.record(on).is_some_and(ready);
         let no_network = match manifest.network_mode() {
-            NetworkMode::Container(of) => !observed
-                .record(&of)
-                .is_some_and(|owner| matches!(owner.phase, Phase::Running(_))),
+            NetworkMode::Container(of) => {
+                !observed.record(&of).is_some_and(|owner| matches!(owner.phase, Phase::Running(_)))
+            }
             _ => false,
         };
         let rival = observed.records().any(|other| {

@@ -56,13 +56,8 @@ impl History {
             world,
             desired: Desired::default(),
             observed,
-            promises: Promises {
-                cyclic,
-                ..Promises::default()
-            },
-            names: ["a", "b", "c", "d", "e"]
-                .map(|name| name.parse().unwrap())
-                .to_vec(),
+            promises: Promises { cyclic, ..Promises::default() },
+            names: ["a", "b", "c", "d", "e"].map(|name| name.parse().unwrap()).to_vec(),
             told: Vec::new(),
             wake_at: None,
             version: 0,
@@ -79,18 +74,12 @@ impl History {
     }
 
     fn records(&self) -> Records {
-        self.observed
-            .records()
-            .map(|record| (record.name.clone(), record.clone()))
-            .collect()
+        self.observed.records().map(|record| (record.name.clone(), record.clone())).collect()
     }
 
     fn apply(&mut self, event: Event) -> bool {
         self.note(&event);
-        if let Event::Exited {
-            name, incarnation, ..
-        } = &event
-        {
+        if let Event::Exited { name, incarnation, .. } = &event {
             self.told.push((name.clone(), *incarnation));
         }
         let now = self.world.now();
@@ -106,14 +95,7 @@ impl History {
         for action in &decision.actions {
             self.note(("do", action));
         }
-        after_decision(
-            &before,
-            &decision,
-            &self.desired,
-            &self.observed,
-            &mut self.promises,
-            &now,
-        );
+        after_decision(&before, &decision, &self.desired, &self.observed, &mut self.promises, &now);
         let again = decide(&self.desired, &mut self.observed, &now);
         assert!(
             again.actions.is_empty() && again.save.is_empty() && again.wake_at == decision.wake_at,
@@ -132,9 +114,7 @@ impl History {
         };
         for name in &decision.save {
             if lives() {
-                self.world
-                    .disk
-                    .insert(name.clone(), self.observed.record(name).unwrap().clone());
+                self.world.disk.insert(name.clone(), self.observed.record(name).unwrap().clone());
             }
         }
         for name in &decision.forget {
@@ -148,9 +128,7 @@ impl History {
                     process.acknowledged = true;
                 }
             }
-            self.world
-                .processes
-                .retain(|_, process| process.lives() || !process.acknowledged);
+            self.world.processes.retain(|_, process| process.lives() || !process.acknowledged);
         }
         for action in &decision.actions {
             if lives() {
@@ -175,9 +153,7 @@ impl History {
             if let Some(record) = self.world.disk.remove(&name)
                 && let Some(declared) = self.desired.containers.get(&name)
             {
-                self.promises
-                    .launched_as
-                    .insert(record.id, declared.clone());
+                self.promises.launched_as.insert(record.id, declared.clone());
             }
         }
         self.engine_starts();
@@ -231,11 +207,7 @@ impl History {
         let end = self.world.mono + most;
         loop {
             let due = self.world.due.iter().map(|(at, _)| *at).min();
-            let next = due
-                .into_iter()
-                .chain(self.wake_at)
-                .min()
-                .map_or(end, |at| at.min(end));
+            let next = due.into_iter().chain(self.wake_at).min().map_or(end, |at| at.min(end));
             let boot = self.world.boot;
             self.world.pass(next.saturating_sub(self.world.mono));
             self.quiet();
@@ -252,16 +224,10 @@ impl History {
         let cyclic = self.promises.cyclic;
         let some = |chance: u64, random: &mut Random| -> Vec<Name> {
             let from = if cyclic { &names[..] } else { &names[..index] };
-            from.iter()
-                .filter(|_| random.one_in(chance))
-                .cloned()
-                .collect()
+            from.iter().filter(|_| random.one_in(chance)).cloned().collect()
         };
-        let mut container = Container {
-            requires: some(5, random),
-            after: some(4, random),
-            ..Container::default()
-        };
+        let mut container =
+            Container { requires: some(5, random), after: some(4, random), ..Container::default() };
         if random.one_in(8)
             && let Some(owner) = some(2, random).pop()
         {
@@ -284,10 +250,7 @@ impl History {
             reset_after: Duration::from_secs(20),
         };
         let timeout = Duration::from_millis(*random.pick(&[0, 500, 3000, 10_000]));
-        container.stop = Stop {
-            signal: None,
-            timeout,
-        };
+        container.stop = Stop { signal: None, timeout };
         if random.one_in(4) {
             container.health = Some(Health::default());
         }
@@ -309,9 +272,7 @@ impl History {
             _ => container.resources.pids = Some(u64::from(self.version)),
         }
         self.desired.broken.remove(name);
-        self.desired
-            .containers
-            .insert(name.clone(), Arc::new(container));
+        self.desired.containers.insert(name.clone(), Arc::new(container));
         self.promises.held.remove(name);
         self.changed(name);
     }
@@ -325,17 +286,11 @@ impl History {
         self.quiet();
         let before = self.records();
         self.desired.containers.remove(name);
-        self.desired
-            .broken
-            .insert(name.clone(), "line 1: a '=' is missing".into());
+        self.desired.broken.insert(name.clone(), "line 1: a '=' is missing".into());
         self.changed(name);
         let now = self.world.now();
         let decision = decide(&self.desired, &mut self.observed, &now);
-        assert_eq!(
-            (&decision.actions, &decision.save),
-            (&vec![], &vec![]),
-            "{name} is broken"
-        );
+        assert_eq!((&decision.actions, &decision.save), (&vec![], &vec![]), "{name} is broken");
         assert_eq!(before, self.records());
     }
 
@@ -344,21 +299,13 @@ impl History {
         let timeout = *random.pick(&[None, Some(Duration::ZERO), Some(Duration::from_secs(2))]);
         let verb = match random.below(8) {
             0 | 1 => Verb::Start,
-            2 | 3 => Verb::Stop {
-                signal: None,
-                timeout,
-            },
+            2 | 3 => Verb::Stop { signal: None, timeout },
             4 => Verb::Restart { timeout },
             5 => Verb::Kill(*random.pick(&[Signal::KILL, Signal::TERM, Signal::HUP])),
             6 => *Box::new(random.pick(&[Verb::Pause, Verb::Unpause]).clone()),
-            _ => Verb::Remove {
-                force: random.one_in(2),
-            },
+            _ => Verb::Remove { force: random.one_in(2) },
         };
-        if !self.apply(Event::Verb {
-            name: name.clone(),
-            verb: verb.clone(),
-        }) {
+        if !self.apply(Event::Verb { name: name.clone(), verb: verb.clone() }) {
             return;
         }
         match verb {
@@ -413,11 +360,7 @@ impl History {
                 if let Some((name, incarnation)) = self.living() {
                     let statuses = [HealthStatus::Healthy, HealthStatus::Unhealthy];
                     let health = *self.world.random.pick(&statuses);
-                    self.apply(Event::HealthChanged {
-                        name,
-                        incarnation,
-                        health,
-                    });
+                    self.apply(Event::HealthChanged { name, incarnation, health });
                 }
             }
             16 => self.engine_dies(),
@@ -460,21 +403,14 @@ impl History {
                 .collect();
             for (name, incarnation) in unwell {
                 let health = HealthStatus::Healthy;
-                self.apply(Event::HealthChanged {
-                    name,
-                    incarnation,
-                    health,
-                });
+                self.apply(Event::HealthChanged { name, incarnation, health });
             }
             self.quiet();
         }
         converged(&self.desired, &self.observed, &self.promises);
         assert_eq!(self.wake_at, None, "it is woken for nothing");
         let known: BTreeMap<_, _> = self.records();
-        assert_eq!(
-            known, self.world.disk,
-            "the disk does not say what is known"
-        );
+        assert_eq!(known, self.world.disk, "the disk does not say what is known");
     }
 
     fn shut_down(&mut self) {
@@ -487,12 +423,7 @@ impl History {
         }
         self.pass(Duration::from_secs(120));
         assert!(self.world.finished, "the shutdown does not come to an end");
-        assert!(
-            self.world
-                .processes
-                .values()
-                .all(|process| !process.lives())
-        );
+        assert!(self.world.processes.values().all(|process| !process.lives()));
     }
 }
 
@@ -519,11 +450,8 @@ fn history(seed: u64, told: bool) {
 
 #[test]
 fn every_history_keeps_its_promises() {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().expect("a number"))
-    };
+    let number =
+        |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = number("BERTH_SEED") {
         history(seed, true);
         return;

@@ -99,11 +99,7 @@ impl World {
     }
 
     pub fn now(&self) -> Now {
-        Now {
-            mono: self.mono,
-            wall: self.wall,
-            boot_id: format!("boot-{}", self.boot),
-        }
+        Now { mono: self.mono, wall: self.wall, boot_id: format!("boot-{}", self.boot) }
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -122,10 +118,7 @@ impl World {
     }
 
     fn gone(&mut self, name: &Name, incarnation: u64) {
-        self.tell(Event::CgroupEmptied {
-            name: name.clone(),
-            incarnation,
-        });
+        self.tell(Event::CgroupEmptied { name: name.clone(), incarnation });
     }
 
     /// The payload ends; what it left behind lives on.
@@ -139,12 +132,7 @@ impl World {
         process.exit = Some(status);
         let leftovers = process.leftovers;
         let oom = status == ExitStatus::Signal(Signal::KILL);
-        let exited = Event::Exited {
-            name: name.clone(),
-            incarnation,
-            status,
-            oom,
-        };
+        let exited = Event::Exited { name: name.clone(), incarnation, status, oom };
         if !leftovers && self.random.one_in(3) {
             self.gone(name, incarnation);
             self.tell(exited);
@@ -159,16 +147,12 @@ impl World {
     /// Performs one action, as the engine's edge would.
     pub fn perform(&mut self, action: &Action) {
         match action {
-            Action::Launch {
-                name, incarnation, ..
-            } => {
+            Action::Launch { name, incarnation, .. } => {
                 self.soon(Due::Launch(name.clone(), *incarnation), 200);
             }
-            Action::Signal {
-                name,
-                incarnation,
-                signal,
-            } => self.signal(name, *incarnation, *signal),
+            Action::Signal { name, incarnation, signal } => {
+                self.signal(name, *incarnation, *signal)
+            }
             Action::KillAll { name, incarnation } => {
                 let key = (name.clone(), *incarnation);
                 let lived = match self.processes.get_mut(&key) {
@@ -190,28 +174,19 @@ impl World {
                     true => Err("EBUSY".to_owned()),
                     false => Ok(()),
                 };
-                self.tell(Event::LiveApplied {
-                    name: name.clone(),
-                    result,
-                });
+                self.tell(Event::LiveApplied { name: name.clone(), result });
             }
             Action::ReloadExec { .. } => {}
             Action::Discard { name } => {
                 assert!(
-                    !self
-                        .processes
-                        .iter()
-                        .any(|((n, _), process)| n == name && process.lives()),
+                    !self.processes.iter().any(|((n, _), process)| n == name && process.lives()),
                     "{name} is discarded while it lives"
                 );
                 let result = match self.wild && self.random.one_in(4) {
                     true => Err("EBUSY".to_owned()),
                     false => Ok(()),
                 };
-                self.tell(Event::Discarded {
-                    name: name.clone(),
-                    result,
-                });
+                self.tell(Event::Discarded { name: name.clone(), result });
             }
             Action::Finish => {
                 assert!(!self.finished, "Finish came twice");
@@ -272,11 +247,7 @@ impl World {
                 "{name}: incarnation {incarnation} is launched while {number} lives"
             );
         }
-        let id = self
-            .disk
-            .get(&name)
-            .map(|record| record.id.clone())
-            .unwrap_or_default();
+        let id = self.disk.get(&name).map(|record| record.id.clone()).unwrap_or_default();
         assert!(
             self.launched.insert((id.clone(), incarnation)),
             "{name}: the number {incarnation} is used twice"
@@ -284,12 +255,7 @@ impl World {
         if self.wild && self.random.one_in(5) {
             let code = *self.random.pick(&[125, 126, 127]);
             let error = "no such file".to_owned();
-            self.tell(Event::LaunchFailed {
-                name,
-                incarnation,
-                code,
-                error,
-            });
+            self.tell(Event::LaunchFailed { name, incarnation, code, error });
             return;
         }
         self.next_pid += 1;
@@ -306,11 +272,7 @@ impl World {
         };
         self.processes.insert((name.clone(), incarnation), process);
         // Now and then its end is told before its beginning.
-        let launched = Due::Tell(Event::Launched {
-            name,
-            incarnation,
-            pid: self.next_pid,
-        });
+        let launched = Due::Tell(Event::Launched { name, incarnation, pid: self.next_pid });
         let late = if self.random.one_in(10) { 500 } else { 0 };
         self.soon(launched, late);
     }
@@ -334,12 +296,7 @@ impl World {
             if let Some(status) = process.exit
                 && (!process.acknowledged || process.lives())
             {
-                told.push(Event::Exited {
-                    name: name.clone(),
-                    incarnation,
-                    status,
-                    oom: false,
-                });
+                told.push(Event::Exited { name: name.clone(), incarnation, status, oom: false });
                 if !process.lives() {
                     told.push(Event::CgroupEmptied { name, incarnation });
                 }

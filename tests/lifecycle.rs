@@ -212,3 +212,26 @@ fn everything_of_a_container_ends_with_it() {
     berth.ok(&["stop", "-t", "1", "plain"]);
     assert_eq!(sleepers(), 0);
 }
+
+#[test]
+fn a_dependent_waits_until_what_it_requires_is_healthy() {
+    let db = shell("echo up; sleep 1; touch /ready; sleep 1000")
+        + "[health]\nexec = [\"test\", \"-e\", \"/ready\"]\ninterval = \"200ms\"\nstart-period = \"30s\"\n";
+    let app = shell("echo started; sleep 1000") + "requires = [\"db\"]\n";
+    let berth = Berth::up_with(&[("db.toml", &db), ("app.toml", &app)]);
+    berth.wait_log("db", "up");
+    assert_eq!(berth.inspect("db")["State"]["Health"]["Status"], "starting");
+    assert_eq!(berth.status("app"), "created");
+    berth.wait_log("app", "started");
+    assert_eq!(berth.inspect("db")["State"]["Health"]["Status"], "healthy");
+}
+
+#[test]
+fn a_probe_that_fails_makes_a_container_unhealthy() {
+    let web = shell("sleep 1000") + "[health]\ntcp = \":9\"\ninterval = \"50ms\"\nretries = 2\n";
+    let berth = Berth::up_with(&[("web.toml", &web)]);
+    berth.wait("it to be unhealthy", || {
+        berth.inspect("web")["State"]["Health"]["Status"] == "unhealthy"
+    });
+    assert_eq!(berth.status("web"), "running");
+}

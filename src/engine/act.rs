@@ -10,7 +10,7 @@ use super::flight::{Flight, Outcome};
 use super::live::Process;
 use super::prepare::{self, Kept, Order, Ready, status_path};
 use super::reconcile::{Action, Event, ExitStatus};
-use super::run::{Effect, Engine, InFlight};
+use super::run::{Asked, Effect, Engine, InFlight};
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
@@ -35,7 +35,7 @@ impl Engine {
             Action::Thaw { name, .. } => self.with_cgroup(&name, "thawing", Cgroup::thaw),
             Action::ApplyLive { name, .. } => self.apply_live(name),
             Action::ReloadExec { name, incarnation, command } => {
-                self.command(name, incarnation, command);
+                self.command(name, incarnation, command, None);
             }
             Action::Discard { name } => self.discard(name),
             Action::Finish => {
@@ -131,11 +131,12 @@ impl Engine {
             self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
             return;
         }
-        self.take_off(name, incarnation, *ready, false);
+        self.take_off(name, incarnation, *ready, None);
     }
 
     /// Hands a launch to the keeper and waits for its error pipe.
-    fn take_off(&mut self, name: Name, incarnation: u64, ready: Ready, is_command: bool) {
+    fn take_off(&mut self, name: Name, incarnation: u64, ready: Ready, command: Option<Asked>) {
+        let is_command = command.is_some();
         let key = self.key();
         let kind = if is_command { 'x' } else { 'c' };
         let tag = Tag::new(&format!("{kind}/{name}/{incarnation}")).unwrap_or(Tag::EMPTY);
@@ -144,7 +145,7 @@ impl Engine {
         self.link.send(Message { key, tag, ..Message::new(Kind::Launch) }, fds);
         self.flights.insert(
             key,
-            InFlight { name, incarnation, flight: Flight::default(), plan: Some(plan), is_command },
+            InFlight { name, incarnation, flight: Flight::default(), plan: Some(plan), command },
         );
         let effects = self.effects.clone();
         tokio::task::spawn_local(async move {
@@ -165,7 +166,7 @@ impl Engine {
     /// The keeper has cloned: from now on it can be signalled.
     pub(super) fn cloned(&mut self, key: u64, pid: i32, pidfd: OwnedFd) {
         if let Some(flight) = self.flights.get(&key)
-            && !flight.is_command
+            && flight.command.is_none()
         {
             let process = Process { incarnation: flight.incarnation, pidfd, pid };
             self.lives.entry(flight.name.clone()).or_default().process = Some(process);
@@ -178,12 +179,13 @@ impl Engine {
             return;
         };
         let (name, incarnation) = (flight.name.clone(), flight.incarnation);
-        let is_command = flight.is_command;
+        let is_command = flight.command.is_some();
         for outcome in outcomes {
             match outcome {
                 _ if is_command => self.command_outcome(&name, key, outcome),
                 Outcome::Launched { pid } => {
                     self.apply(Event::Launched { name: name.clone(), incarnation, pid });
+                    self.watch_health(&name, incarnation);
                 }
                 Outcome::Failed { status, errno } => {
                     let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());
@@ -378,7 +380,14 @@ impl Engine {
         Ok(())
     }
 
-    fn command(&mut self, name: Name, incarnation: u64, command: Vec<String>) {
+    /// Runs a command inside a container.
+    pub(super) fn command(
+        &mut self,
+        name: Name,
+        incarnation: u64,
+        command: Vec<String>,
+        asked: Asked,
+    ) {
         let process = self.lives.get(&name).and_then(|live| live.running(incarnation));
         let pidfd = process.and_then(|process| process.pidfd.try_clone().ok());
         let (Some(pidfd), Some(record)) = (pidfd, self.observed.record(&name)) else {
@@ -394,25 +403,40 @@ impl Engine {
         tokio::task::spawn_blocking(move || {
             let inside = prepare::Inside { name: name.to_string(), manifest, pidfd, pid, cgroup };
             let result = prepare::command(&workshop, &inside, command).map(Box::new);
-            let _ = effects.send(Effect::CommandReady { name, result });
+            let _ = effects.send(Effect::CommandReady { name, result, asked });
         });
     }
 
-    pub(super) fn command_ready(&mut self, name: Name, result: Result<Box<Ready>, String>) {
-        match result {
-            Ok(ready) => {
+    pub(super) fn command_ready(
+        &mut self,
+        name: Name,
+        result: Result<Box<Ready>, String>,
+        asked: Asked,
+    ) {
+        match (result, asked) {
+            (Ok(ready), asked) => {
                 let incarnation = self.observed.record(&name).map_or(0, |r| r.incarnation);
-                self.take_off(name, incarnation, *ready, true);
+                self.take_off(name, incarnation, *ready, Some(asked));
             }
-            Err(error) => tracing::warn!("{name}: reload: {error}"),
+            (Err(_), Some(asked)) => drop(asked.send(false)),
+            (Err(error), None) => tracing::warn!("{name}: reload: {error}"),
         }
     }
 
-    fn command_outcome(&self, name: &Name, key: u64, outcome: Outcome) {
+    fn command_outcome(&mut self, name: &Name, key: u64, outcome: Outcome) {
+        let Some(flight) = self.flights.get_mut(&key) else { return };
+        let is_well = match &outcome {
+            Outcome::Launched { .. } => return,
+            Outcome::Failed { .. } => false,
+            Outcome::Ended(end) => *end == Some(End::Exit(0)),
+        };
+        if let Some(asked) = flight.command.as_mut().and_then(Option::take) {
+            let _ = asked.send(is_well);
+            return;
+        }
         match outcome {
             Outcome::Failed { status: Status { failure: Some(failure), .. }, .. } => {
-                let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());
-                tracing::warn!("{name}: reload: {}", sentence(&failure, plan));
+                tracing::warn!("{name}: reload: {}", sentence(&failure, flight.plan.as_ref()));
             }
             Outcome::Ended(Some(end)) if end != End::Exit(0) => {
                 tracing::warn!("{name}: reload ended with status {}", end.code());

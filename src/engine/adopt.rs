@@ -76,7 +76,7 @@ impl Engine {
         outcomes.extend(flight.pipe_closed(status));
         self.flights.insert(
             message.key,
-            InFlight { name: name.clone(), incarnation, flight, plan: None, is_command: false },
+            InFlight { name: name.clone(), incarnation, flight, plan: None, command: None },
         );
         self.hold_live(name, incarnation, message.pid, pidfd);
         if status.failure.is_none() {
@@ -136,7 +136,7 @@ impl Engine {
             let flight = Flight::running(pid.unsigned_abs());
             self.flights.insert(
                 key,
-                InFlight { name: name.clone(), incarnation, flight, plan: None, is_command: false },
+                InFlight { name: name.clone(), incarnation, flight, plan: None, command: None },
             );
             self.hold_live(name, incarnation, pid, pidfd);
             self.announce_adopted(name, incarnation, pid, start);
@@ -195,7 +195,7 @@ impl Engine {
             .get(name)
             .and_then(super::live::Live::cgroup)
             .is_some_and(|cgroup| cgroup.is_frozen());
-        self.apply(Event::Adopted(Adopted {
+        let adopted = Event::Adopted(Adopted {
             name: name.clone(),
             incarnation,
             pid: pid.unsigned_abs(),
@@ -203,7 +203,9 @@ impl Engine {
             started_wall: wall().saturating_sub(i64::try_from(age.as_nanos()).unwrap_or(0)),
             frozen,
             id: None,
-        }));
+        });
+        self.apply(adopted);
+        self.watch_health(name, incarnation);
     }
 
     /// Cgroups of ours with processes that nobody answers for: of a launch whose

@@ -28,6 +28,8 @@ pub struct Live {
     pub process: Option<Process>,
     /// Moves its output to its log.
     pub capture: Option<Capture>,
+    /// The task that looks after its health.
+    pub probing: Option<tokio::task::AbortHandle>,
     /// Kills that are under way: while there is one, nothing may be born in the
     /// cgroup, for it would be killed too.
     pub kills: u32,

@@ -15,6 +15,7 @@ mod namespaces;
 pub mod paths;
 pub mod plan;
 pub mod prepare;
+mod probe;
 pub mod reconcile;
 mod run;
 pub mod start;

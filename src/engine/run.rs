@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::flight::Flight;
@@ -20,6 +20,7 @@ use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shu
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
 use crate::logs::Logs;
+use crate::manifest::model::Health;
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::watch::{Changes, Watch};
 use crate::manifest::{Loaded, Loader};
@@ -32,7 +33,9 @@ pub(super) enum Effect {
     /// A launch is ready for the keeper, or can't be made.
     Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
     /// A command for inside a container is ready, or can't be made.
-    CommandReady { name: Name, result: Result<Box<Ready>, String> },
+    CommandReady { name: Name, result: Result<Box<Ready>, String>, asked: Asked },
+    /// A container's health is to be looked at.
+    Probe { name: Name, incarnation: u64, health: Box<Health>, answer: oneshot::Sender<bool> },
     /// The error pipe of a launch closed.
     PipeClosed { key: u64, status: Status },
     /// Every process of a container was killed, as far as that could be.
@@ -45,6 +48,9 @@ pub(super) enum Effect {
     CatchUp,
 }
 
+/// Who wants to know how a command ended: a health check, or nobody (reload).
+pub(super) type Asked = Option<oneshot::Sender<bool>>;
+
 /// A launch in the air.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -52,8 +58,8 @@ pub(super) struct InFlight {
     pub incarnation: u64,
     pub flight: Flight,
     pub plan: Option<Plan>,
-    /// A command inside a container, not a container.
-    pub is_command: bool,
+    /// A command inside a container, not a container, and who asked for it.
+    pub command: Option<Asked>,
 }
 
 pub(super) struct Engine {
@@ -258,7 +264,10 @@ impl Engine {
             Effect::Prepared { name, incarnation, kept, result } => {
                 self.prepared(name, incarnation, *kept, result);
             }
-            Effect::CommandReady { name, result } => self.command_ready(name, result),
+            Effect::CommandReady { name, result, asked } => self.command_ready(name, result, asked),
+            Effect::Probe { name, incarnation, health, answer } => {
+                self.probe(name, incarnation, *health, answer);
+            }
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights
@@ -268,6 +277,15 @@ impl Engine {
                 self.outcomes(key, outcomes);
             }
             Effect::Killed { name, incarnation, error } => self.killed(name, incarnation, error),
+            Effect::Event(Event::LiveApplied { name, result }) => {
+                let is_good = result.is_ok();
+                self.apply(Event::LiveApplied { name: name.clone(), result });
+                if let Some(incarnation) = self.observed.record(&name).map(|r| r.incarnation)
+                    && is_good
+                {
+                    self.watch_health(&name, incarnation);
+                }
+            }
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::CatchUp => {

@@ -1,0 +1,204 @@
+//! Health checks: when to look (pure, [`Watchman`]), and looking: a connection or a
+//! request in the container's network, or a command inside it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::reconcile::{Event, HealthStatus};
+use super::run::{Effect, Engine};
+use crate::manifest::model::Health;
+use crate::manifest::scalar::Name;
+
+/// While nothing is known yet it is looked at least this often.
+const EAGER: Duration = Duration::from_secs(1);
+
+/// Counts what probes said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Watchman {
+    status: HealthStatus,
+    failures: u32,
+}
+
+impl Watchman {
+    /// Takes a probe's result; gives the status if it is another one now. Failures
+    /// within the start period do not count.
+    fn told(&mut self, health: &Health, well: bool, age: Duration) -> Option<HealthStatus> {
+        let before = self.status;
+        if well {
+            (self.status, self.failures) = (HealthStatus::Healthy, 0);
+        } else if self.status != HealthStatus::Starting || age >= health.start_period {
+            self.failures = self.failures.saturating_add(1);
+            if self.failures >= health.retries.max(1) {
+                self.status = HealthStatus::Unhealthy;
+            }
+        }
+        (self.status != before).then_some(self.status)
+    }
+
+    /// How long until the next probe.
+    fn pause(&self, health: &Health) -> Duration {
+        match self.status {
+            HealthStatus::Starting => health.interval.min(EAGER),
+            _ => health.interval,
+        }
+    }
+}
+
+impl Engine {
+    /// Looks after a container's health from now on, in place of an earlier look.
+    pub(super) fn watch_health(&mut self, name: &Name, incarnation: u64) {
+        let record = self.observed.record(name);
+        let health = record
+            .and_then(|record| record.applied.as_ref())
+            .and_then(|manifest| manifest.health.clone());
+        let effects = self.effects.clone();
+        let live = self.lives.entry(name.clone()).or_default();
+        if let Some(earlier) = live.probing.take() {
+            earlier.abort();
+        }
+        let Some(health) = health else { return };
+        let name = name.clone();
+        let task = tokio::task::spawn_local(async move {
+            let began = Instant::now();
+            let mut watchman = Watchman { status: HealthStatus::Starting, failures: 0 };
+            loop {
+                let (answer, answered) = oneshot::channel();
+                let probe = Effect::Probe {
+                    name: name.clone(),
+                    incarnation,
+                    health: Box::new(health.clone()),
+                    answer,
+                };
+                if effects.send(probe).is_err() {
+                    return;
+                }
+                let well = match tokio::time::timeout(health.timeout, answered).await {
+                    Ok(Ok(well)) => well,
+                    // It does not run any more.
+                    Ok(Err(_)) => return,
+                    Err(_) => false,
+                };
+                if let Some(health) = watchman.told(&health, well, began.elapsed()) {
+                    let changed = Event::HealthChanged { name: name.clone(), incarnation, health };
+                    let _ = effects.send(Effect::Event(changed));
+                }
+                tokio::time::sleep(watchman.pause(&health)).await;
+            }
+        });
+        live.probing = Some(task.abort_handle());
+    }
+
+    /// Looks once.
+    pub(super) fn probe(
+        &mut self,
+        name: Name,
+        incarnation: u64,
+        health: Health,
+        answer: oneshot::Sender<bool>,
+    ) {
+        if let Some(command) = health.exec {
+            self.command(name, incarnation, command, Some(answer));
+            return;
+        }
+        let running = self.lives.get(&name).and_then(|live| live.running(incarnation));
+        let Some(pid) = running.map(|process| process.pid) else { return };
+        let Ok(network) = std::fs::File::open(format!("/proc/{pid}/ns/net")) else { return };
+        tokio::task::spawn_blocking(move || {
+            let _ = answer.send(look(network.into(), &health));
+        });
+    }
+}
+
+/// Looks from inside a network namespace; a thread of its own enters it, so that no
+/// other one is ever in the wrong network.
+fn look(network: OwnedFd, health: &Health) -> bool {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| -> Option<bool> {
+            nix::sched::setns(&network, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+            let deadline = health.timeout;
+            match (&health.http, &health.tcp) {
+                (Some(http), _) => {
+                    let (host, port, path) = crate::manifest::http_address(http)?;
+                    Some(request(connect(host, port, deadline)?, host, path, deadline))
+                }
+                (None, Some(tcp)) => {
+                    let (host, port) = crate::manifest::tcp_address(tcp)?;
+                    Some(connect(host, port, deadline).is_some())
+                }
+                (None, None) => None,
+            }
+        });
+        thread.join().ok().flatten().unwrap_or(false)
+    })
+}
+
+fn connect(host: &str, port: u16, timeout: Duration) -> Option<TcpStream> {
+    // Names are not looked up: a container's own address is meant.
+    let host = if host.is_empty() || host == "localhost" { "127.0.0.1" } else { host };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let address: SocketAddr =
+        (host.parse::<std::net::IpAddr>().ok()?, port).to_socket_addrs().ok()?.next()?;
+    TcpStream::connect_timeout(&address, timeout).ok()
+}
+
+/// Whether a GET is answered with a status from 200 to 399.
+fn request(mut stream: TcpStream, host: &str, path: &str, timeout: Duration) -> bool {
+    let host = if host.is_empty() { "localhost" } else { host };
+    let asked = stream
+        .set_read_timeout(Some(timeout))
+        .and_then(|()| stream.set_write_timeout(Some(timeout)))
+        .and_then(|()| {
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+        });
+    let mut head = [0u8; 12];
+    asked.is_ok() && stream.read_exact(&mut head).is_ok() && is_well(&head)
+}
+
+/// `HTTP/1.1 204`
+fn is_well(head: &[u8; 12]) -> bool {
+    head.starts_with(b"HTTP/1.")
+        && matches!(head[9], b'2' | b'3')
+        && head[10..].iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_count_after_the_start_period_and_in_a_row() {
+        let health = Health {
+            retries: 2,
+            start_period: Duration::from_secs(10),
+            interval: Duration::from_secs(30),
+            ..Health::default()
+        };
+        let mut watchman = Watchman { status: HealthStatus::Starting, failures: 0 };
+        let early = Duration::from_secs(1);
+        let late = Duration::from_secs(11);
+        for _ in 0..5 {
+            assert_eq!(watchman.told(&health, false, early), None);
+        }
+        assert_eq!(watchman.pause(&health), EAGER);
+        assert_eq!(watchman.told(&health, true, early), Some(HealthStatus::Healthy));
+        assert_eq!(watchman.pause(&health), health.interval);
+        assert_eq!(watchman.told(&health, false, late), None);
+        assert_eq!(watchman.told(&health, true, late), None);
+        assert_eq!(watchman.told(&health, false, late), None);
+        assert_eq!(watchman.told(&health, false, late), Some(HealthStatus::Unhealthy));
+        assert_eq!(watchman.told(&health, false, late), None);
+    }
+
+    #[test]
+    fn answers_are_judged_by_their_status() {
+        assert!(is_well(b"HTTP/1.1 204"));
+        assert!(is_well(b"HTTP/1.0 302"));
+        assert!(!is_well(b"HTTP/1.1 500"));
+        assert!(!is_well(b"SSH-2.0-Open"));
+    }
+}

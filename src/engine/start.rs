@@ -44,6 +44,7 @@ pub struct Options {
 
 /// Runs the engine until the keeper is gone or everything is finished.
 pub fn run(options: Options) -> io::Result<()> {
+    crate::sys::process::one_arena();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, start(options))?;

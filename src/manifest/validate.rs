@@ -155,6 +155,15 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
             "write command = [\"program\", \"argument\"]",
         ));
     }
+    for (key, _) in
+        [("tty", container.tty), ("stdin", container.stdin)].iter().filter(|(_, on)| *on)
+    {
+        found.push(objection(
+            key,
+            "this Berth gives containers no terminal and no input",
+            "take it out; standard input is /dev/null",
+        ));
+    }
     for (name, value) in &container.env {
         if name.is_empty() || name.contains('=') || nul(name) || nul(value) {
             found.push(objection("env", format!("{name:?} can't be a variable"), ""));

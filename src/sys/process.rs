@@ -223,6 +223,16 @@ impl Drop for Mapping {
     }
 }
 
+/// Keeps malloc(3) to one arena that is given back when it is free: threads that
+/// come and go would otherwise each leave one behind (mallopt(3)).
+pub fn one_arena() {
+    // SAFETY: mallopt(3) only sets parameters of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
+    }
+}
+
 /// Closes every descriptor from `first` on (close_range(2)).
 pub fn close_from(first: RawFd) {
     // SAFETY: closing descriptors that nothing in this process uses any more is

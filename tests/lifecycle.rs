@@ -215,13 +215,15 @@ fn everything_of_a_container_ends_with_it() {
 
 #[test]
 fn a_dependent_waits_until_what_it_requires_is_healthy() {
-    let db = shell("echo up; sleep 1; touch /ready; sleep 1000")
-        + "[health]\nexec = [\"test\", \"-e\", \"/ready\"]\ninterval = \"200ms\"\nstart-period = \"30s\"\n";
+    let db = shell("echo up; sleep 1000")
+        + "[health]\nexec = [\"test\", \"-e\", \"/go/ready\"]\ninterval = \"200ms\"\nstart-period = \"1h\"\n\
+           [[mount]]\nsource = \"go\"\ntarget = \"/go\"\n";
     let app = shell("echo started; sleep 1000") + "requires = [\"db\"]\n";
     let berth = Berth::up_with(&[("db.toml", &db), ("app.toml", &app)]);
     berth.wait_log("db", "up");
     assert_eq!(berth.inspect("db")["State"]["Health"]["Status"], "starting");
     assert_eq!(berth.status("app"), "created");
+    std::fs::write(berth.path("var/lib/berth/volumes/go/_data/ready"), "").unwrap();
     berth.wait_log("app", "started");
     assert_eq!(berth.inspect("db")["State"]["Health"]["Status"], "healthy");
 }

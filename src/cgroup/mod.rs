@@ -29,9 +29,10 @@ use crate::manifest::model::Resources;
 pub use hierarchy::{Hierarchy, Parent};
 pub use stats::{IoStats, Stats};
 
-/// The v1 controllers that every container is in: what its statistics and its
-/// usual limits need. Joining one costs time at each launch.
-const ALWAYS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
+/// The v1 controllers that every container is in: what its statistics need. Joining
+/// one can cost milliseconds at each launch (the kernel waits for an RCU grace
+/// period), so the others are joined by those that have a limit of theirs.
+const ALWAYS: [&str; 2] = ["memory", "cpuacct"];
 
 /// Something that could not be done to a cgroup.
 #[derive(Debug)]

@@ -70,6 +70,8 @@ impl Cgroup {
             let controller = PidController::new(dir.clone(), dir.clone(), self.unified);
             stats.pids = controller.get_pid_current().unwrap_or(0);
             stats.pids_limit = limit(&dir.join("pids.max"));
+        } else {
+            stats.pids = self.procs().len() as u64;
         }
         self.io_stats(&mut stats);
         Ok(stats)

@@ -1,6 +1,7 @@
 //! Which files of a log's folder belong together, in which order, and which may go.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -80,10 +81,11 @@ pub fn layout<'a>(names: impl IntoIterator<Item = &'a str>) -> Layout {
         }
     }
     for seq in plain {
-        if out.segments.contains_key(&seq) {
-            out.leftovers.push(name(seq, "log"));
-        } else {
-            out.segments.insert(seq, Form::Plain);
+        match out.segments.entry(seq) {
+            Entry::Occupied(_) => out.leftovers.push(name(seq, "log")),
+            Entry::Vacant(place) => {
+                place.insert(Form::Plain);
+            }
         }
     }
     out.next = out.next.max(1);

@@ -228,8 +228,7 @@ impl Pump {
             return Ok(0);
         }
         if !self.writer()?.intact()? {
-            self.floor = self.writer()?.seq() + 1;
-            self.open()?;
+            self.renew(Writer::replace)?;
         }
         let outcome = (0..2).try_for_each(|at| {
             self.fifos[at].grow_if_crowded(waiting[at]);
@@ -359,15 +358,24 @@ impl Pump {
     }
 
     fn rotate(&mut self, settings: &Log) -> io::Result<()> {
-        if let Some(writer) = self.writer.take() {
-            self.floor = writer.seq() + 1;
-            self.writer = Some(writer.rotate()?);
-            self.pulse.send_modify(|_| {});
-        }
+        self.renew(Writer::rotate)?;
+        self.pulse.send_modify(|_| {});
         if let Err(e) = layout::prune(&self.dir, settings.max_files) {
             self.logs.warn(Warning::Untidy { dir: self.dir.clone(), error: e.to_string() });
         }
         self.tidy();
+        Ok(())
+    }
+
+    /// Another file. Where that fails there is no writer, and the next pass opens one.
+    fn renew(&mut self, how: fn(Writer) -> io::Result<Writer>) -> io::Result<()> {
+        if let Some(writer) = self.writer.take() {
+            // Not more: after a failed rename `current.log` still has this number's index.
+            self.floor = writer.seq();
+            let next = how(writer)?;
+            self.floor = next.seq();
+            self.writer = Some(next);
+        }
         Ok(())
     }
 

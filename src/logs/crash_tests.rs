@@ -88,6 +88,7 @@ fn killed_at_any_instant_every_line_is_there_once_and_in_order() {
         }
         assert_eq!(next, [LINES; 2]);
     });
+    println!("{rounds} kills");
     assert!(rounds > 5, "only {rounds} kills");
 }
 

@@ -250,6 +250,30 @@ impl Writer {
         Ok(())
     }
 
+    /// Goes on in a new file after somebody truncated, removed or replaced this one.
+    ///
+    /// A truncated file is not written to again: a follower who still holds it could
+    /// not tell new bytes from those it has read.
+    ///
+    /// # Errors
+    /// The writer must then be opened anew.
+    pub fn replace(self) -> io::Result<Writer> {
+        let path = self.dir.join(CURRENT);
+        let own = self.text.metadata()?;
+        let ours = match std::fs::symlink_metadata(&path) {
+            Ok(named) => (named.ino(), named.dev()) == (own.ino(), own.dev()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(e),
+        };
+        if ours && own.len() > 0 {
+            return self.rotate();
+        }
+        if ours {
+            layout::remove(&path)?;
+        }
+        Writer::open(&self.dir, self.seq + 1)
+    }
+
     /// Gives `current.log` its number and begins a new one.
     ///
     /// # Errors

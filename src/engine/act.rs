@@ -145,7 +145,14 @@ impl Engine {
         self.link.send(Message { key, tag, ..Message::new(Kind::Launch) }, fds);
         self.flights.insert(
             key,
-            InFlight { name, incarnation, flight: Flight::default(), plan: Some(plan), command },
+            InFlight {
+                name,
+                incarnation,
+                flight: Flight::default(),
+                plan: Some(plan),
+                command,
+                pidfd: None,
+            },
         );
         let effects = self.effects.clone();
         tokio::task::spawn_local(async move {
@@ -165,11 +172,25 @@ impl Engine {
 
     /// The keeper has cloned: from now on it can be signalled.
     pub(super) fn cloned(&mut self, key: u64, pid: i32, pidfd: OwnedFd) {
-        if let Some(flight) = self.flights.get(&key)
-            && flight.command.is_none()
-        {
+        let Some(flight) = self.flights.get_mut(&key) else { return };
+        if flight.command.is_some() {
+            flight.pidfd = Some(pidfd);
+            self.end_abandoned();
+        } else {
             let process = Process { incarnation: flight.incarnation, pidfd, pid };
             self.lives.entry(flight.name.clone()).or_default().process = Some(process);
+        }
+    }
+
+    /// Ends the commands whose answer nobody waits for any more: a probe that hangs
+    /// must not pile up.
+    pub(super) fn end_abandoned(&self) {
+        for flight in self.flights.values() {
+            if let (Some(Some(asked)), Some(pidfd)) = (&flight.command, &flight.pidfd)
+                && asked.is_closed()
+            {
+                let _ = signals::send(pidfd.as_fd(), libc::SIGKILL);
+            }
         }
     }
 
@@ -418,30 +439,28 @@ impl Engine {
                 let incarnation = self.observed.record(&name).map_or(0, |r| r.incarnation);
                 self.take_off(name, incarnation, *ready, Some(asked));
             }
-            (Err(_), Some(asked)) => drop(asked.send(false)),
+            (Err(error), Some(asked)) => drop(asked.send(Err(error))),
             (Err(error), None) => tracing::warn!("{name}: reload: {error}"),
         }
     }
 
     fn command_outcome(&mut self, name: &Name, key: u64, outcome: Outcome) {
         let Some(flight) = self.flights.get_mut(&key) else { return };
-        let is_well = match &outcome {
+        let result = match outcome {
             Outcome::Launched { .. } => return,
-            Outcome::Failed { .. } => false,
-            Outcome::Ended(end) => *end == Some(End::Exit(0)),
-        };
-        if let Some(asked) = flight.command.as_mut().and_then(Option::take) {
-            let _ = asked.send(is_well);
-            return;
-        }
-        match outcome {
             Outcome::Failed { status: Status { failure: Some(failure), .. }, .. } => {
-                tracing::warn!("{name}: reload: {}", sentence(&failure, flight.plan.as_ref()));
+                Err(sentence(&failure, flight.plan.as_ref()))
             }
-            Outcome::Ended(Some(end)) if end != End::Exit(0) => {
-                tracing::warn!("{name}: reload ended with status {}", end.code());
-            }
-            _ => {}
+            Outcome::Failed { errno: Some(errno), .. } => Err(refusal(errno)),
+            Outcome::Failed { .. } => Err("it ended before it was executed".to_owned()),
+            Outcome::Ended(Some(End::Exit(0))) => Ok(()),
+            Outcome::Ended(Some(end)) => Err(format!("it ended with status {}", end.code())),
+            Outcome::Ended(None) => Err("how it ended is not known".to_owned()),
+        };
+        match (flight.command.as_mut().and_then(Option::take), result) {
+            (Some(asked), result) => drop(asked.send(result)),
+            (None, Err(error)) => tracing::warn!("{name}: reload: {error}"),
+            (None, Ok(())) => {}
         }
     }
 }

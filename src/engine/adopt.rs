@@ -76,7 +76,14 @@ impl Engine {
         outcomes.extend(flight.pipe_closed(status));
         self.flights.insert(
             message.key,
-            InFlight { name: name.clone(), incarnation, flight, plan: None, command: None },
+            InFlight {
+                name: name.clone(),
+                incarnation,
+                flight,
+                plan: None,
+                command: None,
+                pidfd: None,
+            },
         );
         self.hold_live(name, incarnation, message.pid, pidfd);
         if status.failure.is_none() {
@@ -136,7 +143,14 @@ impl Engine {
             let flight = Flight::running(pid.unsigned_abs());
             self.flights.insert(
                 key,
-                InFlight { name: name.clone(), incarnation, flight, plan: None, command: None },
+                InFlight {
+                    name: name.clone(),
+                    incarnation,
+                    flight,
+                    plan: None,
+                    command: None,
+                    pidfd: None,
+                },
             );
             self.hold_live(name, incarnation, pid, pidfd);
             self.announce_adopted(name, incarnation, pid, start);

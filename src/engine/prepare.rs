@@ -505,7 +505,14 @@ pub fn command(
     command: Vec<String>,
 ) -> Result<Ready, String> {
     let mut preparation = Preparation { workshop, fds: Vec::new(), warnings: Vec::new() };
-    let manifest = Container { command, entrypoint: None, ..(*inside.manifest).clone() };
+    // What is mounted and made in the root is there already.
+    let manifest = Container {
+        command,
+        entrypoint: None,
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        ..(*inside.manifest).clone()
+    };
     let run_dir = workshop.paths.container_run_dir(&inside.name);
     let mut parts = Parts::default();
     let isolated = manifest.isolation == Isolation::Full;

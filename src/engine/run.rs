@@ -3,6 +3,7 @@
 //! on others and comes back as an [`Effect`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +36,9 @@ pub(super) enum Effect {
     /// A command for inside a container is ready, or can't be made.
     CommandReady { name: Name, result: Result<Box<Ready>, String>, asked: Asked },
     /// A container's health is to be looked at.
-    Probe { name: Name, incarnation: u64, health: Box<Health>, answer: oneshot::Sender<bool> },
+    Probe { name: Name, incarnation: u64, health: Box<Health>, answer: Answer },
+    /// Nobody waits for a command's answer any more.
+    Abandoned,
     /// The error pipe of a launch closed.
     PipeClosed { key: u64, status: Status },
     /// Every process of a container was killed, as far as that could be.
@@ -48,8 +51,11 @@ pub(super) enum Effect {
     CatchUp,
 }
 
+/// To whoever asked how a command or a probe ended; the error says how it failed.
+pub(super) type Answer = oneshot::Sender<Result<(), String>>;
+
 /// Who wants to know how a command ended: a health check, or nobody (reload).
-pub(super) type Asked = Option<oneshot::Sender<bool>>;
+pub(super) type Asked = Option<Answer>;
 
 /// A launch in the air.
 #[derive(Debug)]
@@ -60,6 +66,8 @@ pub(super) struct InFlight {
     pub plan: Option<Plan>,
     /// A command inside a container, not a container, and who asked for it.
     pub command: Option<Asked>,
+    /// A command's process.
+    pub pidfd: Option<OwnedFd>,
 }
 
 pub(super) struct Engine {
@@ -268,6 +276,7 @@ impl Engine {
             Effect::Probe { name, incarnation, health, answer } => {
                 self.probe(name, incarnation, *health, answer);
             }
+            Effect::Abandoned => self.end_abandoned(),
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights

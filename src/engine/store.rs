@@ -179,10 +179,11 @@ fn annotate(error: io::Error, doing: &str, path: &Path) -> io::Error {
 fn write(dir: &Path, record: &Record, durable: bool) -> io::Result<()> {
     let path = file(dir, &record.name);
     let fail = |error| annotate(error, "writing the record", &path);
-    let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).map_err(fail)?;
-    serde_json::to_writer_pretty(&mut temporary, &FileRef { version: VERSION, record })
+    let mut text = serde_json::to_vec_pretty(&FileRef { version: VERSION, record })
         .map_err(|error| fail(error.into()))?;
-    temporary.write_all(b"\n").map_err(fail)?;
+    text.push(b'\n');
+    let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).map_err(fail)?;
+    temporary.write_all(&text).map_err(fail)?;
     if durable {
         temporary.as_file().sync_all().map_err(fail)?;
     }

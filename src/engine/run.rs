@@ -176,8 +176,11 @@ impl Engine {
             self.sources.insert(name.clone(), problem.file.clone());
             broken.insert(name, problem.to_string());
         }
-        for problem in &loaded.problems {
-            tracing::warn!("{problem}");
+        // What is wrong with a container that has a name is told by `publish_error`.
+        for problem in loaded.problems.iter().map(ToString::to_string) {
+            if !broken.values().any(|told| *told == problem) {
+                tracing::warn!("{problem}");
+            }
         }
         let before = self.desired.broken.clone();
         let changed = self.desired.replace(containers, broken);

@@ -165,6 +165,7 @@ fn same_word(a: &Record, b: &Record) -> bool {
         && a.held == b.held
         && a.last_good == b.last_good
         && a.applied == b.applied
+        && a.image == b.image
         && a.renew == b.renew
 }
 

@@ -182,13 +182,6 @@ impl Default for Stop {
     }
 }
 
-impl Stop {
-    /// The signal that asks the payload to end.
-    pub fn signal(&self) -> Signal {
-        self.signal.unwrap_or(Signal::TERM)
-    }
-}
-
 /// Signals between the supervisor and the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

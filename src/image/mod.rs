@@ -25,7 +25,10 @@ pub mod platform;
 pub mod progress;
 
 
+pub mod pull;
+pub mod push;
 pub mod reference;
+pub mod registry;
 
 pub mod store;
 

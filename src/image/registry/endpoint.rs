@@ -1,6 +1,7 @@
 //! Where a registry is: its own address and its mirrors.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use reqwest::{Certificate, Url, redirect};
 
@@ -9,6 +10,11 @@ use crate::image::{Error, Kind, Reference};
 
 /// How many redirects are followed.
 const REDIRECTS: usize = 10;
+/// How long a connection may take to come about.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
+/// How long nothing may come: between two pieces, not for the whole, as layers may
+/// be large.
+const READ_PATIENCE: Duration = Duration::from_secs(60);
 
 /// One address to ask.
 #[derive(Clone)]
@@ -106,7 +112,33 @@ fn client(settings: &RegistrySettings, plain: bool) -> Result<reqwest::Client, E
             Error::caused(Kind::Invalid, text, e)
         })?);
     }
-    let policy = redirect::Policy::custom(|attempt| {
+    let prepare = |any_authority: bool| {
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirects())
+            .connect_timeout(CONNECT_PATIENCE)
+            .read_timeout(READ_PATIENCE)
+            .tls_danger_accept_invalid_certs(settings.insecure);
+        if any_authority {
+            builder.tls_certs_merge(certificates.clone()).build()
+        } else {
+            builder.tls_certs_only(certificates.clone()).build()
+        }
+    };
+    // A machine without any authorities (an initramfs) can still speak to its own
+    // registry, and to one whose authority it was told.
+    let built = match prepare(true) {
+        Err(_) if plain || !certificates.is_empty() => prepare(false),
+        built => built,
+    };
+    built.map_err(|e| {
+        let cause = crate::image::error::root_cause(&e);
+        Error::caused(Kind::System, format!("cannot prepare for HTTP: {cause}"), e)
+    })
+}
+
+fn redirects() -> redirect::Policy {
+    redirect::Policy::custom(|attempt| {
         let secure = attempt.previous().last().is_some_and(|from| from.scheme() == "https");
         if secure && attempt.url().scheme() != "https" {
             return attempt.error("it redirects from TLS to plain HTTP");
@@ -116,24 +148,6 @@ fn client(settings: &RegistrySettings, plain: bool) -> Result<reqwest::Client, E
         }
         // To another host reqwest takes `Authorization` off.
         attempt.follow()
-    });
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
-        .redirect(policy)
-        .connect_timeout(std::time::Duration::from_secs(20))
-        // Between two pieces, not for the whole: layers may be large.
-        .read_timeout(std::time::Duration::from_secs(60))
-        .tls_danger_accept_invalid_certs(settings.insecure);
-    if !certificates.is_empty() {
-        builder = builder.tls_certs_merge(certificates);
-    }
-    if plain {
-        // A machine without any authorities can still speak to its own registry.
-        builder = builder.tls_certs_only(Vec::new());
-    }
-    builder.build().map_err(|e| {
-        let cause = crate::image::error::root_cause(&e);
-        Error::caused(Kind::System, format!("cannot prepare for HTTP: {cause}"), e)
     })
 }
 

@@ -103,6 +103,20 @@ impl Store {
         Ok(())
     }
 
+    /// As [`Store::settle`], on a thread of its own. A failure is only logged: the
+    /// layers can be unpacked again.
+    pub fn settle_soon(&self) {
+        let store = self.clone();
+        let settle = move || {
+            if let Err(e) = store.settle() {
+                tracing::warn!("{e}; after a power cut layers will be unpacked again");
+            }
+        };
+        if let Err(e) = std::thread::Builder::new().name("settle".to_owned()).spawn(settle) {
+            tracing::warn!("cannot start a thread to write layers to disk: {e}");
+        }
+    }
+
     /// Drops layers of an earlier boot that may not have reached the disk whole,
     /// and those without a marker.
     pub(super) fn drop_layers_of_a_lost_boot(&self, _lock: &Lock) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use bytes::{Buf, Bytes};
 
-use super::{Lease, StagedLayer, Store};
+use super::{Image, Lease, StagedLayer, Store};
 use crate::image::compression::{Compression, Decoder};
 use crate::image::digest::HashingReader;
 use crate::image::{Digest, Error, Kind, layer};
@@ -32,6 +32,20 @@ pub struct UnpackedLayer {
 }
 
 impl UnpackedLayer {
+    /// Checks that it is the layer that its image's configuration means.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if it is not.
+    pub fn check(&self, diff_id: Digest) -> Result<(), Error> {
+        if self.diff_id == diff_id {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "a layer has the diff id {}, but the image's configuration says {diff_id}",
+            self.diff_id
+        )))
+    }
+
     /// Gives the layer its place in the store, kept by `lease`.
     ///
     /// # Errors
@@ -60,6 +74,46 @@ impl Store {
             .map_err(|e| Error::caused(Kind::Corrupt, e.to_string(), e))?;
         let (diff_id, tar_size) = tar.finish().map_err(torn)?;
         Ok(UnpackedLayer { staged, diff_id, tar_size, compression })
+    }
+
+    /// Unpacks a layer whose blob is in the store, verifying the blob on the way. A
+    /// damaged blob is set aside.
+    ///
+    /// # Errors
+    /// As [`Store::unpack`]; also if the blob is damaged, or the layer is not
+    /// `diff_id`.
+    pub fn unpack_blob(&self, blob: Digest, diff_id: Digest) -> Result<UnpackedLayer, Error> {
+        let mut source = HashingReader::new(self.open_blob(blob)?);
+        let unpacked = self.unpack(&mut source);
+        let path = self.blob_path(blob);
+        let (found, _) = source.finish().map_err(|e| Error::io("read", &path, e))?;
+        if found != blob {
+            self.set_aside(&path)?;
+            return Err(Error::corrupt(format!("the blob {blob} is damaged; pull its image again")));
+        }
+        let unpacked = unpacked.map_err(|e| e.context(format_args!("the layer {}", blob.short())))?;
+        unpacked.check(diff_id)?;
+        Ok(unpacked)
+    }
+
+    /// Unpacks the layers of an image that are not unpacked.
+    ///
+    /// # Errors
+    /// If a blob is missing or damaged.
+    pub fn unpack_missing(&self, image: &Image) -> Result<(), Error> {
+        let missing = |diff_id: &Digest| self.layer_path(*diff_id).is_none();
+        if !image.layers().iter().any(missing) {
+            return Ok(());
+        }
+        let lease = self.lease()?;
+        for (blob, diff_id) in image.manifest.layers.iter().zip(image.layers()) {
+            lease.add(&[blob.digest, *diff_id])?;
+            if missing(diff_id) {
+                self.unpack_blob(blob.digest, *diff_id)?.finish(&lease)?;
+            }
+        }
+        self.settle_soon();
+        Ok(())
     }
 
     /// Starts a thread that unpacks what is pushed to it.

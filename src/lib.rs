@@ -7,6 +7,7 @@ pub mod api;
 pub mod cgroup;
 pub mod cli;
 pub mod engine;
+pub mod image;
 pub mod keeper;
 pub mod logs;
 pub mod manifest;

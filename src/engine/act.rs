@@ -9,7 +9,7 @@ use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
 use super::prepare::{self, Kept, Order, Ready, status_path};
-use super::reconcile::{Action, Event, ExitStatus};
+use super::reconcile::{Action, Event, ExitStatus, Image};
 use super::run::{Asked, Effect, Engine, InFlight};
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
@@ -70,6 +70,10 @@ impl Engine {
             return;
         };
         let id = record.id.clone();
+        let image = record
+            .image
+            .clone()
+            .filter(|image| !renew && manifest.image.as_ref() == Some(&image.name));
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
@@ -79,18 +83,83 @@ impl Engine {
         if let Some(first) = live.reserved.take() {
             self.workshop.pool.give_back(first);
         }
-        let order = Order {
+        let order = Box::new(Order {
             name: name.to_string(),
             id,
             incarnation,
             manifest,
             renew,
             network,
-            kept: std::mem::take(&mut live.kept),
-        };
+            image: None,
+            kept: Kept::default(),
+        });
+        match order.manifest.image.clone() {
+            None => self.make_ready(order),
+            Some(named) => self.fetch(order, named, image),
+        }
+    }
+
+    /// Finds the image of a launch, which may have to be pulled first.
+    fn fetch(&mut self, mut order: Box<Order>, named: String, has: Option<Image>) {
+        let (images, effects) = (self.workshop.images.clone(), self.effects.clone());
+        let (name, policy) = (order.name.clone(), order.manifest.pull);
+        let task = tokio::task::spawn_local(async move {
+            let silent = crate::image::progress::silent();
+            let result = images.root(&named, has.as_ref(), policy, &silent).await;
+            let result = result.map(|image| order.image = Some(image));
+            let _ = effects.send(Effect::Fetched { order, result });
+        });
+        if let Ok(name) = name.parse::<Name>() {
+            self.lives.entry(name).or_default().fetching = Some(task.abort_handle());
+        }
+    }
+
+    /// The image of a launch is there, or can't be had.
+    pub(super) fn fetched(&mut self, order: Box<Order>, result: Result<(), String>) {
+        let Ok(name) = order.name.parse::<Name>() else { return };
+        let incarnation = order.incarnation;
+        let live = self.lives.entry(name.clone()).or_default();
+        live.fetching = None;
+        match result {
+            Ok(()) => {
+                if let Some(root) = &order.image {
+                    let image = root.image.clone();
+                    self.apply(Event::ImageChosen { name, incarnation, image });
+                }
+                self.make_ready(order);
+            }
+            Err(error) => {
+                self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
+            }
+        }
+    }
+
+    /// Gives up the pulls of containers that are no longer to run.
+    pub(super) fn end_unwanted_fetches(&mut self) {
+        for (name, live) in &mut self.lives {
+            if live.fetching.is_none() || self.observed.wants(name) {
+                continue;
+            }
+            if let Some(task) = live.fetching.take() {
+                task.abort();
+            }
+            let Some(incarnation) = self.observed.record(name).map(|r| r.incarnation) else {
+                continue;
+            };
+            let error = "it was not to run any more before its image was there".to_owned();
+            let failed = Event::LaunchFailed { name: name.clone(), incarnation, code: 125, error };
+            let _ = self.effects.send(Effect::Event(failed));
+        }
+    }
+
+    /// Makes everything else of a launch ready.
+    fn make_ready(&mut self, mut order: Box<Order>) {
+        let Ok(name) = order.name.parse::<Name>() else { return };
+        order.kept = std::mem::take(&mut self.lives.entry(name.clone()).or_default().kept);
+        let incarnation = order.incarnation;
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
         tokio::task::spawn_blocking(move || {
-            let (kept, result) = prepare::prepare(&workshop, order);
+            let (kept, result) = prepare::prepare(&workshop, *order);
             let prepared = Effect::Prepared {
                 name,
                 incarnation,
@@ -420,11 +489,22 @@ impl Engine {
         let live = self.lives.get(&name);
         let pid = live.and_then(|live| live.process.as_ref()).map_or(0, |process| process.pid);
         let cgroup = live.and_then(super::live::Live::cgroup);
+        let image = record.image.as_ref().map(|image| image.id.clone());
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
-            let inside = prepare::Inside { name: name.to_string(), manifest, pidfd, pid, cgroup };
-            let result = prepare::command(&workshop, &inside, command).map(Box::new);
-            let _ = effects.send(Effect::CommandReady { name, result, asked });
+        tokio::task::spawn_local(async move {
+            let image = match image {
+                Some(id) => workshop.images.config(&id).await.ok(),
+                None => None,
+            };
+            tokio::task::spawn_blocking(move || {
+                let name = name.to_string();
+                let inside = prepare::Inside { name, manifest, pidfd, pid, cgroup, image };
+                let result = prepare::command(&workshop, &inside, command).map(Box::new);
+                let name = inside.name.parse();
+                if let Ok(name) = name {
+                    let _ = effects.send(Effect::CommandReady { name, result, asked });
+                }
+            });
         });
     }
 

@@ -9,6 +9,7 @@ mod echo;
 pub mod failure;
 pub mod flight;
 pub mod handle;
+pub mod images;
 pub mod link;
 mod live;
 mod namespaces;

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
 use super::paths::Paths;
 use crate::cgroup::{Cgroup, Parent};
+use crate::image::ImageConfig;
 use crate::manifest::model::{Container, Isolation, MountKind, NetworkMode, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
@@ -46,6 +48,8 @@ pub struct Order {
     pub renew: bool,
     /// The network namespace of the container whose network it shares.
     pub network: Option<OwnedFd>,
+    /// What its image is, if it has one.
+    pub image: Option<ImageRoot>,
     /// What it has from earlier launches.
     pub kept: Kept,
 }
@@ -61,6 +65,8 @@ pub struct Workshop {
     pub pool: Pool,
     /// Where named volumes are.
     pub volumes: Arc<Volumes>,
+    /// Where images are.
+    pub images: Images,
 }
 
 /// Ready for the keeper.
@@ -118,22 +124,29 @@ impl Preparation<'_> {
             rootfs::discard(&writable).map_err(|error| error.to_string())?;
         }
         let mut user = ResolvedUser::root();
+        let image = order.image.as_ref();
+        let named =
+            manifest.user.as_deref().or_else(|| image.map(|i| i.config.config.user.as_str()));
+        let named = named.unwrap_or_default();
         if isolated {
-            self.root(order.kept.root.take(), &manifest, &writable, ids, &mut parts)
+            let lower = self.lower(&manifest, image)?;
+            self.root(order.kept.root.take(), &lower, &writable, ids, &mut parts)
                 .map(|root| order.kept.root = root)?;
             let root = parts.root.and_then(|index| self.fds.get(index));
-            user = resolve_user(&manifest, |path| match root {
+            user = resolve_user(named, &manifest.groups, |path| match root {
                 Some(root) => rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX)
                     .unwrap_or_default(),
                 None => Vec::new(),
             })?;
         } else if manifest.user.is_some() || !manifest.groups.is_empty() {
-            user = resolve_user(&manifest, |path| fs::read(path).unwrap_or_default())?;
+            user =
+                resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
         let sources = self.mounts(&manifest, ids, &mut parts)?;
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
+        context.image = image.map(|image| image.config.defaults()).unwrap_or_default();
         context.ids =
             ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
         self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
@@ -159,11 +172,25 @@ impl Preparation<'_> {
         self.ready(plan, &status_path(&run_dir, order.incarnation))
     }
 
+    /// What its root lies over: the layers of its image, a directory, the host.
+    fn lower(&self, manifest: &Container, image: Option<&ImageRoot>) -> Result<Lower, String> {
+        if let Some(image) = image {
+            return Ok(Lower::Layers(image.layers.clone()));
+        }
+        let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
+        let paths = &self.workshop.paths;
+        let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
+            .into_iter()
+            .chain(paths.manifest_dirs())
+            .collect();
+        Ok(Lower::of_rootfs(rootfs, manifest.expose.clone(), own))
+    }
+
     /// The root: once more the one that is kept, or a new one.
     fn root(
         &mut self,
         kept: Option<Root>,
-        manifest: &Container,
+        lower: &Lower,
         writable: &Writable,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
@@ -176,15 +203,8 @@ impl Preparation<'_> {
             Some(mounts) => (mounts, kept),
             None => {
                 drop(kept);
-                let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
-                let paths = &self.workshop.paths;
-                let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
-                    .into_iter()
-                    .chain(paths.manifest_dirs())
-                    .collect();
-                let lower = Lower::of_rootfs(rootfs, manifest.expose.clone(), own);
                 let root =
-                    rootfs::prepare(&lower, writable, ids).map_err(|error| error.to_string())?;
+                    rootfs::prepare(lower, writable, ids).map_err(|error| error.to_string())?;
                 for path in &root.unmapped {
                     self.warnings.push(format!(
                         "{} can't be idmapped: its files belong to nobody in the container",
@@ -390,11 +410,11 @@ impl Preparation<'_> {
 const USERS_MAX: u64 = 16 << 20;
 
 fn resolve_user(
-    manifest: &Container,
+    user: &str,
+    groups: &[String],
     read: impl Fn(&str) -> Vec<u8>,
 ) -> Result<ResolvedUser, String> {
-    let user = manifest.user.as_deref().unwrap_or_default();
-    spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, &manifest.groups)
+    spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, groups)
         .map_err(|error| format!("user = {user:?}: {error}"))
 }
 
@@ -495,6 +515,8 @@ pub struct Inside {
     pub pid: i32,
     /// Its cgroup.
     pub cgroup: Option<Arc<Cgroup>>,
+    /// Its image's configuration, if it has one.
+    pub image: Option<ImageConfig>,
 }
 
 /// Makes a command inside a running container ready: its namespaces, its cgroup,
@@ -518,13 +540,16 @@ pub fn command(
     let isolated = manifest.isolation == Isolation::Full;
     let root = format!("/proc/{}/root", inside.pid);
     let root = File::open(&root).map_err(doing("opening", Path::new(&root)))?;
-    let user = resolve_user(&manifest, |path| {
+    let image = inside.image.as_ref();
+    let named = manifest.user.as_deref().or_else(|| image.map(|i| i.config.user.as_str()));
+    let user = resolve_user(named.unwrap_or_default(), &manifest.groups, |path| {
         rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX).unwrap_or_default()
     })?;
     if let Some(cgroup) = &inside.cgroup {
         preparation.join(cgroup, &mut parts)?;
     }
-    let context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
+    let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
+    context.image = image.map(ImageConfig::defaults).unwrap_or_default();
     let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
     parts.seccomp = seccomp(&spec)?;
     let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;

@@ -16,7 +16,7 @@ use super::flight::Flight;
 use super::handle::{Events, Handle, Request};
 use super::link::Link;
 use super::live::Live;
-use super::prepare::{Kept, Ready, Workshop};
+use super::prepare::{Kept, Order, Ready, Workshop};
 use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shutdown};
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
@@ -33,6 +33,8 @@ use crate::sandbox::status::Status;
 pub(super) enum Effect {
     /// A launch is ready for the keeper, or can't be made.
     Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
+    /// The image of a launch is there, or can't be had.
+    Fetched { order: Box<Order>, result: Result<(), String> },
     /// A command for inside a container is ready, or can't be made.
     CommandReady { name: Name, result: Result<Box<Ready>, String>, asked: Asked },
     /// A container's health is to be looked at.
@@ -228,6 +230,7 @@ impl Engine {
             self.catching_up = true;
             self.later(CATCH_UP, Effect::CatchUp);
         }
+        self.end_unwanted_fetches();
         let changed = !save.is_empty() || !forget.is_empty();
         for action in actions {
             self.act(action);
@@ -275,6 +278,7 @@ impl Engine {
             Effect::Prepared { name, incarnation, kept, result } => {
                 self.prepared(name, incarnation, *kept, result);
             }
+            Effect::Fetched { order, result } => self.fetched(order, result),
             Effect::CommandReady { name, result, asked } => self.command_ready(name, result, asked),
             Effect::Probe { name, incarnation, health, answer } => {
                 self.probe(name, incarnation, *health, answer);

@@ -65,7 +65,7 @@ impl Error {
         }
     }
 
-    pub(super) fn caused(
+    pub(crate) fn caused(
         kind: Kind,
         message: impl Into<String>,
         source: impl StdError + Send + Sync + 'static,

@@ -113,6 +113,11 @@ impl Observed {
         self.nodes.get(name)?.block.as_ref()
     }
 
+    /// Whether a container is to run, in the incarnation that it has.
+    pub fn wants(&self, name: &Name) -> bool {
+        self.shutdown.is_none() && self.nodes.get(name).is_some_and(|node| node.down.is_none())
+    }
+
     /// Whether it is still being told what lives; nothing is decided until then.
     pub fn is_adopting(&self) -> bool {
         self.adopting

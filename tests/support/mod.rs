@@ -82,7 +82,7 @@ impl Berth {
         let child = Command::new(binary())
             .arg("--root")
             .arg(self.root())
-            .arg("up")
+            .args(["up", "--quiet"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

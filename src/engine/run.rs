@@ -220,7 +220,10 @@ impl Engine {
                 problem = Some(error.to_string());
             }
         }
-        self.note_disk(problem);
+        // What could not be written once is in order only when it has been.
+        if problem.is_some() || !self.store.is_behind() {
+            self.note_disk(problem);
+        }
         self.end_followers(&save);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
@@ -305,12 +308,12 @@ impl Engine {
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::CatchUp => {
-                self.catching_up = false;
-                if let Err(error) = self.store.catch_up() {
-                    self.note_disk(Some(error.to_string()));
-                    self.catching_up = true;
+                let problem = self.store.catch_up().err().map(|error| error.to_string());
+                self.catching_up = problem.is_some();
+                if self.catching_up {
                     self.later(DISK_RETRY, Effect::CatchUp);
                 }
+                self.note_disk(problem);
             }
         }
     }

@@ -341,6 +341,15 @@ pub enum State {
 }
 
 impl Phase {
+    /// Where a container stands that was in this phase when the machine went down.
+    pub fn after_boot(&self) -> Phase {
+        match self {
+            Phase::Created => Phase::Created,
+            Phase::Removing { .. } | Phase::Dead { .. } => Phase::Removing { tried: 0 },
+            _ => Phase::Exited(Rest::Boot),
+        }
+    }
+
     /// Whether a process of the container may exist.
     pub fn is_alive(&self) -> bool {
         matches!(

@@ -48,7 +48,7 @@ impl Compression {
 pub struct Decoder<'a> {
     inner: Box<dyn Read + Send + 'a>,
     compression: Compression,
-    left: u64,
+    read: u64,
     limit: u64,
 }
 
@@ -83,25 +83,33 @@ impl<'a> Decoder<'a> {
                 Box::new(decoder)
             }
         };
-        Ok(Decoder { inner, compression, left: limit, limit })
+        Ok(Decoder { inner, compression, read: 0, limit })
     }
 
     /// What the first bytes said.
     pub fn compression(&self) -> Compression {
         self.compression
     }
+
+    /// The error that it holds more than its bound, if that was met.
+    pub fn exceeded(&self) -> Option<io::Error> {
+        (self.read > self.limit).then(|| {
+            io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("it holds more than {} bytes when decompressed", self.limit),
+            )
+        })
+    }
 }
 
 impl Read for Decoder<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("it holds more than {} bytes when decompressed", self.limit),
-            )
-        })?;
-        Ok(n)
+        self.read += n as u64;
+        match self.exceeded() {
+            Some(error) => Err(error),
+            None => Ok(n),
+        }
     }
 }
 

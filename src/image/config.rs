@@ -218,8 +218,7 @@ where
 
 /// Go's sets are maps to empty objects.
 fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let map: Option<BTreeMap<String, serde::de::IgnoredAny>> =
-        Option::deserialize(deserializer)?;
+    let map: Option<BTreeMap<String, serde::de::IgnoredAny>> = Option::deserialize(deserializer)?;
     Ok(map.unwrap_or_default().into_keys().collect())
 }
 

@@ -116,6 +116,11 @@ impl<R: Read> HashingReader<R> {
         HashingReader { inner, hasher: Hasher::default() }
     }
 
+    /// The reader below.
+    pub fn inner(&self) -> &R {
+        &self.inner
+    }
+
     /// Reads to the end, so that what follows a tar's last entry counts too, and
     /// gives digest and length.
     ///

@@ -11,9 +11,6 @@
 //! Called by the engine. It knows nothing of containers, manifests of Berth, or
 //! the API. The store's calls block (disk, locks): use a thread that may.
 
-
-
-
 pub mod compression;
 pub mod config;
 pub mod digest;
@@ -24,7 +21,6 @@ pub mod layer;
 pub mod platform;
 pub mod progress;
 
-
 pub mod pull;
 pub mod push;
 pub mod reference;
@@ -32,6 +28,8 @@ pub mod registry;
 
 pub mod store;
 
+#[cfg(test)]
+mod tests;
 
 pub use config::ImageConfig;
 pub use digest::Digest;

@@ -286,12 +286,11 @@ impl Puller {
         blob: &Descriptor,
         reporter: &Reporter,
     ) -> Result<Vec<u8>, Error> {
-        let mut bytes: Vec<u8> = Vec::new();
-        self.fetch(name, blob, 0, reporter, async |piece: Bytes| {
-            bytes.extend_from_slice(&piece);
-            true
-        })
-        .await?;
+        let mut taker = Taker::Memory(Vec::new());
+        self.fetch(name, blob, 0, reporter, &mut taker).await?;
+        let Taker::Memory(bytes) = taker else {
+            return Ok(Vec::new());
+        };
         if Digest::of(&bytes) != blob.digest {
             return Err(Error::corrupt(format!(
                 "the content of the blob {} has another digest",
@@ -309,7 +308,7 @@ impl Puller {
         blob: &Descriptor,
         mut offset: u64,
         reporter: &Reporter,
-        mut take: impl AsyncFnMut(Bytes) -> bool,
+        taker: &mut Taker,
     ) -> Result<(), Error> {
         let mut failed = 0;
         // An empty blob has a digest too, and is asked for to be sure.
@@ -321,7 +320,7 @@ impl Puller {
                     match stream.piece().await {
                         Ok(Some(piece)) => {
                             offset += piece.len() as u64;
-                            if !take(piece).await {
+                            if !taker.take(piece).await {
                                 return Ok(());
                             }
                         }
@@ -447,16 +446,11 @@ impl Puller {
         if let Ok(offset) = offset.await {
             resumed = offset > 0;
             let mut reporter = Reporter::new(sink, Some(blob.digest.short()));
-            let mut done = offset;
-            reporter.count(Status::Downloading, done, Some(blob.size));
-            let mut counter = Reporter::new(sink, Some(blob.digest.short()));
-            fetched = self
-                .fetch(name, blob, offset, &reporter, async |piece: Bytes| {
-                    done += piece.len() as u64;
-                    counter.count(Status::Downloading, done, Some(blob.size));
-                    pieces.send(piece).await.is_ok()
-                })
-                .await;
+            reporter.count(Status::Downloading, offset, Some(blob.size));
+            let counter = Reporter::new(sink, Some(blob.digest.short()));
+            let mut taker =
+                Taker::Queue { pieces: pieces.clone(), counter, done: offset, size: blob.size };
+            fetched = self.fetch(name, blob, offset, &reporter, &mut taker).await;
             if fetched.is_ok() {
                 // An empty piece is the end. If nobody listens, the worker says why.
                 let _ = pieces.send(Bytes::new()).await;
@@ -479,6 +473,31 @@ impl Puller {
         tokio::task::spawn_blocking(move || work(&store))
             .await
             .unwrap_or_else(|e| Err(Error::caused(Kind::System, "work on the store panicked", e)))
+    }
+}
+
+/// Where fetched bytes go.
+enum Taker {
+    /// Into memory: small blobs.
+    Memory(Vec<u8>),
+    /// To the thread that writes, and into the count.
+    Queue { pieces: mpsc::Sender<Bytes>, counter: Reporter, done: u64, size: u64 },
+}
+
+impl Taker {
+    /// False if no more are wanted.
+    async fn take(&mut self, piece: Bytes) -> bool {
+        match self {
+            Taker::Memory(bytes) => {
+                bytes.extend_from_slice(&piece);
+                true
+            }
+            Taker::Queue { pieces, counter, done, size } => {
+                *done += piece.len() as u64;
+                counter.count(Status::Downloading, *done, Some(*size));
+                pieces.send(piece).await.is_ok()
+            }
+        }
     }
 }
 

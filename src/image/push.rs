@@ -48,10 +48,8 @@ async fn push_named(
     sink: &Sink,
 ) -> Result<Digest, Error> {
     let reporter = Reporter::new(sink, None);
-    reporter.tell(Status::Note(format!(
-        "The push refers to repository [{}]",
-        name.familiar_name()
-    )));
+    reporter
+        .tell(Status::Note(format!("The push refers to repository [{}]", name.familiar_name())));
     let (held, wanted) = (store.clone(), name.clone());
     let prepared = tokio::task::spawn_blocking(move || prepare(&held, &wanted));
     let (lease, image, bytes, others) = prepared
@@ -79,9 +77,9 @@ async fn push_named(
             let outcome = client.upload(&upload, &mut reporter).await?;
             reporter.tell(match outcome {
                 Uploaded::Had => Status::AlreadyThere,
-                Uploaded::Mounted => {
-                    Status::Mounted(others.first().map(Reference::familiar_name).unwrap_or_default())
-                }
+                Uploaded::Mounted => Status::Mounted(
+                    others.first().map(Reference::familiar_name).unwrap_or_default(),
+                ),
                 Uploaded::Sent => Status::Pushed,
             });
             Ok(())

@@ -316,9 +316,34 @@ mod tests {
         let tag = format!("a:{}", "t".repeat(129));
         let id = "a".repeat(64);
         for bad in [
-            "", ":tag", "a:", "a@", "a@sha256:12", "Redis", "a//b", "/a", "a/", "a b", "a:b:c",
-            "a..b", "a___b", "-a", "a-", "a:-t", "a:.t", "localhost:99999/a", "a.b:/c", "../a",
-            "a/../b", "a\n", "[::1/a", "ä", "https://a.b/c", &long, &tag, &id,
+            "",
+            ":tag",
+            "a:",
+            "a@",
+            "a@sha256:12",
+            "Redis",
+            "a//b",
+            "/a",
+            "a/",
+            "a b",
+            "a:b:c",
+            "a..b",
+            "a___b",
+            "-a",
+            "a-",
+            "a:-t",
+            "a:.t",
+            "localhost:99999/a",
+            "a.b:/c",
+            "../a",
+            "a/../b",
+            "a\n",
+            "[::1/a",
+            "ä",
+            "https://a.b/c",
+            &long,
+            &tag,
+            &id,
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?}");
         }

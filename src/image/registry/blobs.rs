@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, RANGE};
 use reqwest::{Response, StatusCode};
 
-use super::client::{Client, header, refused, scope};
+use super::client::{Client, Failures, header, refused, scope};
 use super::endpoint::Endpoint;
 use crate::image::document::Descriptor;
 use crate::image::error::root_cause;
@@ -35,10 +35,14 @@ impl Client {
         offset: u64,
         reporter: &Reporter,
     ) -> Result<BlobStream, Error> {
-        self.first(name, async |endpoint| {
-            self.blob_from(&endpoint, name, blob, offset, reporter).await
-        })
-        .await
+        let mut failures = Failures::default();
+        for endpoint in self.endpoints(name.registry(), false)? {
+            match self.blob_from(&endpoint, name, blob, offset, reporter).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => failures.add(&endpoint, e),
+            }
+        }
+        Err(failures.last(name))
     }
 
     async fn blob_from(
@@ -56,8 +60,7 @@ impl Client {
         let response = self
             .send(endpoint, &scopes, &what, reporter, || {
                 // Compression on the way would make lengths and ranges mean nothing.
-                let request =
-                    endpoint.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+                let request = endpoint.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
                 match offset {
                     0 => request,
                     offset => request.header(RANGE, format!("bytes={offset}-")),
@@ -125,10 +128,7 @@ impl BlobStream {
                 continue;
             }
             self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(|| {
-                Error::corrupt(format!(
-                    "the blob {} is longer than its manifest says",
-                    self.digest
-                ))
+                Error::corrupt(format!("the blob {} is longer than its manifest says", self.digest))
             })?;
             return Ok(Some(piece));
         }

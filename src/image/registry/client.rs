@@ -105,11 +105,7 @@ impl Client {
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub(super) fn endpoints(
-        &self,
-        registry: &str,
-        for_push: bool,
-    ) -> Result<Vec<Endpoint>, Error> {
+    pub(super) fn endpoints(&self, registry: &str, for_push: bool) -> Result<Vec<Endpoint>, Error> {
         let key = (registry.to_owned(), for_push);
         let mut known = self.inner.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = known.get(&key) {
@@ -118,31 +114,6 @@ impl Client {
         let found = endpoints(&self.inner.settings, registry, for_push)?;
         known.insert(key, found.clone());
         Ok(found)
-    }
-
-    /// Asks the mirrors, then the registry itself, until one answers; the last
-    /// one's error is the answer.
-    pub(super) async fn first<T>(
-        &self,
-        name: &Reference,
-        ask: impl AsyncFn(Endpoint) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut last = None;
-        for endpoint in self.endpoints(name.registry(), false)? {
-            let (mirror, base) = (endpoint.mirror, endpoint.base.clone());
-            match ask(endpoint).await {
-                Ok(answer) => return Ok(answer),
-                Err(e) => {
-                    if mirror {
-                        tracing::warn!("the mirror {base} is passed over: {e}");
-                    }
-                    last = Some(e);
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| {
-            Error::new(Kind::Unavailable, format!("{} has no address", name.registry()))
-        }))
     }
 
     /// Sends a request that can be repeated, until it is answered with other than a
@@ -255,6 +226,26 @@ impl Client {
     }
 }
 
+/// The addresses of a registry failing one after another: the mirrors are passed
+/// over with a word in the log, and the last one's error is the answer.
+#[derive(Default)]
+pub(super) struct Failures(Option<Error>);
+
+impl Failures {
+    pub fn add(&mut self, endpoint: &Endpoint, error: Error) {
+        if endpoint.mirror {
+            tracing::warn!("the mirror {} is passed over: {error}", endpoint.base);
+        }
+        self.0 = Some(error);
+    }
+
+    pub fn last(self, name: &Reference) -> Error {
+        self.0.unwrap_or_else(|| {
+            Error::new(Kind::Unavailable, format!("{} has no address", name.registry()))
+        })
+    }
+}
+
 /// What a token must allow.
 pub(super) fn scope(name: &Reference, actions: &str) -> String {
     format!("repository:{}:{actions}", name.repository())
@@ -291,7 +282,9 @@ pub(super) fn failed(what: &str, endpoint: &Endpoint, error: reqwest::Error) -> 
 pub(super) async fn refused(response: Response, what: &str, registry: &str) -> Error {
     let status = response.status();
     let (kind, hint) = match status.as_u16() {
-        401 => (Kind::Denied, format!("; `berth login {registry}`, or see whether the name is right")),
+        401 => {
+            (Kind::Denied, format!("; `berth login {registry}`, or see whether the name is right"))
+        }
         403 => (Kind::Denied, String::new()),
         404 => (Kind::NotFound, String::new()),
         413 => (Kind::TooLarge, String::new()),

@@ -66,9 +66,9 @@ impl Credentials {
 
     /// Docker's: `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
     pub fn of_docker() -> Credentials {
-        let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| {
-            std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker"))
-        });
+        let folder = std::env::var_os("DOCKER_CONFIG")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
         Credentials { path: folder.map(|folder| folder.join("config.json")) }
     }
 
@@ -238,9 +238,8 @@ async fn ask_helper(helper: &str, registry: &str) -> Result<Option<Login>, Error
         Err(e) if e.to_string().contains("credentials not found") => return Ok(None),
         Err(e) => return Err(e),
     };
-    let answer: Value = serde_json::from_str(&answer).map_err(|e| {
-        Error::invalid(format!("docker-credential-{helper} answered no JSON: {e}"))
-    })?;
+    let answer: Value = serde_json::from_str(&answer)
+        .map_err(|e| Error::invalid(format!("docker-credential-{helper} answered no JSON: {e}")))?;
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
     Ok(match text("Username").as_str() {
         "" => None,

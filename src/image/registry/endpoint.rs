@@ -38,7 +38,11 @@ impl Endpoint {
     /// The URL of a path at this address.
     pub fn path(&self, path: &str) -> Result<Url, Error> {
         self.base.join(path).map_err(|e| {
-            Error::caused(Kind::Invalid, format!("cannot make a URL of {}{path}: {e}", self.base), e)
+            Error::caused(
+                Kind::Invalid,
+                format!("cannot make a URL of {}{path}: {e}", self.base),
+                e,
+            )
         })
     }
 }
@@ -71,9 +75,9 @@ pub(super) fn endpoints(
             endpoints.push(Endpoint { registry: host, base: url, http, mirror: true });
         }
     }
-    let plain = own.plain_http.unwrap_or_else(|| {
-        is_loopback(registry) && own.ca.is_empty() && !own.insecure
-    });
+    let plain = own
+        .plain_http
+        .unwrap_or_else(|| is_loopback(registry) && own.ca.is_empty() && !own.insecure);
     let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
     let scheme = if plain { "http" } else { "https" };
     let base = Url::parse(&format!("{scheme}://{host}")).map_err(|e| {

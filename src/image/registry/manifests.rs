@@ -2,7 +2,7 @@
 
 use reqwest::StatusCode;
 
-use super::client::{Client, header, read_limited, refused, scope};
+use super::client::{Client, Failures, header, read_limited, refused, scope};
 use super::endpoint::Endpoint;
 use crate::image::document::{MANIFEST_MAX, media};
 use crate::image::progress::{Reporter, Status};
@@ -27,12 +27,15 @@ impl Client {
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Denied`], [`Kind::TooLarge`], and
     /// [`Kind::Corrupt`] if the content has not the digest that was asked for.
-    pub async fn manifest(
-        &self,
-        name: &Reference,
-        reporter: &Reporter,
-    ) -> Result<Fetched, Error> {
-        self.first(name, async |endpoint| self.manifest_from(&endpoint, name, reporter).await).await
+    pub async fn manifest(&self, name: &Reference, reporter: &Reporter) -> Result<Fetched, Error> {
+        let mut failures = Failures::default();
+        for endpoint in self.endpoints(name.registry(), false)? {
+            match self.manifest_from(&endpoint, name, reporter).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(e) => failures.add(&endpoint, e),
+            }
+        }
+        Err(failures.last(name))
     }
 
     async fn manifest_from(
@@ -84,26 +87,35 @@ impl Client {
     /// # Errors
     /// As [`Client::manifest`].
     pub async fn digest(&self, name: &Reference, reporter: &Reporter) -> Result<Digest, Error> {
+        let mut failures = Failures::default();
+        for endpoint in self.endpoints(name.registry(), false)? {
+            match self.digest_from(&endpoint, name, reporter).await {
+                Ok(Some(digest)) => return Ok(digest),
+                Ok(None) => return Ok(self.manifest(name, reporter).await?.digest),
+                Err(e) => failures.add(&endpoint, e),
+            }
+        }
+        Err(failures.last(name))
+    }
+
+    async fn digest_from(
+        &self,
+        endpoint: &Endpoint,
+        name: &Reference,
+        reporter: &Reporter,
+    ) -> Result<Option<Digest>, Error> {
         let what = format!("ask for {}", name.familiar());
-        let said = self
-            .first(name, async |endpoint| {
-                let url = endpoint.url(name, &format!("manifests/{}", name.selector()))?;
-                let scopes = [scope(name, "pull")];
-                let response = self
-                    .send(&endpoint, &scopes, &what, reporter, || {
-                        endpoint.http.head(url.clone()).header("accept", accept())
-                    })
-                    .await?;
-                if response.status() != StatusCode::OK {
-                    return Err(refused(response, &what, &endpoint.registry).await);
-                }
-                Ok(header(response.headers(), DIGEST).and_then(|text| text.parse().ok()))
+        let url = endpoint.url(name, &format!("manifests/{}", name.selector()))?;
+        let scopes = [scope(name, "pull")];
+        let response = self
+            .send(endpoint, &scopes, &what, reporter, || {
+                endpoint.http.head(url.clone()).header("accept", accept())
             })
             .await?;
-        match said {
-            Some(digest) => Ok(digest),
-            None => Ok(self.manifest(name, reporter).await?.digest),
+        if response.status() != StatusCode::OK {
+            return Err(refused(response, &what, &endpoint.registry).await);
         }
+        Ok(header(response.headers(), DIGEST).and_then(|text| text.parse().ok()))
     }
 
     /// Puts a manifest under the reference's tag, or its digest.

@@ -18,11 +18,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry {
-            attempts: 6,
-            first: Duration::from_millis(500),
-            longest: Duration::from_secs(60),
-        }
+        Retry { attempts: 6, first: Duration::from_millis(500), longest: Duration::from_secs(60) }
     }
 }
 

@@ -63,8 +63,8 @@ impl Settings {
     /// # Errors
     /// With the line that is wrong.
     pub fn parse(text: &str) -> Result<Settings, Error> {
-        let settings: Settings =
-            toml::from_str(text).map_err(|e| Error::invalid(e.to_string().trim_end().to_owned()))?;
+        let settings: Settings = toml::from_str(text)
+            .map_err(|e| Error::invalid(e.to_string().trim_end().to_owned()))?;
         for (name, registry) in &settings.registry {
             for mirror in &registry.mirrors {
                 let url = reqwest::Url::parse(mirror).ok();

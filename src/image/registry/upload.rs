@@ -239,11 +239,10 @@ impl Session<'_> {
         let mut file = tokio::fs::File::open(self.upload.path).await.map_err(fail)?;
         file.seek(std::io::SeekFrom::Start(offset)).await.map_err(fail)?;
         let counted = counted.clone();
-        let pieces = ReaderStream::with_capacity(file.take(length), 128 << 10).inspect_ok(
-            move |piece| {
+        let pieces =
+            ReaderStream::with_capacity(file.take(length), 128 << 10).inspect_ok(move |piece| {
                 counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            },
-        );
+            });
         Ok(Body::wrap_stream(pieces))
     }
 
@@ -308,12 +307,10 @@ impl Session<'_> {
 /// token with it.
 fn location(endpoint: &Endpoint, response: &Response) -> Result<Url, Error> {
     let refuse = |why: &str| {
-        Error::new(
-            Kind::Unavailable,
-            format!("{} began an upload {why}", endpoint.registry),
-        )
+        Error::new(Kind::Unavailable, format!("{} began an upload {why}", endpoint.registry))
     };
-    let text = header(response.headers(), "location").ok_or_else(|| refuse("without saying where"))?;
+    let text =
+        header(response.headers(), "location").ok_or_else(|| refuse("without saying where"))?;
     let url = endpoint.base.join(text).map_err(|_| refuse("at no URL"))?;
     if url.host_str() != endpoint.base.host_str()
         || endpoint.base.scheme() == "https" && url.scheme() != "https"

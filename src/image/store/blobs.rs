@@ -152,10 +152,8 @@ impl StagedBlob {
         let (digest, size) = self.hasher.finish();
         lease.add(&[digest])?;
         if !self.store.has_blob(digest, size)? {
-            let (file, path) = self
-                .file
-                .keep()
-                .map_err(|e| Error::io("keep", e.file.path(), e.error))?;
+            let (file, path) =
+                self.file.keep().map_err(|e| Error::io("keep", e.file.path(), e.error))?;
             self.store.publish(&file, &path, digest)?;
         }
         Ok((digest, size))

@@ -187,8 +187,9 @@ fn is_older(path: &Path, age: Duration) -> bool {
     let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
     match modified {
         // A time in the future (the clock was set) does not keep it for ever.
-        Ok(then) => SystemTime::now().duration_since(then).is_ok_and(|past| past >= age)
-            || age.is_zero(),
+        Ok(then) => {
+            SystemTime::now().duration_since(then).is_ok_and(|past| past >= age) || age.is_zero()
+        }
         Err(_) => false,
     }
 }

@@ -187,7 +187,8 @@ impl Store {
                 continue;
             };
             let begins = |digest: Digest| digest.hex().starts_with(prefix);
-            let whole = prefix.len() == 64 && (begins(entry.source()) || begins(image.descriptor.digest));
+            let whole =
+                prefix.len() == 64 && (begins(entry.source()) || begins(image.descriptor.digest));
             if begins(image.id) || whole {
                 found.insert(image.id, image);
             }

@@ -8,8 +8,8 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::lock::Lock;
 use super::Store;
+use super::lock::Lock;
 use crate::image::document::{Descriptor, Index, MANIFEST_MAX, media};
 use crate::image::{Digest, Error, Kind, Reference};
 

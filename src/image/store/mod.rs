@@ -37,6 +37,8 @@ mod unpack;
 mod usage;
 mod verify;
 
+#[cfg(test)]
+mod tests;
 
 pub use blobs::StagedBlob;
 pub use collect::{Collected, Keep, Pins};
@@ -45,7 +47,7 @@ pub use index::Entry;
 pub use layers::{Marker, StagedLayer};
 pub use lease::Lease;
 pub use partial::{Claim, Partial};
-pub use unpack::{Unpacker, UnpackedLayer};
+pub use unpack::{UnpackedLayer, Unpacker};
 pub use usage::Usage;
 pub use verify::Damage;
 
@@ -89,13 +91,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn open_with(
-        state: &Path,
-        limits: layer::Limits,
-        layer_max: u64,
-    ) -> Result<Store, Error> {
-        let store =
-            Store { inner: Arc::new(Inner { state: state.to_owned(), limits, layer_max }) };
+    pub fn open_with(state: &Path, limits: layer::Limits, layer_max: u64) -> Result<Store, Error> {
+        let store = Store { inner: Arc::new(Inner { state: state.to_owned(), limits, layer_max }) };
         for (path, mode) in [
             (state.to_owned(), 0o755),
             (store.layout(), 0o700),
@@ -232,15 +229,11 @@ impl Store {
     fn replace(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         use std::io::Write;
         let fail = |e| Error::io("write", path, e);
-        let mut temporary =
-            tempfile::NamedTempFile::new_in(self.work("tmp")).map_err(fail)?;
+        let mut temporary = tempfile::NamedTempFile::new_in(self.work("tmp")).map_err(fail)?;
         temporary.write_all(content).map_err(fail)?;
         temporary.as_file().sync_all().map_err(fail)?;
         // Others' tools, run by others, may read the layout where its folder lets them.
-        temporary
-            .as_file()
-            .set_permissions(fs::Permissions::from_mode(0o644))
-            .map_err(fail)?;
+        temporary.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(fail)?;
         temporary.persist(path).map_err(|e| fail(e.error))?;
         sync_parent(path)
     }

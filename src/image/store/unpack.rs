@@ -70,8 +70,13 @@ impl Store {
         let decoder = Decoder::new(blob, self.inner.layer_max).map_err(torn)?;
         let compression = decoder.compression();
         let mut tar = HashingReader::new(decoder);
-        layer::unpack(&mut tar, &staged.fs(), &self.inner.limits)
-            .map_err(|e| Error::caused(Kind::Corrupt, e.to_string(), e))?;
+        if let Err(e) = layer::unpack(&mut tar, &staged.fs(), &self.inner.limits) {
+            // The unpacker sees only that reading failed.
+            return Err(match tar.inner().exceeded() {
+                Some(bound) => torn(bound),
+                None => Error::caused(Kind::Corrupt, e.to_string(), e),
+            });
+        }
         let (diff_id, tar_size) = tar.finish().map_err(torn)?;
         Ok(UnpackedLayer { staged, diff_id, tar_size, compression })
     }
@@ -89,9 +94,12 @@ impl Store {
         let (found, _) = source.finish().map_err(|e| Error::io("read", &path, e))?;
         if found != blob {
             self.set_aside(&path)?;
-            return Err(Error::corrupt(format!("the blob {blob} is damaged; pull its image again")));
+            return Err(Error::corrupt(format!(
+                "the blob {blob} is damaged; pull its image again"
+            )));
         }
-        let unpacked = unpacked.map_err(|e| e.context(format_args!("the layer {}", blob.short())))?;
+        let unpacked =
+            unpacked.map_err(|e| e.context(format_args!("the layer {}", blob.short())))?;
         unpacked.check(diff_id)?;
         Ok(unpacked)
     }
@@ -131,33 +139,46 @@ impl Store {
             .map_err(|e| {
                 Error::caused(Kind::System, format!("cannot start a thread to unpack: {e}"), e)
             })?;
-        Ok(Unpacker { pieces, thread })
+        Ok(Unpacker { pieces: Some(pieces), thread: Some(thread) })
     }
 }
 
-/// The pushing end. Dropped unfinished, the thread gives up and cleans up.
+/// The pushing end. Dropped unfinished, it waits until the thread has given up and
+/// cleaned up.
 pub struct Unpacker {
-    pieces: SyncSender<Bytes>,
-    thread: JoinHandle<Result<UnpackedLayer, Error>>,
+    pieces: Option<SyncSender<Bytes>>,
+    thread: Option<JoinHandle<Result<UnpackedLayer, Error>>>,
 }
 
 impl Unpacker {
     /// Hands over the next bytes; waits while the thread is behind. False if the
     /// thread has ended: [`Unpacker::finish`] says why.
     pub fn push(&self, piece: Bytes) -> bool {
-        piece.is_empty() || self.pieces.send(piece).is_ok()
+        piece.is_empty() || self.pieces.as_ref().is_some_and(|pieces| pieces.send(piece).is_ok())
     }
 
     /// Says that all was pushed, and waits for the layer.
     ///
     /// # Errors
     /// As [`Store::unpack`].
-    pub fn finish(self) -> Result<UnpackedLayer, Error> {
-        // An empty piece is the end; a closed queue alone would be a torn stream.
-        let _ = self.pieces.send(Bytes::new());
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Err(Error::new(Kind::System, "the unpacking thread panicked")))
+    pub fn finish(mut self) -> Result<UnpackedLayer, Error> {
+        if let Some(pieces) = &self.pieces {
+            // An empty piece is the end; a closed queue alone would be a torn stream.
+            let _ = pieces.send(Bytes::new());
+        }
+        self.join()
+            .unwrap_or_else(|| Err(Error::new(Kind::System, "the unpacking thread panicked")))
+    }
+
+    fn join(&mut self) -> Option<Result<UnpackedLayer, Error>> {
+        self.pieces = None;
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Drop for Unpacker {
+    fn drop(&mut self) {
+        self.join();
     }
 }
 

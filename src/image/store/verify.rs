@@ -81,11 +81,7 @@ impl Store {
     ///
     /// # Errors
     /// If the disk refuses, or the index can't be read.
-    pub fn verify(
-        &self,
-        repair: bool,
-        mounted: &BTreeSet<Digest>,
-    ) -> Result<Vec<Damage>, Error> {
+    pub fn verify(&self, repair: bool, mounted: &BTreeSet<Digest>) -> Result<Vec<Damage>, Error> {
         let mut damages = Vec::new();
         let mut bad = BTreeSet::new();
         for (digest, path) in list_digests(&self.blobs())? {
@@ -165,9 +161,8 @@ impl Store {
             }
             return;
         }
-        let document = self
-            .read_blob(digest, MANIFEST_MAX)
-            .and_then(|bytes| Document::parse(&bytes, None));
+        let document =
+            self.read_blob(digest, MANIFEST_MAX).and_then(|bytes| Document::parse(&bytes, None));
         let manifest = match document {
             Ok(Document::Manifest(manifest)) => manifest,
             Ok(Document::Index(index)) if depth < 4 => {
@@ -198,8 +193,7 @@ impl Store {
                 }),
                 Err(_) => {
                     if !bad.contains(&blob.digest) {
-                        damages
-                            .push(Damage::Missing { digest: blob.digest, image: image_name() });
+                        damages.push(Damage::Missing { digest: blob.digest, image: image_name() });
                     }
                 }
             }

@@ -1,0 +1,7 @@
+//! The image room against real registries, other tools, and hostile servers.
+
+mod hostile;
+mod kill;
+mod registry;
+pub(in crate::image) mod support;
+mod tools;

@@ -11,12 +11,16 @@
 //! Called by the engine. It knows nothing of containers, manifests of Berth, or
 //! the API. The store's calls block (disk, locks): use a thread that may.
 
+pub mod archive;
+pub mod changes;
+pub mod commit;
 pub mod compression;
 pub mod config;
 pub mod digest;
 pub mod document;
 mod error;
 
+pub mod history;
 pub mod layer;
 pub mod platform;
 pub mod progress;

@@ -51,7 +51,7 @@ fn what_is_held_is_not_collected() {
     let base = busybox_layer();
     let kept = image(&store, "kept", &[base.clone()], Compress::Gzip);
     let pinned = image(&store, "pinned", &[base.clone(), tar_of(&[("p", b"p")])], Compress::Gzip);
-    let mounted = image(&store, "mounted", &[tar_of(&[("m", b"m")])], Compress::No);
+    let mounted = image(&store, "mounted", &[tar_of(&[("m", b"m")])], Compress::Gzip);
     let pins =
         Pins { images: BTreeSet::from([pinned.id]), layers: BTreeSet::from([mounted.layers()[0]]) };
     assert_eq!(store.remove(&pinned, &pins, true).unwrap_err().kind(), Kind::Conflict);

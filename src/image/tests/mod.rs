@@ -1,5 +1,6 @@
 //! The image room against real registries, other tools, and hostile servers.
 
+mod archives;
 mod hostile;
 mod kill;
 mod registry;

@@ -1,0 +1,3 @@
+//! Images: what a container's root filesystem is made of.
+
+pub mod layer;

@@ -79,10 +79,6 @@ impl<'r> Dirs<'r> {
         Ok(Dirs { root, top, base: base.to_vec(), resolve, stack: Vec::new(), made: Vec::new() })
     }
 
-    /// The directory that the others are below.
-    pub(crate) fn top(&self) -> BorrowedFd<'_> {
-        self.top.as_fd()
-    }
 
     /// Forgets what is held open; after anything but a plain file was removed.
     pub(crate) fn forget(&mut self) {

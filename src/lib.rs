@@ -4,6 +4,7 @@
 //! each room must never know.
 
 pub mod api;
+pub mod archive;
 pub mod cgroup;
 pub mod cli;
 pub mod engine;

@@ -16,6 +16,7 @@
 //! Called by the engine, from threads that may block, as root. It knows nothing of
 //! manifests, processes, cgroups or networks.
 
+pub mod copy;
 mod cover;
 mod error;
 mod host;

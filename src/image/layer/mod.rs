@@ -1,38 +1,50 @@
-//! Layers: tar to directory.
+//! Layers: archives to directories that overlayfs takes as lower layers, and upper
+//! directories back to archives.
+//!
+//! [`unpack`] applies one layer without the layers below it, so that all layers of
+//! an image are unpacked at the same time; what it could not know without them it
+//! says in [`Below`], and [`settle`] makes up for it. [`changes`] and [`pack`] read
+//! a container's upper directory.
+//!
+//! Invariants: what lies on disk is owned as the container sees it; deletions are in
+//! overlayfs's form there (a character device 0/0, `trusted.overlay.opaque`) and in
+//! OCI's form in archives (`.wh.NAME`, `.wh..wh..opq`); no archive can bring
+//! overlayfs's own attributes or forge a deletion as a device. Nothing is synced
+//! but by [`sync`]; the caller hashes what it reads, and makes the directory visible
+//! by a rename when it has seen digest and size.
+//!
+//! Called by the image store, from threads that may block, as root.
 
-use std::fmt;
-use std::io::Read;
-use std::path::Path;
+mod below;
+mod changes;
+mod lowers;
+mod pack;
+mod unpack;
 
-/// Bounds of one layer.
-#[derive(Debug, Clone, Default)]
-pub struct Limits {}
+#[cfg(test)]
+mod tests;
 
-/// What was unpacked.
-#[derive(Debug, Clone)]
-pub struct Unpacked {}
+pub use crate::archive::{Devices, Error, Limits};
+pub use below::{Below, settle};
+pub use changes::{Change, ChangeKind, changes};
+pub use pack::{Packed, pack, pack_tree};
+pub use unpack::{Unpacked, sync, unpack};
 
-/// Why a layer can't be unpacked.
-#[derive(Debug)]
-pub struct Error(String);
+/// What a deletion's name begins with, OCI image-spec, layer.md, "Whiteouts".
+const WHITEOUT: &[u8] = b".wh.";
+/// The name that says that nothing of lower layers is seen in its directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What aufs's own files began with; they mean nothing to anybody else.
+const AUFS: &[u8] = b".wh..wh.";
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// Overlayfs's mark of a directory that hides what lower layers have there.
+const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
-impl std::error::Error for Error {}
-
-/// Unpacks an uncompressed tar into `target`.
-///
-/// # Errors
-/// If the archive or the disk is at fault.
-pub fn unpack(reader: &mut dyn Read, target: &Path, _limits: &Limits) -> Result<Unpacked, Error> {
-    let mut archive = tar::Archive::new(reader);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(true);
-    archive.set_overwrite(true);
-    archive.unpack(target).map_err(|e| Error(format!("cannot unpack the layer: {e}")))?;
-    Ok(Unpacked {})
+/// A directory as a file to look at.
+fn open(path: &std::path::Path) -> Result<crate::archive::Node, Error> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty())
+        .and_then(crate::archive::Node::of)
+        .map_err(|e| Error::system("open", path, e))
 }

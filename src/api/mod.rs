@@ -5,14 +5,17 @@
 //! Called by the engine's start, on its thread; talks to the loop through
 //! [`Handle`] alone. Knows nothing of the kernel.
 
+mod body;
 mod containers;
 mod events;
+mod images;
 mod logs;
 mod model;
 mod own;
 mod respond;
 mod route;
 mod system;
+mod transfer;
 
 pub use model::{command_line, status as status_sentence};
 

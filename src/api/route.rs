@@ -6,12 +6,12 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{containers, events, logs, own, system};
+use super::{containers, events, images, logs, own, system};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
 #[derive(Debug, Default)]
-pub struct Query(BTreeMap<String, String>);
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Of the text behind the `?`.
@@ -25,7 +25,13 @@ impl Query {
 
     /// A parameter's text.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
+        let last = self.0.iter().rfind(|(name, _)| name == key);
+        last.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// All texts of a parameter that may stand several times.
+    pub fn all(&self, key: &str) -> Vec<String> {
+        self.0.iter().filter(|(name, _)| name == key).map(|(_, value)| value.clone()).collect()
     }
 
     /// Whether a parameter is on, as Docker's daemon reads it.
@@ -85,8 +91,13 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
         Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
-    let method = request.method().clone();
-    dispatch(handle, &method, &parts, &query).await
+    let (head, body) = request.into_parts();
+    match parts.as_slice() {
+        ["images", rest @ ..] => {
+            images::dispatch(&handle, &head, rest, &query, body).await
+        }
+        _ => dispatch(handle, &head.method, &parts, &query).await,
+    }
 }
 
 /// The path without `/v1.41`, which must be a version that we speak.
@@ -140,7 +151,7 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
             containers::remove(&handle, which, query).await
         }
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
-        ["images", "json"] | ["networks"] if get => super::respond::json(&[(); 0]),
+        ["networks"] if get => super::respond::json(&[(); 0]),
         ["volumes"] if get => {
             super::respond::json(&serde_json::json!({"Volumes": [], "Warnings": []}))
         }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::images::Images;
 use super::paths::Paths;
 use super::plan::Change;
 use super::reconcile::Verb;
@@ -32,6 +33,8 @@ pub struct View {
     pub detail: Option<String>,
     /// The payload's supervisor process on the host; 0 when it does not run.
     pub pid: i32,
+    /// The id of the image that it was made from.
+    pub image: Option<String>,
     /// The manifest that is in force.
     pub manifest: Container,
     /// The file that declares it; none when the file is gone.
@@ -175,6 +178,8 @@ pub struct Handle {
     pub logs: Logs,
     /// Where things are.
     pub paths: Arc<Paths>,
+    /// Images, and the way to registries.
+    pub images: Images,
 }
 
 impl Handle {

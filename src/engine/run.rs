@@ -384,6 +384,7 @@ pub(super) fn handle(
         events: events.clone(),
         logs: logs.clone(),
         paths: Arc::clone(&workshop.paths),
+        images: workshop.images.clone(),
     };
     (handle, requests)
 }

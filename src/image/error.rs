@@ -36,7 +36,7 @@ pub struct Error {
 }
 
 impl Error {
-    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Error {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Error {
         Error { kind, message: message.into(), source: None }
     }
 

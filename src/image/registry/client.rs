@@ -57,6 +57,10 @@ impl Client {
     }
 
     /// How patient it is.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
     pub(in crate::image) fn retry(&self) -> Retry {
         self.inner.retry
     }

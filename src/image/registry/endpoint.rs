@@ -88,7 +88,7 @@ pub(super) fn endpoints(
     Ok(endpoints)
 }
 
-fn host_and_port(url: &Url) -> String {
+pub(super) fn host_and_port(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
         Some(port) => format!("{host}:{port}"),
@@ -105,7 +105,7 @@ fn is_loopback(registry: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn client(settings: &RegistrySettings, plain: bool) -> Result<reqwest::Client, Error> {
+pub(super) fn client(settings: &RegistrySettings, plain: bool) -> Result<reqwest::Client, Error> {
     // Once for the process; an error means it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut certificates = Vec::new();

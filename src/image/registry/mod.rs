@@ -13,6 +13,7 @@ mod auth;
 mod blobs;
 mod client;
 mod credentials;
+mod download;
 mod endpoint;
 mod manifests;
 mod retry;

@@ -209,9 +209,11 @@ fn write(dir: &Path, record: &Record, durable: bool) -> io::Result<()> {
     let path = file(dir, &record.name);
     let fail = |error| annotate(error, "writing the record", &path);
     let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).map_err(fail)?;
-    serde_json::to_writer_pretty(&mut temporary, &FileRef { version: VERSION, record })
+    // In one write(2): unbuffered, serde_json makes one for each token.
+    let mut text = serde_json::to_vec_pretty(&FileRef { version: VERSION, record })
         .map_err(|error| fail(error.into()))?;
-    temporary.write_all(b"\n").map_err(fail)?;
+    text.push(b'\n');
+    temporary.write_all(&text).map_err(fail)?;
     if durable {
         temporary.as_file().sync_all().map_err(fail)?;
     }

@@ -202,7 +202,6 @@ pub async fn push(handle: &Handle, head: &Parts, image: &str, query: &Query) -> 
         let digest = push::push(&store, &client, &name, Options { chunk }, &sink).await?;
         let tag = name.tag().unwrap_or("latest");
         Ok(vec![
-            json!({ "status": format!("{tag}: digest: {digest}") }),
             json!({ "progressDetail": {}, "aux": { "Tag": tag, "Digest": digest.to_string() } }),
         ])
     })

@@ -29,4 +29,4 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 fuzz:
-	cd fuzz && for target in toml kdl; do $(CARGO) fuzz run $$target -- -max_total_time=60; done
+	cd fuzz && for target in toml kdl layer; do $(CARGO) fuzz run $$target -- -max_total_time=60; done

@@ -33,5 +33,5 @@ fuzz:
 	cd fuzz && $(CARGO) check --locked
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
 		echo "the targets build; to run them: rustup toolchain install nightly && cargo install cargo-fuzz"; exit 1; }
-	cd fuzz && for target in toml kdl; do \
+	cd fuzz && for target in toml kdl layer; do \
 		$(CARGO) +nightly fuzz run --target $(TARGET) $$target -- -max_total_time=60 || exit 1; done

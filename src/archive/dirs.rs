@@ -79,7 +79,6 @@ impl<'r> Dirs<'r> {
         Ok(Dirs { root, top, base: base.to_vec(), resolve, stack: Vec::new(), made: Vec::new() })
     }
 
-
     /// Forgets what is held open; after anything but a plain file was removed.
     pub(crate) fn forget(&mut self) {
         self.stack.clear();

@@ -96,9 +96,7 @@ impl fmt::Display for Error {
                     Some(libc::ENOSPC) => "the disk, or its number of files, is full",
                     Some(libc::EDQUOT) => "the disk quota is used up",
                     Some(libc::EROFS) => "the file system is read-only",
-                    Some(libc::EMFILE) => {
-                        "Berth has too many open files: raise its `nofile` limit"
-                    }
+                    Some(libc::EMFILE) => "Berth has too many open files: raise its `nofile` limit",
                     Some(libc::EPERM | libc::EACCES) => "Berth must be root, with CAP_SYS_ADMIN",
                     Some(libc::EFBIG) => "the file system has no files of that size",
                     _ => return Ok(()),

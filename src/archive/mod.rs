@@ -42,5 +42,5 @@ pub use node::Node;
 pub(crate) use node::is_overlay_xattr;
 pub use pack::Packer;
 pub use reader::{Chunk, Reader};
-pub use walk::{Step, walk};
+pub use walk::{Step, Visit, walk};
 pub use writer::Writer;

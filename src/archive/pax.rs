@@ -74,8 +74,10 @@ impl Pax {
                 if numbers.len() % 2 != 0 {
                     return None;
                 }
-                self.sparse.parts =
-                    numbers.chunks_exact(2).filter_map(|c| Some((*c.first()?, *c.last()?))).collect();
+                self.sparse.parts = numbers
+                    .chunks_exact(2)
+                    .filter_map(|c| Some((*c.first()?, *c.last()?)))
+                    .collect();
             }
             key => {
                 if let Some(attribute) = key.strip_prefix(XATTR) {

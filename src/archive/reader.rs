@@ -265,7 +265,8 @@ impl<'s> Reader<'s> {
         (self.left, self.padding) = (0, 0);
         while rest > 0 {
             let wanted = usize::try_from(rest).unwrap_or(BUFFER).min(BUFFER);
-            let there = if self.start == self.end { self.fill(wanted)? } else { self.end - self.start };
+            let there =
+                if self.start == self.end { self.fill(wanted)? } else { self.end - self.start };
             if there == 0 {
                 return Err(broken_off());
             }
@@ -365,7 +366,8 @@ impl<'s> Reader<'s> {
     }
 
     fn checked(&self, parts: Vec<(u64, u64)>, size: u64, stored: u64) -> Result<Map, Error> {
-        Map::new(parts, size, stored).ok_or_else(|| self.malformed("the map of a sparse file is wrong"))
+        Map::new(parts, size, stored)
+            .ok_or_else(|| self.malformed("the map of a sparse file is wrong"))
     }
 
     fn old_map(&mut self, header: &Header, stored: u64) -> Result<Map, Error> {

@@ -20,13 +20,12 @@ pub enum Step {
     Over,
 }
 
+/// What is done with each file: its path, and the file itself.
+pub type Visit<'v> = dyn FnMut(&[u8], &Node) -> Result<Step, Error> + 'v;
+
 /// Visits all below a directory, each one before what is in it. What vanishes
 /// meanwhile is passed over. `visit` gets the path below `prefix` and the file.
-pub fn walk(
-    top: &Node,
-    prefix: &[u8],
-    visit: &mut dyn FnMut(&[u8], &Node) -> Result<Step, Error>,
-) -> Result<(), Error> {
+pub fn walk(top: &Node, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
     walk_at(top, prefix, 0, visit)
 }
 
@@ -34,7 +33,7 @@ fn walk_at(
     directory: &Node,
     path: &[u8],
     depth: usize,
-    visit: &mut dyn FnMut(&[u8], &Node) -> Result<Step, Error>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(Error::at("look into directories so deep as", path, Errno::NAMETOOLONG));

@@ -75,7 +75,8 @@ impl Tar {
 
     pub(crate) fn dir(self, name: &str, mode: &str) -> Tar {
         let mode = format!("{mode:0>7}\0");
-        let raw = Raw { name: name.as_bytes(), kind: b'5', mode: mode.as_bytes(), ..Raw::default() };
+        let raw =
+            Raw { name: name.as_bytes(), kind: b'5', mode: mode.as_bytes(), ..Raw::default() };
         self.raw(raw, b"")
     }
 
@@ -92,8 +93,7 @@ impl Tar {
     }
 
     pub(crate) fn device(self, name: &str, kind: u8, major: u32, minor: u32) -> Tar {
-        let raw =
-            Raw { name: name.as_bytes(), kind, device: (major, minor), ..Raw::default() };
+        let raw = Raw { name: name.as_bytes(), kind, device: (major, minor), ..Raw::default() };
         self.raw(raw, b"")
     }
 
@@ -224,7 +224,11 @@ fn what_is_no_archive_says_so() {
     assert!(why(&Tar::default().raw(raw, b"").end()).contains("user id -1"));
     let raw = Raw { name: b"a", kind: b'x', size: b"77777777777\0", ..Raw::default() };
     assert!(why(&Tar::default().raw(raw, b"").end()).contains("PAX header"));
-    let raw = Raw { name: b"a", size: b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", ..Raw::default() };
+    let raw = Raw {
+        name: b"a",
+        size: b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ..Raw::default()
+    };
     assert!(why(&Tar::default().raw(raw, b"").end()).contains("no number"));
 }
 
@@ -309,7 +313,10 @@ fn tar_reads_what_the_writer_writes() {
     let text = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.status.success());
     assert!(text.contains(&format!("2001-09-09 01:46:40.123456789 {long}\n")), "{text}");
-    assert!(text.contains("-rwsr-xr-x* 3000000/7") || text.contains("-rwsr-xr-x  3000000/7"), "{text}");
+    assert!(
+        text.contains("-rwsr-xr-x* 3000000/7") || text.contains("-rwsr-xr-x  3000000/7"),
+        "{text}"
+    );
     assert!(text.contains(&format!("{longer} -> {}", "t".repeat(150))), "{text}");
     assert!(text.contains("1,3"), "{text}");
     assert_eq!(read(&out).unwrap()[2].1[..6], *b"short\0");

@@ -52,7 +52,9 @@ pub fn pack(
             return Ok(Step::Over);
         }
         let seen = || match &lowers {
-            Some(lowers) => lowers.find(&names).map(|seen| seen.map(|seen| seen.node.is_directory())),
+            Some(lowers) => {
+                lowers.find(&names).map(|seen| seen.map(|seen| seen.node.is_directory()))
+            }
             None => Ok(Some(true)),
         };
         if node.is_whiteout() {

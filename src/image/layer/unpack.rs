@@ -282,12 +282,8 @@ impl Layer<'_> {
         };
         self.unpacked.below.forget(&entry.path);
         let dir = self.dirs.enter(parents, Missing::Fail).map_err(failed)?;
-        let dress = Finish {
-            entry,
-            owner: (entry.uid, entry.gid),
-            born: (0, 0),
-            umask: self.umask,
-        };
+        let dress =
+            Finish { entry, owner: (entry.uid, entry.gid), born: (0, 0), umask: self.umask };
         match (&entry.kind, file) {
             (Kind::Directory, _) => {
                 if hides {
@@ -305,7 +301,12 @@ impl Layer<'_> {
     }
 
     /// Makes room for an entry whose name is taken.
-    fn replace(&mut self, parents: &[&[u8]], name: &[u8], entry: &Entry) -> Result<Replaced, Error> {
+    fn replace(
+        &mut self,
+        parents: &[&[u8]],
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<Replaced, Error> {
         let failed = |e| Error::at("replace", &entry.path, e);
         let dir = self.dirs.enter(parents, Missing::Fail).map_err(failed)?;
         let there =
@@ -363,9 +364,9 @@ impl Layer<'_> {
             Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Err(bad()),
             Err(e) => return Err(failed(e)),
         };
-        let there = from.as_ref().map(|dir| {
-            statat(dir, OsStr::from_bytes(last), AtFlags::SYMLINK_NOFOLLOW)
-        });
+        let there = from
+            .as_ref()
+            .map(|dir| statat(dir, OsStr::from_bytes(last), AtFlags::SYMLINK_NOFOLLOW));
         let missing = match &there {
             None | Some(Err(Errno::NOENT)) => true,
             Some(Err(e)) => return Err(failed(*e)),

@@ -74,8 +74,7 @@ fn copy(
     let text = path.as_os_str().as_encoded_bytes();
     let base = if text.is_empty() { b"/" } else { text };
     let mut copying = Copying {
-        dirs: Dirs::below(root, base)
-            .map_err(|e| Error::system("copy to", path, e))?,
+        dirs: Dirs::below(root, base).map_err(|e| Error::system("copy to", path, e))?,
         options,
         umask: make::umask(),
         directories: Vec::new(),
@@ -104,8 +103,8 @@ impl Copying<'_> {
             return Err(reader.exceeded("bytes of a path", limits.path as u64));
         }
         let path = std::mem::take(&mut entry.path);
-        let names = components(&path)
-            .ok_or_else(|| reader.malformed("its path leads out by `..`"))?;
+        let names =
+            components(&path).ok_or_else(|| reader.malformed("its path leads out by `..`"))?;
         if names.len() > limits.depth {
             return Err(reader.exceeded("directories in one another", limits.depth as u64));
         }

@@ -128,7 +128,8 @@ fn destination(root: BorrowedFd<'_>, link: &Path, target: &[u8]) -> PathBuf {
     let mut path = link.to_owned();
     let mut target = target.to_vec();
     for _ in 0..LINKS {
-        let joined = path.parent().unwrap_or(Path::new("/")).join(std::ffi::OsStr::from_bytes(&target));
+        let joined =
+            path.parent().unwrap_or(Path::new("/")).join(std::ffi::OsStr::from_bytes(&target));
         path = absolute(&joined);
         let next = locate(root, path.as_os_str().as_encoded_bytes(), OFlags::NOFOLLOW)
             .and_then(Node::of)

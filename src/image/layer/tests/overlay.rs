@@ -68,9 +68,19 @@ fn change(c: &Container) {
     fs::remove_file(c.path("brief")).unwrap();
     drop(std::os::unix::net::UnixListener::bind(c.path("new/s")).unwrap());
     // One time for all, so that two containers' bytes can be compared.
-    for name in ["etc/passwd", "etc", "opt/tool/b", "opt/tool", "opt", "new/dir/f", "new/dir",
-        "new", "var", "tofile", ""]
-    {
+    for name in [
+        "etc/passwd",
+        "etc",
+        "opt/tool/b",
+        "opt/tool",
+        "opt",
+        "new/dir/f",
+        "new/dir",
+        "new",
+        "var",
+        "tofile",
+        "",
+    ] {
         let time = crate::archive::make::times(crate::archive::Time { seconds: 9, nanoseconds: 7 });
         rustix::fs::utimensat(rustix::fs::CWD, c.path(name), &time, rustix::fs::AtFlags::empty())
             .unwrap();
@@ -96,9 +106,21 @@ fn changed_told_packed_and_unpacked_again() {
         .map(|change| format!("{} {}", change.kind.letter(), change.path.display()))
         .collect();
     let expected = [
-        "C /etc", "D /etc/gone", "C /etc/passwd", "A /new", "A /new/dir", "A /new/dir/f",
-        "A /new/g", "A /new/s", "C /opt", "C /opt/tool", "D /opt/tool/a", "C /opt/tool/b",
-        "C /tofile", "D /tofile/f", "C /var",
+        "C /etc",
+        "D /etc/gone",
+        "C /etc/passwd",
+        "A /new",
+        "A /new/dir",
+        "A /new/dir/f",
+        "A /new/g",
+        "A /new/s",
+        "C /opt",
+        "C /opt/tool",
+        "D /opt/tool/a",
+        "C /opt/tool/b",
+        "C /tofile",
+        "D /tofile/f",
+        "C /var",
     ];
     assert_eq!(told, expected);
 

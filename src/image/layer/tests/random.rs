@@ -61,7 +61,9 @@ fn plant(top: &Path, files: &[File]) {
             continue;
         }
         let done = match &file.what {
-            What::File(content) if fs::symlink_metadata(&path).is_err() => fs::write(&path, content),
+            What::File(content) if fs::symlink_metadata(&path).is_err() => {
+                fs::write(&path, content)
+            }
             What::Directory => fs::create_dir(&path),
             What::Symlink(to) => std::os::unix::fs::symlink(to, &path),
             What::HardLink => match made.iter().find(|(_, f)| matches!(f.what, What::File(_))) {

@@ -53,7 +53,9 @@ impl Read for Reader {
             match self.pieces.blocking_recv() {
                 Some(Ok(bytes)) => self.current = bytes,
                 // A body that broke off must not be taken for a whole one.
-                Some(Err(error)) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
+                Some(Err(error)) => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error));
+                }
                 None => return Ok(0),
             }
         }

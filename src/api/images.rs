@@ -101,7 +101,8 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
     let store = handle.images.store().await?;
     let views = handle.list().await;
     let usage = blocking(move || store.usage()).await?;
-    let is_on = |key: &str| filters.get(key).and_then(|v| v.first()).map(|v| v == "true" || v == "1");
+    let is_on =
+        |key: &str| filters.get(key).and_then(|v| v.first()).map(|v| v == "true" || v == "1");
     let mut images: Vec<Value> = Vec::new();
     for image in &usage.images {
         let listed = &image.listed;

@@ -8,12 +8,14 @@
 mod body;
 mod containers;
 mod events;
+mod files;
 mod images;
 mod logs;
 mod model;
 mod own;
 mod respond;
 mod route;
+mod settings;
 mod system;
 mod transfer;
 

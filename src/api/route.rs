@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{containers, events, images, logs, own, system};
+use super::{containers, events, files, images, logs, own, system};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -93,8 +93,12 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
     let (head, body) = request.into_parts();
     match parts.as_slice() {
-        ["images", rest @ ..] => {
-            images::dispatch(&handle, &head, rest, &query, body).await
+        ["images", rest @ ..] => images::dispatch(&handle, &head, rest, &query, body).await,
+        ["commit"] if head.method == Method::POST => files::make_image(&handle, &query, body).await,
+        ["containers", which, "archive"]
+            if [Method::GET, Method::HEAD, Method::PUT].contains(&head.method) =>
+        {
+            files::archive(&handle, which, &head.method, &query, body).await
         }
         _ => dispatch(handle, &head.method, &parts, &query).await,
     }
@@ -144,6 +148,8 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which, "json"] if get => containers::inspect(&handle, which).await,
         ["containers", which, "logs"] if get => logs::logs(&handle, which, query).await,
         ["containers", which, "stats"] if get => containers::stats(&handle, which, query).await,
+        ["containers", which, "changes"] if get => files::changes(&handle, which).await,
+        ["containers", which, "export"] if get => files::export(&handle, which).await,
         ["containers", which, "top"] if get => containers::top(&handle, which).await,
         ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
         ["containers", which, verb] if post => containers::act(&handle, which, verb, query).await,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::files::{Files, Place};
 use super::images::Images;
 use super::paths::Paths;
 use super::plan::Change;
@@ -159,6 +160,8 @@ pub enum Request {
     Plan(Vec<PathBuf>, oneshot::Sender<Result<Vec<Change>, String>>),
     /// The processes of a container: pid, parent, user, command.
     Processes(Name, oneshot::Sender<Vec<[String; 4]>>),
+    /// Where a container's files are.
+    Files(Name, oneshot::Sender<Result<Place, Refusal>>),
     /// Read all manifests again.
     Rescan(oneshot::Sender<()>),
     /// Replace keeper and engine by the binary that is on disk.
@@ -231,6 +234,13 @@ impl Handle {
     /// See [`Request::Processes`].
     pub async fn processes(&self, name: &Name) -> Vec<[String; 4]> {
         self.ask(|answer| Request::Processes(name.clone(), answer)).await.unwrap_or_default()
+    }
+
+    /// A container's files, from outside.
+    pub async fn files(&self, name: &Name) -> Result<Files, Refusal> {
+        let place = self.ask(|answer| Request::Files(name.clone(), answer)).await;
+        let place = place.unwrap_or_else(ending)?;
+        Files::of(place, &self.paths, &self.images).await.map_err(Refusal::Failed)
     }
 
     /// Reads all manifests again, now.

@@ -95,6 +95,21 @@ impl Images {
         image.map(|image| image.config).map_err(|error| error.to_string())
     }
 
+    /// The unpacked layers of an image by its id, the topmost first.
+    ///
+    /// # Errors
+    /// If it is not there, or not whole.
+    pub async fn layers(&self, id: &str) -> Result<Vec<PathBuf>, String> {
+        let store = self.store().await.map_err(|error| error.to_string())?;
+        let id = id.to_owned();
+        let layers = blocking(move || {
+            let image = store.resolve(&id)?;
+            store.unpack_missing(&image)?;
+            Ok(image.layers().iter().rev().filter_map(|layer| store.layer_path(*layer)).collect())
+        });
+        layers.await.map_err(|error| error.to_string())
+    }
+
     /// The root of a container: of the image that it has, or of the one that `name`
     /// means now, pulled if need be and allowed.
     ///

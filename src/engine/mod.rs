@@ -7,6 +7,7 @@ mod adopt;
 mod answer;
 mod echo;
 pub mod failure;
+pub mod files;
 pub mod flight;
 pub mod handle;
 pub mod images;

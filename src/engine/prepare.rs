@@ -129,7 +129,10 @@ impl Preparation<'_> {
             manifest.user.as_deref().or_else(|| image.map(|i| i.config.config.user.as_str()));
         let named = named.unwrap_or_default();
         if isolated {
-            let lower = self.lower(&manifest, image)?;
+            let lower = match image {
+                Some(image) => Lower::Layers(image.layers.clone()),
+                None => lower_of(&manifest, &paths)?,
+            };
             self.root(order.kept.root.take(), &lower, &writable, ids, &mut parts)
                 .map(|root| order.kept.root = root)?;
             let root = parts.root.and_then(|index| self.fds.get(index));
@@ -170,20 +173,6 @@ impl Preparation<'_> {
         }
         let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
         self.ready(plan, &status_path(&run_dir, order.incarnation))
-    }
-
-    /// What its root lies over: the layers of its image, a directory, the host.
-    fn lower(&self, manifest: &Container, image: Option<&ImageRoot>) -> Result<Lower, String> {
-        if let Some(image) = image {
-            return Ok(Lower::Layers(image.layers.clone()));
-        }
-        let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
-        let paths = &self.workshop.paths;
-        let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
-            .into_iter()
-            .chain(paths.manifest_dirs())
-            .collect();
-        Ok(Lower::of_rootfs(rootfs, manifest.expose.clone(), own))
     }
 
     /// The root: once more the one that is kept, or a new one.
@@ -407,9 +396,9 @@ impl Preparation<'_> {
 }
 
 /// The most of /etc/passwd and /etc/group that is read.
-const USERS_MAX: u64 = 16 << 20;
+pub(super) const USERS_MAX: u64 = 16 << 20;
 
-fn resolve_user(
+pub(super) fn resolve_user(
     user: &str,
     groups: &[String],
     read: impl Fn(&str) -> Vec<u8>,
@@ -467,6 +456,19 @@ fn is_dir(fd: std::os::fd::BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(fd).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
     })
+}
+
+/// What the root of a container without an image lies over: a directory, or the host.
+///
+/// # Errors
+/// The manifest names none.
+pub fn lower_of(manifest: &Container, paths: &Paths) -> Result<Lower, String> {
+    let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
+    let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
+        .into_iter()
+        .chain(paths.manifest_dirs())
+        .collect();
+    Ok(Lower::of_rootfs(rootfs, manifest.expose.clone(), own))
 }
 
 /// Where the status of a launch is.

@@ -74,7 +74,7 @@ impl Store {
             // The unpacker sees only that reading failed.
             return Err(match tar.inner().exceeded() {
                 Some(bound) => torn(bound),
-                None => Error::caused(Kind::Corrupt, e.to_string(), e),
+                None => Error::caused(kind_of(&e), e.to_string(), e),
             });
         }
         let (diff_id, tar_size) = tar.finish().map_err(torn)?;
@@ -141,6 +141,20 @@ impl Store {
             })?;
         Ok(Unpacker { pieces: Some(pieces), thread: Some(thread) })
     }
+}
+
+/// Whether the archive or this machine is at fault.
+fn kind_of(error: &(dyn std::error::Error + 'static)) -> Kind {
+    let ours = [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EIO, libc::EMFILE, libc::ENFILE];
+    let mut at = Some(error);
+    while let Some(error) = at {
+        let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if number.is_some_and(|number| ours.contains(&number)) {
+            return Kind::System;
+        }
+        at = error.source();
+    }
+    Kind::Corrupt
 }
 
 /// The pushing end. Dropped unfinished, it waits until the thread has given up and

@@ -231,7 +231,6 @@ pub fn image(store: &Store, name: &str, tars: &[Vec<u8>], compress: Compress) ->
     let digest = store.put(&lease, &bytes).unwrap();
     let descriptor = Descriptor::new(media::OCI_MANIFEST, digest, bytes.len() as u64);
     let image = store.enter(&lease, &descriptor, Some(&name.parse().unwrap()), None).unwrap();
-    store.unpack_missing(&image).unwrap();
     image
 }
 

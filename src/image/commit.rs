@@ -70,6 +70,7 @@ pub fn commit(store: &Store, lease: &Lease, commit: &Commit<'_>) -> Result<Image
     changes::apply(&mut config.config, commit.changes)?;
     config.created = Some(commit.created.to_owned());
     config.author = commit.author.map(str::to_owned);
+    complete_history(&mut config);
     config.history.push(History {
         created: Some(commit.created.to_owned()),
         created_by: commit.created_by.map(str::to_owned),
@@ -92,21 +93,10 @@ pub fn commit(store: &Store, lease: &Lease, commit: &Commit<'_>) -> Result<Image
         layer.media_type = oci_layer(&layer.media_type).to_owned();
     }
     lease.add(&parts)?;
-    enter(store, lease, &config, layers, commit.name)
-}
-
-/// Enters configuration and manifest of an image whose layers' blobs are there.
-pub(super) fn enter(
-    store: &Store,
-    lease: &Lease,
-    config: &ImageConfig,
-    layers: Vec<Descriptor>,
-    name: Option<&Reference>,
-) -> Result<Image, Error> {
     let bytes = config.to_bytes();
     let digest = store.put(lease, &bytes)?;
     let described = Descriptor::new(media::OCI_CONFIG, digest, bytes.len() as u64);
-    enter_manifest(store, lease, Manifest::oci(described, layers), config, name)
+    enter_manifest(store, lease, Manifest::oci(described, layers), &config, commit.name)
 }
 
 /// Enters the manifest of an image whose other blobs are there.
@@ -124,6 +114,14 @@ pub(super) fn enter_manifest(
     let mut descriptor = Descriptor::new(media::OCI_MANIFEST, digest, bytes.len() as u64);
     descriptor.platform = Some(config.platform());
     store.enter(lease, &descriptor, name, None)
+}
+
+/// A step for each layer that the history does not tell of, so that the steps that
+/// follow are told of their own layers.
+fn complete_history(config: &mut ImageConfig) {
+    let told = config.history.iter().filter(|step| !step.empty_layer).count();
+    let untold = config.rootfs.diff_ids.len().saturating_sub(told);
+    config.history.extend(std::iter::repeat_n(History::default(), untold));
 }
 
 /// OCI's name of a layer's media type.

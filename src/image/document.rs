@@ -204,10 +204,9 @@ impl Document {
         let said = own.or(content_type.map(|t| t.split(';').next().unwrap_or(t).trim()));
         let said_index = said.map(|t| t == media::OCI_INDEX || t == media::DOCKER_LIST);
         let said_manifest = said.map(|t| t == media::OCI_MANIFEST || t == media::DOCKER_MANIFEST);
-        if is_manifest && is_index
-            || is_manifest && said_index == Some(true)
-            || is_index && said_manifest == Some(true)
-        {
+        let two_minds = (is_manifest && (is_index || said_index == Some(true)))
+            || (is_index && said_manifest == Some(true));
+        if two_minds {
             return Err(Error::corrupt(
                 "the document is a manifest and an index at once; it is not to be trusted",
             ));

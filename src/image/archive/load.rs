@@ -216,8 +216,6 @@ impl Content {
             lease.add(&config.rootfs.diff_ids)?;
             let entered = enter_manifest(store, lease, manifest, &config, None)?;
             let names = tags(image);
-            // Unpacked before it is named: a name stands for what can be run.
-            store.unpack_missing(&entered)?;
             for name in &names {
                 store.tag(&entered, name)?;
             }

@@ -25,8 +25,11 @@ pub struct Client {
     inner: Arc<Inner>,
     /// A login that goes before those of the file, for one registry.
     login: Option<(String, Login)>,
-    tickets: Arc<Mutex<HashMap<(String, Vec<String>), Ticket>>>,
+    tickets: Arc<Mutex<Tickets>>,
 }
+
+/// By the address and the scopes that they are for.
+type Tickets = HashMap<(String, Vec<String>), Ticket>;
 
 struct Inner {
     settings: Settings,

@@ -23,7 +23,7 @@ impl Client {
             return Err(Error::new(Kind::Invalid, format!("{url:?} is no http or https URL")));
         };
         let host = host_and_port(&parsed);
-        let http = client(&self.settings().of(&host), parsed.scheme() == "http")?;
+        let http = client(&self.settings().of(&host), &host, parsed.scheme() == "http")?;
         let failed = |error: reqwest::Error| {
             let cause = crate::image::error::root_cause(&error);
             Error::caused(Kind::Unavailable, format!("cannot download {url}: {cause}"), error)

@@ -71,7 +71,7 @@ pub(super) fn endpoints(
             if settings.blocked {
                 continue;
             }
-            let http = client(&settings, url.scheme() == "http")?;
+            let http = client(&settings, &host, url.scheme() == "http")?;
             endpoints.push(Endpoint { registry: host, base: url, http, mirror: true });
         }
     }
@@ -83,7 +83,7 @@ pub(super) fn endpoints(
     let base = Url::parse(&format!("{scheme}://{host}")).map_err(|e| {
         Error::caused(Kind::Invalid, format!("{registry} is not a registry's address: {e}"), e)
     })?;
-    let http = client(&own, plain)?;
+    let http = client(&own, registry, plain)?;
     endpoints.push(Endpoint { registry: registry.to_owned(), base, http, mirror: false });
     Ok(endpoints)
 }
@@ -105,7 +105,7 @@ fn is_loopback(registry: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-pub(super) fn client(settings: &RegistrySettings, plain: bool) -> Result<reqwest::Client, Error> {
+pub(super) fn client(settings: &RegistrySettings, host: &str, plain: bool) -> Result<reqwest::Client, Error> {
     // Once for the process; an error means it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut certificates = Vec::new();
@@ -123,6 +123,8 @@ pub(super) fn client(settings: &RegistrySettings, plain: bool) -> Result<reqwest
             .connect_timeout(CONNECT_PATIENCE)
             .read_timeout(READ_PATIENCE)
             .tls_danger_accept_invalid_certs(settings.insecure);
+        // A proxy's loopback is not ours.
+        let builder = if is_loopback(host) { builder.no_proxy() } else { builder };
         if any_authority {
             builder.tls_certs_merge(certificates.clone()).build()
         } else {

@@ -170,7 +170,11 @@ impl Store {
 
     fn sweep_partials(&self, age: Duration, collected: &mut Collected) -> Result<(), Error> {
         for path in list(&self.work("partial"))? {
-            if is_older(&path, age) && Lock::is_free(&path) {
+            if !is_older(&path, age) {
+                continue;
+            }
+            // Held until it is gone: who claims it now sees that it is another file.
+            if let Some(_hold) = Lock::try_file(&path)? {
                 collected.bytes += size(&path);
                 remove_file(&path)?;
             }

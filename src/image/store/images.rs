@@ -78,7 +78,8 @@ impl Store {
 
     /// Enters an image whose blobs are in the store, kept by `lease`, under a name
     /// or none. `source` is the digest that its registry knows it by, if that is
-    /// not the manifest's. An image that had the name stays, without it.
+    /// not the manifest's. Layers that are not unpacked are, from their blobs. An
+    /// image that had the name stays, without it.
     ///
     /// # Errors
     /// If a blob of it is missing, or the disk refuses.
@@ -95,6 +96,8 @@ impl Store {
                 return Err(Error::corrupt(format!("the image's blob {} is missing", blob.digest)));
             }
         }
+        // What is in the index can be run.
+        self.unpack_missing(&image)?;
         let entry = Entry::new(descriptor.clone(), name, source);
         self.change_index(|entries| {
             set(entries, entry);

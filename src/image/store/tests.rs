@@ -49,7 +49,7 @@ fn names_move_and_go() {
 fn what_is_held_is_not_collected() {
     let (_dir, store) = store();
     let base = busybox_layer();
-    let kept = image(&store, "kept", &[base.clone()], Compress::Gzip);
+    let kept = image(&store, "kept", std::slice::from_ref(&base), Compress::Gzip);
     let pinned = image(&store, "pinned", &[base.clone(), tar_of(&[("p", b"p")])], Compress::Gzip);
     let mounted = image(&store, "mounted", &[tar_of(&[("m", b"m")])], Compress::Gzip);
     let pins =
@@ -81,7 +81,7 @@ fn what_is_held_is_not_collected() {
 fn shared_parts_are_counted_once() {
     let (_dir, store) = store();
     let base = busybox_layer();
-    image(&store, "a", &[base.clone()], Compress::Gzip);
+    image(&store, "a", std::slice::from_ref(&base), Compress::Gzip);
     image(&store, "b", &[base, tar_of(&[("b", &[7; 100_000])])], Compress::Gzip);
     let usage = store.usage().unwrap();
     let sizes: u64 = usage.images.iter().map(|image| image.size).sum();

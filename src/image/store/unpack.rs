@@ -29,6 +29,8 @@ pub struct UnpackedLayer {
     pub tar_size: u64,
     /// How its blob is compressed.
     pub compression: Compression,
+    /// What the unpacker tells of it.
+    pub unpacked: layer::Unpacked,
 }
 
 impl UnpackedLayer {
@@ -70,15 +72,15 @@ impl Store {
         let decoder = Decoder::new(blob, self.inner.layer_max).map_err(torn)?;
         let compression = decoder.compression();
         let mut tar = HashingReader::new(decoder);
-        if let Err(e) = layer::unpack(&mut tar, &staged.fs(), &self.inner.limits) {
+        let unpacked = layer::unpack(&mut tar, &staged.fs(), &self.inner.limits).map_err(|e| {
             // The unpacker sees only that reading failed.
-            return Err(match tar.inner().exceeded() {
+            match tar.inner().exceeded() {
                 Some(bound) => torn(bound),
-                None => Error::caused(Kind::Corrupt, e.to_string(), e),
-            });
-        }
+                None => Error::caused(kind_of(&e), e.to_string(), e),
+            }
+        })?;
         let (diff_id, tar_size) = tar.finish().map_err(torn)?;
-        Ok(UnpackedLayer { staged, diff_id, tar_size, compression })
+        Ok(UnpackedLayer { staged, diff_id, tar_size, compression, unpacked })
     }
 
     /// Unpacks a layer whose blob is in the store, verifying the blob on the way. A
@@ -141,6 +143,20 @@ impl Store {
             })?;
         Ok(Unpacker { pieces: Some(pieces), thread: Some(thread) })
     }
+}
+
+/// Whether the archive or this machine is at fault.
+fn kind_of(error: &(dyn std::error::Error + 'static)) -> Kind {
+    let ours = [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EIO, libc::EMFILE, libc::ENFILE];
+    let mut at = Some(error);
+    while let Some(error) = at {
+        let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if number.is_some_and(|number| ours.contains(&number)) {
+            return Kind::System;
+        }
+        at = error.source();
+    }
+    Kind::Corrupt
 }
 
 /// The pushing end. Dropped unfinished, it waits until the thread has given up and

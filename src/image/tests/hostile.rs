@@ -264,7 +264,8 @@ async fn wrong_content_is_refused() {
 async fn documents_that_lie_are_refused() {
     let honest = Parts::new();
     let manifest: Manifest = serde_json::from_slice(&honest.manifest).unwrap();
-    let cases: Vec<(Box<dyn Fn(&mut Manifest)>, Kind)> = vec![
+    type Change = Box<dyn Fn(&mut Manifest)>;
+    let cases: Vec<(Change, Kind)> = vec![
         (Box::new(|m| m.layers[0].size -= 1), Kind::Corrupt),
         (Box::new(|m| m.layers[0].size += 1), Kind::Corrupt),
         (Box::new(|m| m.config.size = 1 << 40), Kind::TooLarge),

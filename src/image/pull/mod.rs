@@ -5,16 +5,18 @@
 //! once, with bounded queues between. A layer that is being fetched by somebody else,
 //! here or in another process, is waited for; one that broke off is gone on with.
 
-use std::fmt;
-use std::str::FromStr;
+mod fetch;
+mod policy;
+mod receive;
+
+pub use policy::Policy;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::document::{CONFIG_MAX, Descriptor, Document, Manifest, media};
@@ -22,6 +24,8 @@ use super::progress::{Reporter, Sink, Status};
 use super::registry::{Client, Fetched};
 use super::store::{Claim, Image, Lease, Partial, Store};
 use super::{Digest, Error, ImageConfig, Kind, Platform, Reference};
+use fetch::Taker;
+use receive::Receiver;
 
 /// How many layers are downloaded at a time, as Docker does.
 pub const PARALLEL: usize = 3;
@@ -29,44 +33,6 @@ pub const PARALLEL: usize = 3;
 const QUEUE: usize = 32;
 /// How often is looked whether another's download has ended.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// When the registry is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Policy {
-    /// Each time; but not for a digest that is there.
-    Always,
-    /// If the image is not there.
-    #[default]
-    Missing,
-    /// Never.
-    Never,
-}
-
-impl FromStr for Policy {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "always" => Ok(Policy::Always),
-            "missing" => Ok(Policy::Missing),
-            "never" => Ok(Policy::Never),
-            _ => Err(Error::invalid(format!(
-                "{text:?} is no pull policy; write always, missing or never"
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Policy::Always => "always",
-            Policy::Missing => "missing",
-            Policy::Never => "never",
-        })
-    }
-}
 
 /// Brings images into a store. Clones share the bound on parallel downloads.
 #[derive(Clone)]
@@ -279,68 +245,6 @@ impl Puller {
         Ok(config)
     }
 
-    /// A blob that fits into memory, verified.
-    async fn small_blob(
-        &self,
-        name: &Reference,
-        blob: &Descriptor,
-        reporter: &Reporter,
-    ) -> Result<Vec<u8>, Error> {
-        let mut taker = Taker::Memory(Vec::new());
-        self.fetch(name, blob, 0, reporter, &mut taker).await?;
-        let Taker::Memory(bytes) = taker else {
-            return Ok(Vec::new());
-        };
-        if Digest::of(&bytes) != blob.digest {
-            return Err(Error::corrupt(format!(
-                "the content of the blob {} has another digest",
-                blob.digest
-            )));
-        }
-        Ok(bytes)
-    }
-
-    /// Gives a blob's bytes from `offset` on to `take`, over as many connections as
-    /// it needs, until all have come or `take` says no more.
-    async fn fetch(
-        &self,
-        name: &Reference,
-        blob: &Descriptor,
-        mut offset: u64,
-        reporter: &Reporter,
-        taker: &mut Taker,
-    ) -> Result<(), Error> {
-        let mut failed = 0;
-        // An empty blob has a digest too, and is asked for to be sure.
-        while offset < blob.size || blob.size == 0 {
-            let before = offset;
-            let error = match self.client.blob(name, blob, offset, reporter).await {
-                Err(error) => return Err(error),
-                Ok(mut stream) => loop {
-                    match stream.piece().await {
-                        Ok(Some(piece)) => {
-                            offset += piece.len() as u64;
-                            if !taker.take(piece).await {
-                                return Ok(());
-                            }
-                        }
-                        Ok(None) => return Ok(()),
-                        Err(error) => break error,
-                    }
-                },
-            };
-            if error.kind() != Kind::Unavailable {
-                return Err(error);
-            }
-            failed = if offset > before { 1 } else { failed + 1 };
-            if failed >= self.client.retry().attempts {
-                return Err(error);
-            }
-            self.client.pause(failed, None, &error, reporter).await;
-        }
-        Ok(())
-    }
-
     async fn layer(
         &self,
         name: &Reference,
@@ -473,103 +377,6 @@ impl Puller {
         tokio::task::spawn_blocking(move || work(&store))
             .await
             .unwrap_or_else(|e| Err(Error::caused(Kind::System, "work on the store panicked", e)))
-    }
-}
-
-/// Where fetched bytes go.
-enum Taker {
-    /// Into memory: small blobs.
-    Memory(Vec<u8>),
-    /// To the thread that writes, and into the count.
-    Queue { pieces: mpsc::Sender<Bytes>, counter: Reporter, done: u64, size: u64 },
-}
-
-impl Taker {
-    /// False if no more are wanted.
-    async fn take(&mut self, piece: Bytes) -> bool {
-        match self {
-            Taker::Memory(bytes) => {
-                bytes.extend_from_slice(&piece);
-                true
-            }
-            Taker::Queue { pieces, counter, done, size } => {
-                *done += piece.len() as u64;
-                counter.count(Status::Downloading, *done, Some(*size));
-                pieces.send(piece).await.is_ok()
-            }
-        }
-    }
-}
-
-/// The end of a download that writes, on a thread that may block.
-struct Receiver {
-    store: Store,
-    lease: Arc<Lease>,
-    diff_id: Digest,
-    sink: Sink,
-    layer: String,
-    size: u64,
-}
-
-impl Receiver {
-    fn receive(
-        self,
-        mut partial: Partial,
-        mut queue: mpsc::Receiver<Bytes>,
-        tell_offset: oneshot::Sender<u64>,
-    ) -> Result<(), Error> {
-        let mut counter = Reporter::new(&self.sink, Some(self.layer.clone()));
-        let size = self.size;
-        let unpacker = match self.store.layer_path(self.diff_id) {
-            Some(_) => None,
-            None => Some(self.store.unpacker(Box::new(move |done| {
-                // While bytes still come, that is what counts; then this.
-                if done * 10 > size * 9 {
-                    counter.count(Status::Extracting, done, Some(size));
-                }
-            }))?),
-        };
-        let mut alive = true;
-        partial.resume(|piece| {
-            if let Some(unpacker) = &unpacker {
-                alive = alive && unpacker.push(Bytes::copy_from_slice(piece));
-            }
-            Ok(())
-        })?;
-        let _ = tell_offset.send(partial.length());
-        let mut ended = false;
-        while alive && let Some(piece) = queue.blocking_recv() {
-            if piece.is_empty() {
-                ended = true;
-                break;
-            }
-            partial.append(&piece)?;
-            if let Some(unpacker) = &unpacker {
-                alive = unpacker.push(piece);
-            }
-        }
-        // The fetch is over or given up; nobody waits on a full queue.
-        drop(queue);
-        let reporter = Reporter::new(&self.sink, Some(self.layer.clone()));
-        if alive && !ended {
-            return Err(Error::new(Kind::Unavailable, "the download was given up"));
-        }
-        if alive {
-            partial.verify()?;
-            reporter.tell(Status::Downloaded);
-        }
-        if let Some(unpacker) = unpacker {
-            let unpacked = unpacker
-                .finish()
-                .map_err(|e| e.context(format_args!("the layer {}", self.layer)))?;
-            unpacked.check(self.diff_id)?;
-            // Only what is verified whole becomes a layer.
-            partial.verify()?;
-            unpacked.finish(&self.lease)?;
-        }
-        partial.publish(&self.lease)?;
-        reporter.tell(Status::Complete);
-        Ok(())
     }
 }
 

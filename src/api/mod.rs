@@ -5,8 +5,11 @@
 //! Called by the engine's start, on its thread; talks to the loop through
 //! [`Handle`] alone. Knows nothing of the kernel.
 
+mod body;
 mod containers;
 mod events;
+mod exec;
+mod hijack;
 mod logs;
 mod model;
 mod own;
@@ -65,6 +68,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) -> io::Result<()> {
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(HEAD_MAX)
                 .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
                 .await;
             drop(place);
         });

@@ -80,6 +80,20 @@ pub fn no_content() -> Answer {
     with_body(StatusCode::NO_CONTENT, "", Empty::new())
 }
 
+/// A value as JSON, of something that was made.
+pub fn created(value: &impl Serialize) -> Answer {
+    json_with(StatusCode::CREATED, value)
+}
+
+/// The connection goes on in another protocol.
+pub fn switching(protocol: &'static str, kind: &'static str) -> Answer {
+    let mut answer = with_body(StatusCode::SWITCHING_PROTOCOLS, kind, Empty::new());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static(protocol));
+    answer
+}
+
 /// A refusal of the engine.
 pub fn refused(refusal: Refusal) -> Answer {
     match refusal {

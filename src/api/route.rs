@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{containers, events, logs, own, system};
+use super::{containers, events, exec, logs, own, system};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -86,7 +86,29 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
     };
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
     let method = request.method().clone();
+    if let Some(answer) = with_body(&handle, &method, &parts, &query, request).await {
+        return answer;
+    }
     dispatch(handle, &method, &parts, &query).await
+}
+
+/// The routes that read the request's body or take its connection; none if it is none
+/// of them.
+async fn with_body(
+    handle: &Handle,
+    method: &Method,
+    parts: &[&str],
+    query: &Query,
+    request: Request<Incoming>,
+) -> Option<Answer> {
+    let post = *method == Method::POST;
+    let _ = query;
+    Some(match parts {
+        ["containers", which, "exec"] if post => exec::create(handle, which, request).await,
+        ["exec", id, "start"] if post => exec::start(handle, id, request).await,
+        ["berth", "exec", id, "join"] if post => exec::join(handle, id, request).await,
+        _ => return None,
+    })
 }
 
 /// The path without `/v1.41`, which must be a version that we speak.
@@ -139,6 +161,8 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which] if *method == Method::DELETE => {
             containers::remove(&handle, which, query).await
         }
+        ["exec", id, "json"] if get => exec::inspect(&handle, id).await,
+        ["exec", id, "resize"] if post => exec::resize(&handle, id, query).await,
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
         ["images", "json"] | ["networks"] if get => super::respond::json(&[(); 0]),
         ["volumes"] if get => {

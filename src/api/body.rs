@@ -1,14 +1,16 @@
-//! Bodies for those who block: a request's as a reader, an answer's as a writer. Both
-//! are bounded by a queue of a few pieces; a slow client slows only itself.
+//! Bodies: JSON, bounded, with errors in Docker's words; and for those who block, a
+//! request's as a reader, an answer's as a writer. A slow client slows only itself.
 
 use std::io::{self, Read, Write};
 
 use futures_util::{Stream, StreamExt};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
+use hyper::StatusCode;
 use hyper::body::{Bytes, Incoming};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::respond::{Answer, stream};
+use super::respond::{Answer, failure, stream};
 
 /// Pieces on their way between a connection and a thread that blocks.
 const QUEUE: usize = 16;
@@ -117,17 +119,33 @@ pub fn written<E: std::fmt::Display + Send + 'static>(
     })
 }
 
-/// A body as a whole, if it is not longer than `max`.
+/// Larger than anything that the API's types can sensibly be.
+const MOST: usize = 4 << 20;
+/// A body that has not come by then is not waited for.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Reads a body whole and parses it; an empty one is `{}`.
 ///
 /// # Errors
-/// In a sentence: too long, or broken off.
-pub async fn whole(body: Incoming, max: usize) -> Result<Bytes, String> {
-    let limited = http_body_util::Limited::new(body, max);
-    let collected = limited.collect().await;
-    collected.map(|body| body.to_bytes()).map_err(|error| {
-        match error.downcast_ref::<http_body_util::LengthLimitError>() {
-            Some(_) => format!("the request's body is longer than {max} bytes"),
-            None => format!("the request's body broke off: {error}"),
+/// The answer that says what is wrong with it.
+pub async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Box<Answer>> {
+    let refuse = |status, message: &str| Box::new(failure(status, message));
+    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, MOST).collect()).await;
+    let bytes = match collected {
+        Err(_) => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come")),
+        Ok(Err(error)) => {
+            let status = match error.is::<http_body_util::LengthLimitError>() {
+                true => StatusCode::PAYLOAD_TOO_LARGE,
+                false => StatusCode::BAD_REQUEST,
+            };
+            return Err(refuse(status, &format!("reading the body: {error}")));
         }
-    })
+        Ok(Ok(collected)) => collected.to_bytes(),
+    };
+    let text: &[u8] = match bytes.trim_ascii() {
+        b"" | b"null" => b"{}",
+        text => text,
+    };
+    serde_json::from_slice(text)
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, &format!("invalid JSON: {error}")))
 }

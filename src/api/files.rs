@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::body;
 use super::images::{refused as image_refused, with_tag};
 use super::model::timestamp;
-use super::respond::{Answer, failure, json as as_json, json_with, no_content, refused};
+use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
 use crate::engine::files::{Entrance, Files};
 use crate::engine::handle::{Handle, Refusal, View};
@@ -164,23 +164,13 @@ async fn put(view: View, files: Files, path: PathBuf, query: &Query, body: Incom
     }
 }
 
-/// The most of a commit's body, which is a container's configuration.
-const CONFIG_MAX: usize = 4 << 20;
-
 pub async fn make_image(handle: &Handle, query: &Query, body: Incoming) -> Answer {
     let Some(which) = query.get("container") else {
         return failure(StatusCode::BAD_REQUEST, "the parameter container is missing");
     };
-    let config = match body::whole(body, CONFIG_MAX).await {
-        Ok(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => None,
-        Ok(bytes) => match serde_json::from_slice::<Value>(&bytes) {
-            Ok(value) => Some(value).filter(|value| value.is_object()),
-            Err(error) => {
-                let why = format!("the body is not a container's configuration: {error}");
-                return failure(StatusCode::BAD_REQUEST, &why);
-            }
-        },
-        Err(why) => return failure(StatusCode::BAD_REQUEST, &why),
+    let config: Value = match body::read(body).await {
+        Ok(config) => config,
+        Err(answer) => return *answer,
     };
     let (view, files) = match files(handle, which).await {
         Ok(found) => found,
@@ -205,14 +195,14 @@ pub async fn make_image(handle: &Handle, query: &Query, body: Incoming) -> Answe
         tracing::error!("{} stays paused after its commit: {refusal:?}", view.name);
     }
     match image {
-        Ok(id) => json_with(StatusCode::CREATED, &json!({ "Id": id })),
+        Ok(id) => created(&json!({ "Id": id })),
         Err(error) => image_refused(&error),
     }
 }
 
 struct Making {
     files: Files,
-    config: Option<Value>,
+    config: Value,
     name: Option<Reference>,
     author: Option<String>,
     message: Option<String>,
@@ -238,7 +228,7 @@ impl Making {
             let diff_id = packed.diff_id.parse()?;
             let layer = NewLayer { digest, size, compression: Compression::Gzip, diff_id };
             let usual = base.as_ref().map(|base| base.config.config.clone()).unwrap_or_default();
-            let process = super::settings::process(usual, &manifest, self.config.as_ref())?;
+            let process = super::settings::process(usual, &manifest, &self.config)?;
             let created = timestamp(SystemTime::now());
             let image = commit(
                 &store,

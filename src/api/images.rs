@@ -7,7 +7,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::respond::{Answer, failure, json as as_json, json_with};
+use super::respond::{Answer, created, failure, json as as_json};
 use super::route::Query;
 use super::transfer;
 use crate::engine::handle::Handle;
@@ -126,7 +126,7 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
             "ParentId": "",
             "RepoTags": names(&listed.names),
             "RepoDigests": names(&listed.digests),
-            "Created": created(listed),
+            "Created": born(listed),
             "Size": image.size,
             "VirtualSize": image.size,
             "SharedSize": if query.is_on("shared-size") { (image.size - image.unique) as i64 } else { -1 },
@@ -162,7 +162,7 @@ fn names(references: &[Reference]) -> Vec<String> {
     references.iter().map(Reference::familiar).collect()
 }
 
-fn created(listed: &Listed) -> i64 {
+fn born(listed: &Listed) -> i64 {
     let text = listed.image.config.created.as_deref().unwrap_or_default();
     text.parse::<jiff::Timestamp>().map_or(0, |time| time.as_second())
 }
@@ -251,7 +251,7 @@ async fn tag(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error
     let name = with_tag(repository, query.get("tag"))?;
     let store = handle.images.store().await?;
     blocking(move || store.tag(&image, &name)).await?;
-    Ok(json_with(StatusCode::CREATED, &Value::Null))
+    Ok(created(&Value::Null))
 }
 
 /// `repo` and `tag` as one name.

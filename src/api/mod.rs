@@ -8,7 +8,9 @@
 mod body;
 mod containers;
 mod events;
+mod exec;
 mod files;
+mod hijack;
 mod images;
 mod logs;
 mod model;
@@ -70,6 +72,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) -> io::Result<()> {
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(HEAD_MAX)
                 .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
                 .await;
             drop(place);
         });

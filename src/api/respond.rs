@@ -55,7 +55,7 @@ pub fn json(value: &impl Serialize) -> Answer {
     json_with(StatusCode::OK, value)
 }
 
-pub fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
+fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
     match serde_json::to_vec(value) {
         Ok(mut text) => {
             text.push(b'\n');
@@ -79,6 +79,20 @@ pub fn text(text: &'static str) -> Answer {
 /// Done, and nothing to say.
 pub fn no_content() -> Answer {
     with_bytes(StatusCode::NO_CONTENT, "", "")
+}
+
+/// A value as JSON, of something that was made.
+pub fn created(value: &impl Serialize) -> Answer {
+    json_with(StatusCode::CREATED, value)
+}
+
+/// The connection goes on in another protocol.
+pub fn switching(protocol: &'static str, kind: &'static str) -> Answer {
+    let mut answer = with_bytes(StatusCode::SWITCHING_PROTOCOLS, kind, "");
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static(protocol));
+    answer
 }
 
 /// A refusal of the engine.

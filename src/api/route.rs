@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{containers, events, files, images, logs, own, system};
+use super::{containers, events, exec, files, images, logs, own, system};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -91,16 +92,42 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
         Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
-    let (head, body) = request.into_parts();
     match parts.as_slice() {
-        ["images", rest @ ..] => images::dispatch(&handle, &head, rest, &query, body).await,
-        ["commit"] if head.method == Method::POST => files::make_image(&handle, &query, body).await,
-        ["containers", which, "archive"]
-            if [Method::GET, Method::HEAD, Method::PUT].contains(&head.method) =>
-        {
-            files::archive(&handle, which, &head.method, &query, body).await
+        // These take the connection over.
+        ["containers", which, "exec"] if *request.method() == Method::POST => {
+            exec::create(&handle, which, request).await
         }
-        _ => dispatch(handle, &head.method, &parts, &query).await,
+        ["exec", id, "start"] if *request.method() == Method::POST => {
+            exec::start(&handle, id, request).await
+        }
+        ["berth", "exec", id, "join"] if *request.method() == Method::POST => {
+            exec::join(&handle, id, request).await
+        }
+        parts => {
+            let (head, body) = request.into_parts();
+            with_body(handle, &head, parts, &query, body).await
+        }
+    }
+}
+
+/// The routes that read the request's body, and all others.
+async fn with_body(
+    handle: Handle,
+    head: &Parts,
+    parts: &[&str],
+    query: &Query,
+    body: Incoming,
+) -> Answer {
+    let method = &head.method;
+    match parts {
+        ["images", rest @ ..] => images::dispatch(&handle, head, rest, query, body).await,
+        ["commit"] if *method == Method::POST => files::make_image(&handle, query, body).await,
+        ["containers", which, "archive"]
+            if [Method::GET, Method::HEAD, Method::PUT].contains(method) =>
+        {
+            files::archive(&handle, which, method, query, body).await
+        }
+        _ => dispatch(handle, method, parts, query).await,
     }
 }
 
@@ -156,6 +183,8 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which] if *method == Method::DELETE => {
             containers::remove(&handle, which, query).await
         }
+        ["exec", id, "json"] if get => exec::inspect(&handle, id).await,
+        ["exec", id, "resize"] if post => exec::resize(&handle, id, query).await,
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
         ["networks"] if get => super::respond::json(&[(); 0]),
         ["volumes"] if get => {

@@ -11,11 +11,7 @@ use crate::manifest::model::Container;
 ///
 /// # Errors
 /// What the client says is no configuration.
-pub fn process(
-    base: Process,
-    manifest: &Container,
-    said: Option<&Value>,
-) -> Result<Process, Error> {
+pub fn process(base: Process, manifest: &Container, said: &Value) -> Result<Process, Error> {
     let mut process = base;
     if let Some(entrypoint) = &manifest.entrypoint {
         process.entrypoint.clone_from(entrypoint);
@@ -39,7 +35,7 @@ pub fn process(
         process.stop_signal = Some(signal.to_string());
     }
     process.labels.extend(manifest.labels.clone());
-    let Some(Value::Object(said)) = said else { return Ok(process) };
+    let Value::Object(said) = said else { return Ok(process) };
     // Only what is really said: clients send every key, most of them empty.
     let mut whole = serde_json::to_value(&process).unwrap_or_default();
     for (key, value) in said {
@@ -88,12 +84,12 @@ mod tests {
         };
         let mut manifest = Container { command: vec!["new".into()], ..Container::default() };
         manifest.env.insert("B".into(), "2".into());
-        let made = process(base.clone(), &manifest, None).unwrap();
+        let made = process(base.clone(), &manifest, &Value::Null).unwrap();
         assert_eq!((made.cmd, made.entrypoint), (vec!["new".to_owned()], vec!["/run".to_owned()]));
         assert_eq!(made.env, ["A=1", "B=2"]);
         let said = json!({ "Cmd": ["third"], "User": "", "Env": null, "Hostname": "x" });
-        let made = process(base.clone(), &manifest, Some(&said)).unwrap();
+        let made = process(base.clone(), &manifest, &said).unwrap();
         assert_eq!((made.cmd, made.env.len()), (vec!["third".to_owned()], 2));
-        assert!(process(base, &manifest, Some(&json!({ "Cmd": 5 }))).is_err());
+        assert!(process(base, &manifest, &json!({ "Cmd": 5 })).is_err());
     }
 }

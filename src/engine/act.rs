@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
-use super::prepare::{self, Kept, Order, Ready, status_path};
-use super::reconcile::{Action, Event, ExitStatus, Image};
-use super::run::{Asked, Effect, Engine, InFlight};
+use super::prepare::{self, Ends, Job, Kept, Order, Ready, status_path};
+use super::reconcile::{Action, Event, ExitStatus};
+use super::run::{Effect, Engine, InFlight, Purpose};
+use super::terminal::Pump;
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
@@ -35,7 +36,8 @@ impl Engine {
             Action::Thaw { name, .. } => self.with_cgroup(&name, "thawing", Cgroup::thaw),
             Action::ApplyLive { name, .. } => self.apply_live(name),
             Action::ReloadExec { name, incarnation, command } => {
-                self.command(name, incarnation, command, None);
+                let job = Job { command, ..Job::default() };
+                self.command(name, incarnation, job, Purpose::Reload);
             }
             Action::Discard { name } => self.discard(name),
             Action::Finish => {
@@ -92,83 +94,12 @@ impl Engine {
             network,
             image: None,
             kept: Kept::default(),
+            size: live.size,
         });
         match order.manifest.image.clone() {
             None => self.make_ready(order),
             Some(named) => self.fetch(order, named, image),
         }
-    }
-
-    /// Finds the image of a launch, which may have to be pulled first.
-    fn fetch(&mut self, mut order: Box<Order>, named: String, has: Option<Image>) {
-        let (images, effects) = (self.workshop.images.clone(), self.effects.clone());
-        let (name, policy) = (order.name.clone(), order.manifest.pull);
-        let task = tokio::task::spawn_local(async move {
-            let silent = crate::image::progress::silent();
-            let result = images.root(&named, has.as_ref(), policy, &silent).await;
-            let result = result.map(|image| order.image = Some(image));
-            let _ = effects.send(Effect::Fetched { order, result });
-        });
-        if let Ok(name) = name.parse::<Name>() {
-            self.lives.entry(name).or_default().fetching = Some(task.abort_handle());
-        }
-    }
-
-    /// The image of a launch is there, or can't be had.
-    pub(super) fn fetched(&mut self, order: Box<Order>, result: Result<(), String>) {
-        let Ok(name) = order.name.parse::<Name>() else { return };
-        let incarnation = order.incarnation;
-        let live = self.lives.entry(name.clone()).or_default();
-        live.fetching = None;
-        match result {
-            Ok(()) => {
-                if let Some(root) = &order.image {
-                    let image = root.image.clone();
-                    self.apply(Event::ImageChosen { name, incarnation, image });
-                }
-                self.make_ready(order);
-            }
-            Err(error) => {
-                self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
-            }
-        }
-    }
-
-    /// Gives up the pulls of containers that are no longer to run.
-    pub(super) fn end_unwanted_fetches(&mut self) {
-        for (name, live) in &mut self.lives {
-            if live.fetching.is_none() || self.observed.wants(name) {
-                continue;
-            }
-            if let Some(task) = live.fetching.take() {
-                task.abort();
-            }
-            let Some(incarnation) = self.observed.record(name).map(|r| r.incarnation) else {
-                continue;
-            };
-            let error = "it was not to run any more before its image was there".to_owned();
-            let failed = Event::LaunchFailed { name: name.clone(), incarnation, code: 125, error };
-            let _ = self.effects.send(Effect::Event(failed));
-        }
-    }
-
-    /// Makes everything else of a launch ready.
-    fn make_ready(&mut self, mut order: Box<Order>) {
-        let Ok(name) = order.name.parse::<Name>() else { return };
-        order.kept = std::mem::take(&mut self.lives.entry(name.clone()).or_default().kept);
-        let incarnation = order.incarnation;
-        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
-            let (kept, result) = prepare::prepare(&workshop, *order);
-            let prepared = Effect::Prepared {
-                name,
-                incarnation,
-                kept: Box::new(kept),
-                result: result.map(Box::new),
-            };
-            let _ = effects.send(prepared);
-            workshop.pool.refill();
-        });
     }
 
     fn network_of(&self, owner: &Name) -> Option<OwnedFd> {
@@ -186,13 +117,17 @@ impl Engine {
         let live = self.lives.entry(name.clone()).or_default();
         live.oom_kills = kept.cgroup.as_deref().map_or(0, Cgroup::oom_kills);
         live.kept = kept;
-        let ready = match result {
+        let mut ready = match result {
             Ok(ready) => ready,
             Err(error) => {
                 self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
                 return;
             }
         };
+        if let Err(error) = self.hold_ends(&name, std::mem::take(&mut ready.ends)) {
+            self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
+            return;
+        }
         for warning in &ready.warnings {
             tracing::warn!("{name}: {warning}");
         }
@@ -203,12 +138,47 @@ impl Engine {
         self.take_off(name, incarnation, *ready, None);
     }
 
+    /// A container's terminal and standard input outlive us: the keeper holds them.
+    fn hold_ends(&mut self, name: &Name, ends: Ends) -> Result<(), String> {
+        for (kind, end) in [('t', &ends.terminal), ('i', &ends.stdin)] {
+            self.hold(&format!("{kind}/{name}"), end.as_ref())?;
+        }
+        let live = self.lives.entry(name.clone()).or_default();
+        live.pump = None;
+        live.ends = ends;
+        Ok(())
+    }
+
+    /// Has the keeper hold a descriptor under a tag, in place of an earlier one.
+    pub(super) fn hold(&mut self, tag: &str, fd: Option<&OwnedFd>) -> Result<(), String> {
+        let tag = Tag::new(tag).ok_or_else(|| format!("{tag} is too long for a tag"))?;
+        let (kind, fds) = match fd {
+            Some(fd) => {
+                let copy = fd.try_clone().map_err(|error| format!("dup: {error}"))?;
+                (Kind::Hold, vec![copy])
+            }
+            None => (Kind::Release, Vec::new()),
+        };
+        self.link.send(Message { tag, ..Message::new(kind) }, fds);
+        Ok(())
+    }
+
     /// Hands a launch to the keeper and waits for its error pipe.
-    fn take_off(&mut self, name: Name, incarnation: u64, ready: Ready, command: Option<Asked>) {
+    pub(super) fn take_off(
+        &mut self,
+        name: Name,
+        incarnation: u64,
+        ready: Ready,
+        command: Option<Purpose>,
+    ) {
         let is_command = command.is_some();
         let key = self.key();
-        let kind = if is_command { 'x' } else { 'c' };
-        let tag = Tag::new(&format!("{kind}/{name}/{incarnation}")).unwrap_or(Tag::EMPTY);
+        let tag = match &command {
+            None => format!("c/{name}/{incarnation}"),
+            Some(Purpose::Exec(id)) => format!("e/{id}"),
+            Some(Purpose::Probe(_) | Purpose::Reload) => format!("x/{name}/{incarnation}"),
+        };
+        let tag = Tag::new(&tag).unwrap_or(Tag::EMPTY);
         let status = if is_command { None } else { Some(self.status_path(&name, incarnation)) };
         let Ready { fds, error_pipe, plan, .. } = ready;
         self.link.send(Message { key, tag, ..Message::new(Kind::Launch) }, fds);
@@ -255,7 +225,7 @@ impl Engine {
     /// must not pile up.
     pub(super) fn end_abandoned(&self) {
         for flight in self.flights.values() {
-            if let (Some(Some(asked)), Some(pidfd)) = (&flight.command, &flight.pidfd)
+            if let (Some(Purpose::Probe(asked)), Some(pidfd)) = (&flight.command, &flight.pidfd)
                 && asked.is_closed()
             {
                 let _ = signals::send(pidfd.as_fd(), libc::SIGKILL);
@@ -336,10 +306,19 @@ impl Engine {
             // The end of the last kill comes back here.
             return;
         }
-        let emptied = Event::CgroupEmptied { name, incarnation };
+        let emptied = Event::CgroupEmptied { name: name.clone(), incarnation };
         let cgroup = live.cgroup().filter(|cgroup| cgroup.is_populated());
         let fifos = live.written_to();
-        if cgroup.is_none() && fifos.is_none() {
+        let pump = live.pump.take();
+        let all = pump.as_ref().and_then(|_| live.copy_fifos());
+        let ends = std::mem::take(&mut live.ends);
+        let (has_terminal, has_stdin) = (ends.terminal.is_some(), ends.stdin.is_some());
+        for (kind, held) in [('t', has_terminal), ('i', has_stdin)] {
+            if held {
+                let _ = self.hold(&format!("{kind}/{name}"), None);
+            }
+        }
+        if cgroup.is_none() && fifos.is_none() && pump.is_none() {
             self.apply(emptied);
             return;
         }
@@ -350,7 +329,10 @@ impl Engine {
             {
                 let _ = effects.send(Effect::Problem(error.to_string()));
             }
-            if let Some(fifos) = fifos {
+            if let Some(pump) = pump {
+                pump.finish().await;
+            }
+            if let Some(fifos) = all.or(fifos) {
                 super::live::moved(&fifos).await;
             }
             let _ = effects.send(Effect::Event(emptied));
@@ -425,6 +407,7 @@ impl Engine {
     }
 
     fn discard(&mut self, name: Name) {
+        self.execs.forget_container(&name);
         let live = self.lives.remove(&name).unwrap_or_default();
         if let Some(first) = live.reserved {
             self.workshop.pool.give_back(first);
@@ -449,11 +432,17 @@ impl Engine {
             .unwrap_or_default();
         let paths = Arc::clone(&self.workshop.paths);
         let live = self.lives.entry(name.clone()).or_default();
+        let run_dir = paths.container_run_dir(name.as_str());
+        if let (Some(terminal), None) = (&live.ends.terminal, &live.pump) {
+            let master = terminal.try_clone().map_err(|error| format!("dup: {error}"))?;
+            let pump = Pump::start(master, open_read_end(&run_dir.join("stdout"))?);
+            live.pump = Some(pump.map_err(|error| format!("watching its terminal: {error}"))?);
+        }
         if let Some(capture) = &live.capture {
+            self.logs.resumed(&paths.log_dir(name.as_str()));
             capture.set(settings);
             return Ok(());
         }
-        let run_dir = paths.container_run_dir(name.as_str());
         let fifos =
             [open_read_end(&run_dir.join("stdout"))?, open_read_end(&run_dir.join("stderr"))?];
         let copy = |fifo: &OwnedFd| fifo.try_clone().map_err(|error| format!("dup: {error}"));
@@ -471,61 +460,68 @@ impl Engine {
     }
 
     /// Runs a command inside a container.
-    pub(super) fn command(
-        &mut self,
-        name: Name,
-        incarnation: u64,
-        command: Vec<String>,
-        asked: Asked,
-    ) {
-        let process = self.lives.get(&name).and_then(|live| live.running(incarnation));
-        let pidfd = process.and_then(|process| process.pidfd.try_clone().ok());
-        let (Some(pidfd), Some(record)) = (pidfd, self.observed.record(&name)) else {
-            return;
+    pub(super) fn command(&mut self, name: Name, incarnation: u64, job: Job, purpose: Purpose) {
+        let inside = match self.inside(&name, incarnation) {
+            Some(inside) => inside,
+            None => {
+                self.command_ready(name, Err("the container is not running".to_owned()), purpose);
+                return;
+            }
         };
-        let Some(manifest) = record.applied.clone() else {
-            return;
-        };
-        let live = self.lives.get(&name);
-        let pid = live.and_then(|live| live.process.as_ref()).map_or(0, |process| process.pid);
-        let cgroup = live.and_then(super::live::Live::cgroup);
-        let image = record.image.as_ref().map(|image| image.id.clone());
+        let record = self.observed.record(&name);
+        let image = record.and_then(|record| record.image.as_ref()).map(|image| image.id.clone());
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
         tokio::task::spawn_local(async move {
             let image = match image {
-                Some(id) => workshop.images.config(&id).await.ok(),
-                None => None,
+                Some(id) => workshop.images.config(&id).await.map(Some),
+                None => Ok(None),
             };
             tokio::task::spawn_blocking(move || {
-                let name = name.to_string();
-                let inside = prepare::Inside { name, manifest, pidfd, pid, cgroup, image };
-                let result = prepare::command(&workshop, &inside, command).map(Box::new);
-                let name = inside.name.parse();
-                if let Ok(name) = name {
-                    let _ = effects.send(Effect::CommandReady { name, result, asked });
-                }
+                let inside = image.map(|image| prepare::Inside { image, ..inside });
+                let result = inside.and_then(|inside| prepare::command(&workshop, &inside, job));
+                let result = result.map(Box::new);
+                let _ = effects.send(Effect::CommandReady { name, result, purpose });
             });
         });
+    }
+
+    fn inside(&self, name: &Name, incarnation: u64) -> Option<prepare::Inside> {
+        let live = self.lives.get(name)?;
+        let process = live.running(incarnation)?;
+        Some(prepare::Inside {
+            name: name.to_string(),
+            manifest: self.observed.record(name)?.applied.clone()?,
+            pidfd: process.pidfd.try_clone().ok()?,
+            pid: process.pid,
+            cgroup: live.cgroup(),
+            image: None,
+        })
     }
 
     pub(super) fn command_ready(
         &mut self,
         name: Name,
         result: Result<Box<Ready>, String>,
-        asked: Asked,
+        purpose: Purpose,
     ) {
-        match (result, asked) {
-            (Ok(ready), asked) => {
+        match (result, purpose) {
+            (result, Purpose::Exec(id)) => self.exec_ready(name, id, result),
+            (Ok(ready), purpose) => {
                 let incarnation = self.observed.record(&name).map_or(0, |r| r.incarnation);
-                self.take_off(name, incarnation, *ready, Some(asked));
+                self.take_off(name, incarnation, *ready, Some(purpose));
             }
-            (Err(error), Some(asked)) => drop(asked.send(Err(error))),
-            (Err(error), None) => tracing::warn!("{name}: reload: {error}"),
+            (Err(error), Purpose::Probe(asked)) => drop(asked.send(Err(error))),
+            (Err(error), Purpose::Reload) => tracing::warn!("{name}: reload: {error}"),
         }
     }
 
     fn command_outcome(&mut self, name: &Name, key: u64, outcome: Outcome) {
         let Some(flight) = self.flights.get_mut(&key) else { return };
+        if let Some(Purpose::Exec(id)) = &flight.command {
+            let (id, plan) = (id.clone(), flight.plan.take());
+            self.exec_outcome(&id, outcome, plan);
+            return;
+        }
         let result = match outcome {
             Outcome::Launched { .. } => return,
             Outcome::Failed { status: Status { failure: Some(failure), .. }, .. } => {
@@ -537,10 +533,10 @@ impl Engine {
             Outcome::Ended(Some(end)) => Err(format!("it ended with status {}", end.code())),
             Outcome::Ended(None) => Err("how it ended is not known".to_owned()),
         };
-        match (flight.command.as_mut().and_then(Option::take), result) {
-            (Some(asked), result) => drop(asked.send(result)),
-            (None, Err(error)) => tracing::warn!("{name}: reload: {error}"),
-            (None, Ok(())) => {}
+        match (flight.command.replace(Purpose::Reload), result) {
+            (Some(Purpose::Probe(asked)), result) => drop(asked.send(result)),
+            (_, Err(error)) => tracing::warn!("{name}: reload: {error}"),
+            (_, Ok(())) => {}
         }
     }
 }

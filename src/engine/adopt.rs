@@ -48,6 +48,10 @@ impl Engine {
         let mut known = BTreeSet::new();
         for Told { message, pidfd } in told {
             self.next_key = self.next_key.max(message.key);
+            if let Some(id) = message.tag.as_str().strip_prefix("e/") {
+                self.adopt_exec(id, message, pidfd);
+                continue;
+            }
             let Some((is_command, name, incarnation)) = parse_tag(&message.tag) else {
                 continue;
             };
@@ -65,6 +69,7 @@ impl Engine {
                 self.adopt_from_disk(&name, incarnation, status);
             }
         }
+        self.settle_execs();
         self.apply(Event::AdoptionDone);
         self.kill_strangers();
     }

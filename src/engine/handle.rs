@@ -9,11 +9,14 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::exec::{Config, Exec, ExecRequest, Session};
 use super::files::{Files, Place};
 use super::images::Images;
 use super::paths::Paths;
 use super::plan::Change;
+use super::prepare::Ends;
 use super::reconcile::Verb;
+use super::terminal::Size;
 use crate::logs::Logs;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
@@ -60,6 +63,9 @@ pub struct View {
     pub stopped_by_hand: bool,
     /// `starting`, `healthy`, `unhealthy`, if it has a health check.
     pub health: Option<String>,
+    /// The ids of the commands that clients run in it.
+    #[serde(default)]
+    pub execs: Vec<String>,
 }
 
 /// Why an order was not obeyed.
@@ -168,6 +174,14 @@ pub enum Request {
     Reexec(oneshot::Sender<Result<(), Refusal>>),
     /// Statistics of a container's cgroup.
     Stats(Name, oneshot::Sender<Result<crate::cgroup::Stats, Refusal>>),
+    /// Something about a command inside a container.
+    Exec(ExecRequest),
+    /// The ways to a container's terminal or standard input.
+    Attach(Name, oneshot::Sender<Result<Ends, Refusal>>),
+    /// A container's standard input is at its end.
+    CloseStdin(Name, oneshot::Sender<()>),
+    /// A container's terminal has, or will have, this size.
+    Resize(Name, Size, oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// A client's end of the engine. Cheap to clone.
@@ -251,6 +265,59 @@ impl Handle {
     /// See [`Request::Reexec`].
     pub async fn reexec(&self) -> Result<(), Refusal> {
         self.ask(Request::Reexec).await.unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Attach`].
+    pub async fn attach(&self, name: &Name) -> Result<Ends, Refusal> {
+        self.ask(|answer| Request::Attach(name.clone(), answer)).await.unwrap_or_else(ending)
+    }
+
+    /// See [`Request::CloseStdin`].
+    pub async fn close_stdin(&self, name: &Name) {
+        self.ask(|answer| Request::CloseStdin(name.clone(), answer)).await.unwrap_or_default();
+    }
+
+    /// See [`Request::Resize`].
+    pub async fn resize(&self, name: &Name, size: Size) -> Result<(), Refusal> {
+        self.ask(|answer| Request::Resize(name.clone(), size, answer)).await.unwrap_or_else(ending)
+    }
+
+    async fn ask_exec<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> ExecRequest,
+    ) -> Result<T, Refusal> {
+        self.ask(|answer| Request::Exec(request(answer))).await.unwrap_or_else(ending)
+    }
+
+    /// See [`ExecRequest::Create`].
+    pub async fn create_exec(&self, name: &Name, config: Config) -> Result<String, Refusal> {
+        let config = Box::new(config);
+        self.ask_exec(|answer| ExecRequest::Create(name.clone(), config, answer)).await
+    }
+
+    /// See [`ExecRequest::Find`].
+    pub async fn find_exec(&self, id: &str) -> Result<Exec, Refusal> {
+        self.ask_exec(|answer| ExecRequest::Find(id.to_owned(), answer)).await
+    }
+
+    /// See [`ExecRequest::Start`].
+    pub async fn start_exec(
+        &self,
+        id: &str,
+        detach: bool,
+        size: Option<Size>,
+    ) -> Result<Session, Refusal> {
+        self.ask_exec(|answer| ExecRequest::Start(id.to_owned(), detach, size, answer)).await
+    }
+
+    /// See [`ExecRequest::Join`].
+    pub async fn join_exec(&self, id: &str) -> Result<Session, Refusal> {
+        self.ask_exec(|answer| ExecRequest::Join(id.to_owned(), answer)).await
+    }
+
+    /// See [`ExecRequest::Resize`].
+    pub async fn resize_exec(&self, id: &str, size: Size) -> Result<(), Refusal> {
+        self.ask_exec(|answer| ExecRequest::Resize(id.to_owned(), size, answer)).await
     }
 
     /// Statistics of a container.

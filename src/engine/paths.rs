@@ -61,6 +61,11 @@ impl Paths {
         self.run_dir().join("containers").join(name)
     }
 
+    /// Commands inside containers, one file each.
+    pub fn execs_dir(&self) -> PathBuf {
+        self.run_dir().join("execs")
+    }
+
     /// The API's socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("berth.sock")

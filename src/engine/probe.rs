@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::prepare::Job;
 use super::reconcile::{Event, HealthStatus};
-use super::run::{Answer, Effect, Engine};
+use super::run::{Answer, Effect, Engine, Purpose};
 use crate::manifest::model::Health;
 use crate::manifest::scalar::Name;
 
@@ -107,7 +108,8 @@ impl Engine {
     /// Looks once.
     pub(super) fn probe(&mut self, name: Name, incarnation: u64, health: Health, answer: Answer) {
         if let Some(command) = health.exec {
-            self.command(name, incarnation, command, Some(answer));
+            let job = Job { command, ..Job::default() };
+            self.command(name, incarnation, job, Purpose::Probe(answer));
             return;
         }
         let running = self.lives.get(&name).and_then(|live| live.running(incarnation));

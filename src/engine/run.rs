@@ -36,7 +36,7 @@ pub(super) enum Effect {
     /// The image of a launch is there, or can't be had.
     Fetched { order: Box<Order>, result: Result<(), String> },
     /// A command for inside a container is ready, or can't be made.
-    CommandReady { name: Name, result: Result<Box<Ready>, String>, asked: Asked },
+    CommandReady { name: Name, result: Result<Box<Ready>, String>, purpose: Purpose },
     /// A container's health is to be looked at.
     Probe { name: Name, incarnation: u64, health: Box<Health>, answer: Answer },
     /// Nobody waits for a command's answer any more.
@@ -56,8 +56,16 @@ pub(super) enum Effect {
 /// To whoever asked how a command or a probe ended; the error says how it failed.
 pub(super) type Answer = oneshot::Sender<Result<(), String>>;
 
-/// Who wants to know how a command ended: a health check, or nobody (reload).
-pub(super) type Asked = Option<Answer>;
+/// What a command inside a container is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// A health check.
+    Probe(Answer),
+    /// `signals.reload`: nobody waits for its end.
+    Reload,
+    /// An exec of a client, by its id.
+    Exec(String),
+}
 
 /// A launch in the air.
 #[derive(Debug)]
@@ -66,8 +74,8 @@ pub(super) struct InFlight {
     pub incarnation: u64,
     pub flight: Flight,
     pub plan: Option<Plan>,
-    /// A command inside a container, not a container, and who asked for it.
-    pub command: Option<Asked>,
+    /// A command inside a container, not a container, and what it is for.
+    pub command: Option<Purpose>,
     /// A command's process.
     pub pidfd: Option<OwnedFd>,
 }
@@ -83,6 +91,7 @@ pub(super) struct Engine {
     pub sources: BTreeMap<Name, PathBuf>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
+    pub execs: super::exec::Execs,
     pub effects: mpsc::UnboundedSender<Effect>,
     pub loader: Loader,
     pub boot_id: String,
@@ -282,7 +291,9 @@ impl Engine {
                 self.prepared(name, incarnation, *kept, result);
             }
             Effect::Fetched { order, result } => self.fetched(order, result),
-            Effect::CommandReady { name, result, asked } => self.command_ready(name, result, asked),
+            Effect::CommandReady { name, result, purpose } => {
+                self.command_ready(name, result, purpose);
+            }
             Effect::Probe { name, incarnation, health, answer } => {
                 self.probe(name, incarnation, *health, answer);
             }

@@ -106,6 +106,7 @@ async fn start(options: Options) -> io::Result<()> {
         sources: BTreeMap::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
+        execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,
         loader: Loader::new(dirs),
         boot_id,
@@ -134,6 +135,7 @@ async fn start(options: Options) -> io::Result<()> {
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();
     engine.manifests(loaded);
+    engine.take_held(held);
     engine.adopt(told);
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());

@@ -18,6 +18,8 @@ pub struct Declared {
     pub blocked: Option<String>,
     /// The manifest on disk, if it can be read.
     pub manifest: Option<Container>,
+    /// The ids of the commands that clients run in it.
+    pub execs: Vec<String>,
 }
 
 fn time(unix_nanos: i64) -> SystemTime {
@@ -62,6 +64,7 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
             }
             .to_owned()
         }),
+        execs: declared.execs,
     }
 }
 

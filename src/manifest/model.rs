@@ -57,6 +57,8 @@ pub struct Container {
     pub tty: bool,
     /// Keeps the standard input open.
     pub stdin: bool,
+    /// With `stdin`: it ends when the first client that was attached to it goes.
+    pub stdin_once: bool,
     /// Runs Berth's container init as PID 1: it forwards signals and reaps
     /// orphans. With `false` the payload itself is PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -162,13 +162,11 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
             "write command = [\"program\", \"argument\"]",
         ));
     }
-    for (key, _) in
-        [("tty", container.tty), ("stdin", container.stdin)].iter().filter(|(_, on)| *on)
-    {
+    if container.stdin_once && !container.stdin {
         found.push(objection(
-            key,
-            "this Berth gives containers no terminal and no input",
-            "take it out; standard input is /dev/null",
+            "stdin-once",
+            "it says when the standard input ends, and there is none",
+            "add stdin = true, or take it out",
         ));
     }
     for (name, value) in &container.env {

@@ -105,7 +105,11 @@ fn is_loopback(registry: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-pub(super) fn client(settings: &RegistrySettings, host: &str, plain: bool) -> Result<reqwest::Client, Error> {
+pub(super) fn client(
+    settings: &RegistrySettings,
+    host: &str,
+    plain: bool,
+) -> Result<reqwest::Client, Error> {
     // Once for the process; an error means it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut certificates = Vec::new();

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod keeper;
 pub mod logs;
 pub mod manifest;
+pub mod network;
 pub mod rootfs;
 pub mod sandbox;
 pub mod spec;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use super::error::{Error, Result};
-use super::firewall::plan::{ADMISSION_V4, ADMISSION_V6};
+use super::firewall::{ADMISSION_V4, ADMISSION_V6};
 use super::ipam::Lease;
 use super::link::{Join, Links, Traffic};
 use super::names::{Instance, Mac};

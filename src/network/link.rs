@@ -261,15 +261,17 @@ impl Links {
         message.header.index = port;
         message.attributes.push(LinkAttribute::Controller(master));
         self.netlink.request(Message::SetLink(message), Mode::Change).map_err(failed)?;
-        if isolated {
-            let mut message = LinkMessage::default();
-            message.header.index = port;
-            message.attributes.push(LinkAttribute::LinkInfo(vec![
-                LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
-            ]));
-            self.netlink.request(Message::NewLink(message), Mode::Change).map_err(failed)?;
-        }
+        // Hairpin: where br_netfilter is on, a container that reaches itself by a
+        // published port is answered within the bridge, by the port it came from.
+        let mut options = vec![InfoBridgePort::HairpinMode(true)];
+        options.extend(isolated.then_some(InfoBridgePort::Isolated(true)));
+        let mut message = LinkMessage::default();
+        message.header.index = port;
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(options)),
+        ]));
+        self.netlink.request(Message::NewLink(message), Mode::Change).map_err(failed)?;
         self.up(port, host_end, None)
     }
 

@@ -1,6 +1,6 @@
 //! The firewall: tables of our own and nobody else's, as nftables messages.
 //!
-//! [`plan`] is pure: it gives the whole ruleset for the whole state. [`Firewall`]
+//! `plan.rs` is pure: it gives the whole ruleset for the whole state. [`Firewall`]
 //! gives it to the kernel in one transaction, or, where only elements of sets
 //! differ (a port was published, a container came), those alone: a published port
 //! is one element of a map, so it costs the same beside 1,000 others.
@@ -40,9 +40,9 @@
 //! kernels [`watch::Watcher`] tells of their removal and [`Firewall::restore`] puts
 //! them back; connections live on, as connection tracking has not forgotten them.
 
-pub mod expr;
-pub mod plan;
-pub mod ruleset;
+mod expr;
+mod plan;
+mod ruleset;
 pub mod watch;
 mod wire;
 
@@ -50,6 +50,7 @@ use self::ruleset::Table;
 use self::wire::Wire;
 use super::error::Result;
 
+pub(super) use self::plan::{ADMISSION_V4, ADMISSION_V6};
 pub use self::plan::{Plan, Port, Published};
 
 /// Our tables in the kernel.

@@ -314,7 +314,14 @@ fn inet_chains(plan: &Plan) -> Vec<Chain> {
         vec![verdict(Verdict::Drop)],
     ]));
     let mut prerouting = Vec::new();
-    let mut output = Vec::new();
+    // `::1` can't leave the host: whoever serves it there must get it (`forward.rs`).
+    let mut is_loopback6 = family(true).to_vec();
+    is_loopback6.extend([
+        address(true, true, 0),
+        Expr::Compare { register: 0, not: false, value: Ipv6Addr::LOCALHOST.octets().into() },
+        verdict(Verdict::Accept),
+    ]);
+    let mut output = vec![is_loopback6];
     for (v6, at) in each_kind() {
         prerouting.push(rule([admitted(), family(v6).into(), dnat(v6, at)]));
         let bypass = BYPASS[usize::from(v6)][usize::from(at)];
@@ -378,19 +385,15 @@ fn leaving(plan: &Plan) -> Vec<Vec<Expr>> {
         }
     }
     // From the host's own loopback into a container.
-    for net in
-        [IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST)), IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST))]
-    {
-        let net = match net {
-            IpNet::V4(_) => IpNet::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8).unwrap_or(net).trunc(),
-            IpNet::V6(_) => net,
-        };
-        rules.push(rule([
-            in_net(net),
-            interface_in(META_OIFNAME, "bridges").into(),
-            vec![Expr::Masquerade],
-        ]));
-    }
+    rules.push(rule([
+        family(false).into(),
+        vec![
+            Expr::Payload { base: 1, offset: 12, length: 1, to: 0 },
+            Expr::Compare { register: 0, not: false, value: vec![127] },
+        ],
+        interface_in(META_OIFNAME, "bridges").into(),
+        vec![Expr::Masquerade],
+    ]));
     rules
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use tokio::io::Interest;
@@ -19,6 +20,9 @@ const DELETE_CHAIN: u16 = 5;
 const DELETE_RULE: u16 = 8;
 const DELETE_SET: u16 = 11;
 const DELETE_ELEMENTS: u16 = 14;
+
+/// How long the messages of one change take to come.
+const SETTLE: Duration = Duration::from_millis(3);
 
 /// A socket that hears of every change of the ruleset.
 #[derive(Debug)]
@@ -50,19 +54,31 @@ impl Watcher {
     /// Messages that were lost because there were too many count as a removal.
     pub async fn removed(&mut self) -> Result<()> {
         let failed = |error| Error::new("hear of", "changes of the nftables ruleset", error);
-        let mut bytes = vec![0; 64 * 1024];
         loop {
-            let mut ready = self.socket.readable().await.map_err(failed)?;
-            let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut bytes)?));
-            let length = match read {
-                Ok(Ok(length)) => length,
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(Err(error)) => return Err(failed(error)),
-                Err(_) => continue,
-            };
-            if is_removal(&bytes[..length], &self.table, self.own) {
+            let ready = self.socket.readable().await.map_err(failed)?;
+            drop(ready);
+            if self.drain().map_err(failed)? {
+                // A flush is told in many messages; one answer is enough for them.
+                tokio::time::sleep(SETTLE).await;
+                self.drain().map_err(failed)?;
                 return Ok(());
+            }
+        }
+    }
+
+    /// Reads all that is there; says whether something of ours was removed.
+    fn drain(&mut self) -> io::Result<bool> {
+        let mut bytes = vec![0; 64 * 1024];
+        let mut removed = false;
+        loop {
+            let fd = self.socket.get_ref();
+            match self.socket.try_io(Interest::READABLE, |_| Ok(rustix::io::read(fd, &mut bytes)?))
+            {
+                Ok(length) => removed |= is_removal(&bytes[..length], &self.table, self.own),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(removed),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => removed = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }

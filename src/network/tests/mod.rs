@@ -1,6 +1,8 @@
 //! On the real kernel, in network namespaces that each test makes: a host, a second
 //! machine beside it, and containers. The machine's own network is never touched.
 
+mod cni;
+mod dns;
 mod firewall;
 mod links;
 
@@ -176,7 +178,8 @@ fn serve_udp(netns: &OwnedFd, port: u16) {
     });
 }
 
-const PATIENCE: Duration = Duration::from_millis(700);
+/// Longer than a lost first packet needs to be sent again.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Connects from the calling thread's network; gives the address that the server saw.
 fn tcp(to: &str, port: u16) -> Option<String> {

@@ -5,14 +5,21 @@
 //! Called by the engine's start, on its thread; talks to the loop through
 //! [`Handle`] alone. Knows nothing of the kernel.
 
+mod body;
 mod containers;
 mod events;
+mod exec;
+mod files;
+mod hijack;
+mod images;
 mod logs;
 mod model;
 mod own;
 mod respond;
 mod route;
+mod settings;
 mod system;
+mod transfer;
 
 pub use model::{command_line, status as status_sentence};
 
@@ -65,6 +72,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) -> io::Result<()> {
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(HEAD_MAX)
                 .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
                 .await;
             drop(place);
         });

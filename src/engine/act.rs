@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
-use super::prepare::{self, Kept, Order, Ready, status_path};
+use super::prepare::{self, Ends, Job, Kept, Order, Ready, status_path};
 use super::reconcile::{Action, Event, ExitStatus};
-use super::run::{Asked, Effect, Engine, InFlight};
+use super::run::{Effect, Engine, InFlight, Purpose};
+use super::terminal::Pump;
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
@@ -35,7 +36,8 @@ impl Engine {
             Action::Thaw { name, .. } => self.with_cgroup(&name, "thawing", Cgroup::thaw),
             Action::ApplyLive { name, .. } => self.apply_live(name),
             Action::ReloadExec { name, incarnation, command } => {
-                self.command(name, incarnation, command, None);
+                let job = Job { command, ..Job::default() };
+                self.command(name, incarnation, job, Purpose::Reload);
             }
             Action::Discard { name } => self.discard(name),
             Action::Finish => {
@@ -70,6 +72,10 @@ impl Engine {
             return;
         };
         let id = record.id.clone();
+        let image = record
+            .image
+            .clone()
+            .filter(|image| !renew && manifest.image.as_ref() == Some(&image.name));
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
@@ -79,27 +85,21 @@ impl Engine {
         if let Some(first) = live.reserved.take() {
             self.workshop.pool.give_back(first);
         }
-        let order = Order {
+        let order = Box::new(Order {
             name: name.to_string(),
             id,
             incarnation,
             manifest,
             renew,
             network,
-            kept: std::mem::take(&mut live.kept),
-        };
-        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
-            let (kept, result) = prepare::prepare(&workshop, order);
-            let prepared = Effect::Prepared {
-                name,
-                incarnation,
-                kept: Box::new(kept),
-                result: result.map(Box::new),
-            };
-            let _ = effects.send(prepared);
-            workshop.pool.refill();
+            image: None,
+            kept: Kept::default(),
+            size: live.size,
         });
+        match order.manifest.image.clone() {
+            None => self.make_ready(order),
+            Some(named) => self.fetch(order, named, image),
+        }
     }
 
     fn network_of(&self, owner: &Name) -> Option<OwnedFd> {
@@ -117,13 +117,17 @@ impl Engine {
         let live = self.lives.entry(name.clone()).or_default();
         live.oom_kills = kept.cgroup.as_deref().map_or(0, Cgroup::oom_kills);
         live.kept = kept;
-        let ready = match result {
+        let mut ready = match result {
             Ok(ready) => ready,
             Err(error) => {
                 self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
                 return;
             }
         };
+        if let Err(error) = self.hold_ends(&name, std::mem::take(&mut ready.ends)) {
+            self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
+            return;
+        }
         for warning in &ready.warnings {
             tracing::warn!("{name}: {warning}");
         }
@@ -134,18 +138,60 @@ impl Engine {
         self.take_off(name, incarnation, *ready, None);
     }
 
+    /// A container's terminal and standard input outlive us: the keeper holds them.
+    fn hold_ends(&mut self, name: &Name, ends: Ends) -> Result<(), String> {
+        for (kind, end) in [('t', &ends.terminal), ('i', &ends.stdin)] {
+            self.hold(&format!("{kind}/{name}"), end.as_ref())?;
+        }
+        let live = self.lives.entry(name.clone()).or_default();
+        live.pump = None;
+        live.ends = ends;
+        Ok(())
+    }
+
+    /// Has the keeper hold a descriptor under a tag, in place of an earlier one.
+    pub(super) fn hold(&mut self, tag: &str, fd: Option<&OwnedFd>) -> Result<(), String> {
+        let tag = Tag::new(tag).ok_or_else(|| format!("{tag} is too long for a tag"))?;
+        let (kind, fds) = match fd {
+            Some(fd) => {
+                let copy = fd.try_clone().map_err(|error| format!("dup: {error}"))?;
+                (Kind::Hold, vec![copy])
+            }
+            None => (Kind::Release, Vec::new()),
+        };
+        self.link.send(Message { tag, ..Message::new(kind) }, fds);
+        Ok(())
+    }
+
     /// Hands a launch to the keeper and waits for its error pipe.
-    fn take_off(&mut self, name: Name, incarnation: u64, ready: Ready, command: Option<Asked>) {
+    pub(super) fn take_off(
+        &mut self,
+        name: Name,
+        incarnation: u64,
+        ready: Ready,
+        command: Option<Purpose>,
+    ) {
         let is_command = command.is_some();
         let key = self.key();
-        let kind = if is_command { 'x' } else { 'c' };
-        let tag = Tag::new(&format!("{kind}/{name}/{incarnation}")).unwrap_or(Tag::EMPTY);
+        let tag = match &command {
+            None => format!("c/{name}/{incarnation}"),
+            Some(Purpose::Exec(id)) => format!("e/{id}"),
+            Some(Purpose::Probe(_) | Purpose::Reload) => format!("x/{name}/{incarnation}"),
+        };
+        let tag = Tag::new(&tag).unwrap_or(Tag::EMPTY);
         let status = if is_command { None } else { Some(self.status_path(&name, incarnation)) };
         let Ready { fds, error_pipe, plan, .. } = ready;
         self.link.send(Message { key, tag, ..Message::new(Kind::Launch) }, fds);
         self.flights.insert(
             key,
-            InFlight { name, incarnation, flight: Flight::default(), plan: Some(plan), command },
+            InFlight {
+                name,
+                incarnation,
+                flight: Flight::default(),
+                plan: Some(plan),
+                command,
+                pidfd: None,
+            },
         );
         let effects = self.effects.clone();
         tokio::task::spawn_local(async move {
@@ -165,11 +211,25 @@ impl Engine {
 
     /// The keeper has cloned: from now on it can be signalled.
     pub(super) fn cloned(&mut self, key: u64, pid: i32, pidfd: OwnedFd) {
-        if let Some(flight) = self.flights.get(&key)
-            && flight.command.is_none()
-        {
+        let Some(flight) = self.flights.get_mut(&key) else { return };
+        if flight.command.is_some() {
+            flight.pidfd = Some(pidfd);
+            self.end_abandoned();
+        } else {
             let process = Process { incarnation: flight.incarnation, pidfd, pid };
             self.lives.entry(flight.name.clone()).or_default().process = Some(process);
+        }
+    }
+
+    /// Ends the commands whose answer nobody waits for any more: a probe that hangs
+    /// must not pile up.
+    pub(super) fn end_abandoned(&self) {
+        for flight in self.flights.values() {
+            if let (Some(Purpose::Probe(asked)), Some(pidfd)) = (&flight.command, &flight.pidfd)
+                && asked.is_closed()
+            {
+                let _ = signals::send(pidfd.as_fd(), libc::SIGKILL);
+            }
         }
     }
 
@@ -246,10 +306,19 @@ impl Engine {
             // The end of the last kill comes back here.
             return;
         }
-        let emptied = Event::CgroupEmptied { name, incarnation };
+        let emptied = Event::CgroupEmptied { name: name.clone(), incarnation };
         let cgroup = live.cgroup().filter(|cgroup| cgroup.is_populated());
         let fifos = live.written_to();
-        if cgroup.is_none() && fifos.is_none() {
+        let pump = live.pump.take();
+        let all = pump.as_ref().and_then(|_| live.copy_fifos());
+        let ends = std::mem::take(&mut live.ends);
+        let (has_terminal, has_stdin) = (ends.terminal.is_some(), ends.stdin.is_some());
+        for (kind, held) in [('t', has_terminal), ('i', has_stdin)] {
+            if held {
+                let _ = self.hold(&format!("{kind}/{name}"), None);
+            }
+        }
+        if cgroup.is_none() && fifos.is_none() && pump.is_none() {
             self.apply(emptied);
             return;
         }
@@ -260,7 +329,10 @@ impl Engine {
             {
                 let _ = effects.send(Effect::Problem(error.to_string()));
             }
-            if let Some(fifos) = fifos {
+            if let Some(pump) = pump {
+                pump.finish().await;
+            }
+            if let Some(fifos) = all.or(fifos) {
                 super::live::moved(&fifos).await;
             }
             let _ = effects.send(Effect::Event(emptied));
@@ -335,6 +407,7 @@ impl Engine {
     }
 
     fn discard(&mut self, name: Name) {
+        self.execs.forget_container(&name);
         let live = self.lives.remove(&name).unwrap_or_default();
         if let Some(first) = live.reserved {
             self.workshop.pool.give_back(first);
@@ -359,11 +432,17 @@ impl Engine {
             .unwrap_or_default();
         let paths = Arc::clone(&self.workshop.paths);
         let live = self.lives.entry(name.clone()).or_default();
+        let run_dir = paths.container_run_dir(name.as_str());
+        if let (Some(terminal), None) = (&live.ends.terminal, &live.pump) {
+            let master = terminal.try_clone().map_err(|error| format!("dup: {error}"))?;
+            let pump = Pump::start(master, open_read_end(&run_dir.join("stdout"))?);
+            live.pump = Some(pump.map_err(|error| format!("watching its terminal: {error}"))?);
+        }
         if let Some(capture) = &live.capture {
+            self.logs.resumed(&paths.log_dir(name.as_str()));
             capture.set(settings);
             return Ok(());
         }
-        let run_dir = paths.container_run_dir(name.as_str());
         let fifos =
             [open_read_end(&run_dir.join("stdout"))?, open_read_end(&run_dir.join("stderr"))?];
         let copy = |fifo: &OwnedFd| fifo.try_clone().map_err(|error| format!("dup: {error}"));
@@ -381,67 +460,83 @@ impl Engine {
     }
 
     /// Runs a command inside a container.
-    pub(super) fn command(
-        &mut self,
-        name: Name,
-        incarnation: u64,
-        command: Vec<String>,
-        asked: Asked,
-    ) {
-        let process = self.lives.get(&name).and_then(|live| live.running(incarnation));
-        let pidfd = process.and_then(|process| process.pidfd.try_clone().ok());
-        let (Some(pidfd), Some(record)) = (pidfd, self.observed.record(&name)) else {
-            return;
+    pub(super) fn command(&mut self, name: Name, incarnation: u64, job: Job, purpose: Purpose) {
+        let inside = match self.inside(&name, incarnation) {
+            Some(inside) => inside,
+            None => {
+                self.command_ready(name, Err("the container is not running".to_owned()), purpose);
+                return;
+            }
         };
-        let Some(manifest) = record.applied.clone() else {
-            return;
-        };
-        let live = self.lives.get(&name);
-        let pid = live.and_then(|live| live.process.as_ref()).map_or(0, |process| process.pid);
-        let cgroup = live.and_then(super::live::Live::cgroup);
+        let record = self.observed.record(&name);
+        let image = record.and_then(|record| record.image.as_ref()).map(|image| image.id.clone());
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
-            let inside = prepare::Inside { name: name.to_string(), manifest, pidfd, pid, cgroup };
-            let result = prepare::command(&workshop, &inside, command).map(Box::new);
-            let _ = effects.send(Effect::CommandReady { name, result, asked });
+        tokio::task::spawn_local(async move {
+            let image = match image {
+                Some(id) => workshop.images.config(&id).await.map(Some),
+                None => Ok(None),
+            };
+            tokio::task::spawn_blocking(move || {
+                let inside = image.map(|image| prepare::Inside { image, ..inside });
+                let result = inside.and_then(|inside| prepare::command(&workshop, &inside, job));
+                let result = result.map(Box::new);
+                let _ = effects.send(Effect::CommandReady { name, result, purpose });
+            });
         });
+    }
+
+    fn inside(&self, name: &Name, incarnation: u64) -> Option<prepare::Inside> {
+        let live = self.lives.get(name)?;
+        let process = live.running(incarnation)?;
+        Some(prepare::Inside {
+            name: name.to_string(),
+            manifest: self.observed.record(name)?.applied.clone()?,
+            pidfd: process.pidfd.try_clone().ok()?,
+            pid: process.pid,
+            cgroup: live.cgroup(),
+            image: None,
+        })
     }
 
     pub(super) fn command_ready(
         &mut self,
         name: Name,
         result: Result<Box<Ready>, String>,
-        asked: Asked,
+        purpose: Purpose,
     ) {
-        match (result, asked) {
-            (Ok(ready), asked) => {
+        match (result, purpose) {
+            (result, Purpose::Exec(id)) => self.exec_ready(name, id, result),
+            (Ok(ready), purpose) => {
                 let incarnation = self.observed.record(&name).map_or(0, |r| r.incarnation);
-                self.take_off(name, incarnation, *ready, Some(asked));
+                self.take_off(name, incarnation, *ready, Some(purpose));
             }
-            (Err(_), Some(asked)) => drop(asked.send(false)),
-            (Err(error), None) => tracing::warn!("{name}: reload: {error}"),
+            (Err(error), Purpose::Probe(asked)) => drop(asked.send(Err(error))),
+            (Err(error), Purpose::Reload) => tracing::warn!("{name}: reload: {error}"),
         }
     }
 
     fn command_outcome(&mut self, name: &Name, key: u64, outcome: Outcome) {
         let Some(flight) = self.flights.get_mut(&key) else { return };
-        let is_well = match &outcome {
-            Outcome::Launched { .. } => return,
-            Outcome::Failed { .. } => false,
-            Outcome::Ended(end) => *end == Some(End::Exit(0)),
-        };
-        if let Some(asked) = flight.command.as_mut().and_then(Option::take) {
-            let _ = asked.send(is_well);
+        if let Some(Purpose::Exec(id)) = &flight.command {
+            let (id, plan) = (id.clone(), flight.plan.take());
+            self.exec_outcome(&id, outcome, plan);
             return;
         }
-        match outcome {
+        let result = match outcome {
+            Outcome::Launched { .. } => return,
             Outcome::Failed { status: Status { failure: Some(failure), .. }, .. } => {
-                tracing::warn!("{name}: reload: {}", sentence(&failure, flight.plan.as_ref()));
+                Err(sentence(&failure, flight.plan.as_ref()))
             }
-            Outcome::Ended(Some(end)) if end != End::Exit(0) => {
-                tracing::warn!("{name}: reload ended with status {}", end.code());
-            }
-            _ => {}
+            Outcome::Failed { errno: Some(errno), .. } => Err(refusal(errno)),
+            Outcome::Failed { .. } => Err("it ended before it was executed".to_owned()),
+            Outcome::Ended(Some(End::Exit(0))) => Ok(()),
+            Outcome::Ended(Some(end)) => Err(format!("it ended with status {}", end.code())),
+            Outcome::Ended(None) => Err("how it ended is not known".to_owned()),
+        };
+        match (flight.command.replace(Purpose::Reload), result) {
+            (Some(Purpose::Probe(asked)), result) => drop(asked.send(result)),
+            (_, Err(error)) => tracing::warn!("{name}: reload: {error}"),
+            (_, Ok(())) => {}
         }
     }
 }

@@ -48,6 +48,10 @@ impl Engine {
         let mut known = BTreeSet::new();
         for Told { message, pidfd } in told {
             self.next_key = self.next_key.max(message.key);
+            if let Some(id) = message.tag.as_str().strip_prefix("e/") {
+                self.adopt_exec(id, message, pidfd);
+                continue;
+            }
             let Some((is_command, name, incarnation)) = parse_tag(&message.tag) else {
                 continue;
             };
@@ -65,6 +69,7 @@ impl Engine {
                 self.adopt_from_disk(&name, incarnation, status);
             }
         }
+        self.settle_execs();
         self.apply(Event::AdoptionDone);
         self.kill_strangers();
     }
@@ -76,7 +81,14 @@ impl Engine {
         outcomes.extend(flight.pipe_closed(status));
         self.flights.insert(
             message.key,
-            InFlight { name: name.clone(), incarnation, flight, plan: None, command: None },
+            InFlight {
+                name: name.clone(),
+                incarnation,
+                flight,
+                plan: None,
+                command: None,
+                pidfd: None,
+            },
         );
         self.hold_live(name, incarnation, message.pid, pidfd);
         if status.failure.is_none() {
@@ -136,7 +148,14 @@ impl Engine {
             let flight = Flight::running(pid.unsigned_abs());
             self.flights.insert(
                 key,
-                InFlight { name: name.clone(), incarnation, flight, plan: None, command: None },
+                InFlight {
+                    name: name.clone(),
+                    incarnation,
+                    flight,
+                    plan: None,
+                    command: None,
+                    pidfd: None,
+                },
             );
             self.hold_live(name, incarnation, pid, pidfd);
             self.announce_adopted(name, incarnation, pid, start);

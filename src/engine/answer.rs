@@ -1,5 +1,8 @@
 //! Answers to what clients ask of the engine.
 
+use super::files::Place;
+use std::os::fd::AsFd;
+
 use super::handle::{Event as Told, Refusal, Request, View};
 use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
@@ -36,10 +39,35 @@ impl Engine {
                     let _ = answer.send(pids.into_iter().filter_map(process).collect());
                 });
             }
+            Request::Files(name, answer) => {
+                let _ = answer.send(self.place(&name));
+            }
             Request::Rescan(answer) => {
                 let loaded = self.loader.load();
                 self.manifests(loaded);
                 let _ = answer.send(());
+            }
+            Request::Exec(request) => self.answer_exec(request),
+            Request::Attach(name, answer) => {
+                let _ = answer.send(self.ends(&name));
+            }
+            Request::CloseStdin(name, answer) => {
+                if let Some(live) = self.lives.get_mut(&name)
+                    && live.ends.stdin.take().is_some()
+                {
+                    let _ = self.hold(&format!("i/{name}"), None);
+                }
+                let _ = answer.send(());
+            }
+            Request::Resize(name, size, answer) => {
+                let live = self.lives.entry(name).or_default();
+                live.size = size;
+                let resized = match &live.ends.terminal {
+                    Some(master) => super::terminal::resize(master.as_fd(), size),
+                    None => Ok(()),
+                };
+                let failed = |errno| Refusal::Failed(format!("resizing the terminal: {errno}"));
+                let _ = answer.send(resized.map_err(failed));
             }
             Request::Reexec(answer) => {
                 self.link.send(Message::new(Kind::Reexec), Vec::new());
@@ -77,12 +105,19 @@ impl Engine {
         Ok(super::plan::plan(&desired, &self.observed))
     }
 
+    fn ends(&self, name: &Name) -> Result<super::prepare::Ends, Refusal> {
+        let ends = self.lives.get(name).map(|live| live.ends.copy()).transpose();
+        ends.map(Option::unwrap_or_default)
+            .map_err(|error| Refusal::Failed(format!("no descriptor is left: {error}")))
+    }
+
     fn view(&self, record: &Record) -> View {
         let declared = Declared {
             source: self.sources.get(&record.name).cloned(),
             error: self.desired.broken.get(&record.name).cloned(),
             blocked: self.observed.block(&record.name).map(ToString::to_string),
             manifest: self.desired.containers.get(&record.name).map(|c| (**c).clone()),
+            execs: self.execs.running_in(&record.name),
         };
         view(record, declared, monotonic())
     }
@@ -105,7 +140,7 @@ impl Engine {
     }
 
     /// By name, id, or the beginning of an id that only one has.
-    fn find(&self, which: &str) -> Result<View, Refusal> {
+    pub(super) fn find(&self, which: &str) -> Result<View, Refusal> {
         if let Ok(name) = which.parse::<Name>() {
             if let Some(record) = self.observed.record(&name) {
                 return Ok(self.view(record));
@@ -148,7 +183,12 @@ impl Engine {
         }
     }
 
-    fn tell<const N: usize>(&self, name: &Name, action: &str, attributes: [(&str, String); N]) {
+    pub(super) fn tell<const N: usize>(
+        &self,
+        name: &Name,
+        action: &str,
+        attributes: [(&str, String); N],
+    ) {
         let id = self.observed.record(name).map(|record| record.id.clone()).unwrap_or_default();
         self.events.publish(Told {
             time: wall().unsigned_abs(),
@@ -161,6 +201,23 @@ impl Engine {
                 .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
         });
+    }
+
+    fn place(&self, name: &Name) -> Result<Place, Refusal> {
+        let record = self
+            .observed
+            .record(name)
+            .ok_or_else(|| Refusal::NotFound(format!("No such container: {name}")))?;
+        let manifest = record.applied.clone().or_else(|| record.last_good.clone());
+        let process = self.lives.get(name).and_then(|live| live.process.as_ref());
+        Ok(Place {
+            id: record.id.clone(),
+            pid: process.map_or(0, |process| process.pid),
+            manifest: manifest
+                .ok_or_else(|| Refusal::Conflict(format!("{name} was never launched")))?,
+            image: record.image.clone(),
+            volumes: std::sync::Arc::clone(&self.workshop.volumes),
+        })
     }
 
     pub(super) fn publish_error(&self, name: &Name, error: &str) {

@@ -13,6 +13,22 @@ pub fn sentence(failure: &Failure, plan: Option<&Plan>) -> String {
     format!("{}{object}: {}{cause}", failure.step.text(), error_text(failure.errno))
 }
 
+/// The words in which Docker's clients look for "not found" (127) and "can't be
+/// executed" (126).
+pub fn docker_phrase(failure: &Failure, program: Option<&str>) -> Option<String> {
+    let program = program?;
+    let what = match (failure.step, failure.exit_code()) {
+        (Step::Exec, 127) if program.contains('/') => "no such file or directory",
+        (Step::Exec, 127) => "executable file not found in $PATH",
+        (Step::Exec, 126) if failure.errno == Errno::ACCESS => "permission denied",
+        _ => return None,
+    };
+    Some(match program.contains('/') {
+        true => format!("exec: {program:?}: stat {program}: {what}"),
+        false => format!("exec: {program:?}: {what}"),
+    })
+}
+
 fn error_text(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
     // "No such file or directory (os error 2)": the number helps nobody.

@@ -9,9 +9,14 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::exec::{Config, Exec, ExecRequest, Session};
+use super::files::{Files, Place};
+use super::images::Images;
 use super::paths::Paths;
 use super::plan::Change;
+use super::prepare::Ends;
 use super::reconcile::Verb;
+use super::terminal::Size;
 use crate::logs::Logs;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
@@ -32,6 +37,8 @@ pub struct View {
     pub detail: Option<String>,
     /// The payload's supervisor process on the host; 0 when it does not run.
     pub pid: i32,
+    /// The id of the image that it was made from.
+    pub image: Option<String>,
     /// The manifest that is in force.
     pub manifest: Container,
     /// The file that declares it; none when the file is gone.
@@ -56,6 +63,9 @@ pub struct View {
     pub stopped_by_hand: bool,
     /// `starting`, `healthy`, `unhealthy`, if it has a health check.
     pub health: Option<String>,
+    /// The ids of the commands that clients run in it.
+    #[serde(default)]
+    pub execs: Vec<String>,
 }
 
 /// Why an order was not obeyed.
@@ -156,12 +166,22 @@ pub enum Request {
     Plan(Vec<PathBuf>, oneshot::Sender<Result<Vec<Change>, String>>),
     /// The processes of a container: pid, parent, user, command.
     Processes(Name, oneshot::Sender<Vec<[String; 4]>>),
+    /// Where a container's files are.
+    Files(Name, oneshot::Sender<Result<Place, Refusal>>),
     /// Read all manifests again.
     Rescan(oneshot::Sender<()>),
     /// Replace keeper and engine by the binary that is on disk.
     Reexec(oneshot::Sender<Result<(), Refusal>>),
     /// Statistics of a container's cgroup.
     Stats(Name, oneshot::Sender<Result<crate::cgroup::Stats, Refusal>>),
+    /// Something about a command inside a container.
+    Exec(ExecRequest),
+    /// The ways to a container's terminal or standard input.
+    Attach(Name, oneshot::Sender<Result<Ends, Refusal>>),
+    /// A container's standard input is at its end.
+    CloseStdin(Name, oneshot::Sender<()>),
+    /// A container's terminal has, or will have, this size.
+    Resize(Name, Size, oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// A client's end of the engine. Cheap to clone.
@@ -175,6 +195,8 @@ pub struct Handle {
     pub logs: Logs,
     /// Where things are.
     pub paths: Arc<Paths>,
+    /// Images, and the way to registries.
+    pub images: Images,
 }
 
 impl Handle {
@@ -228,6 +250,13 @@ impl Handle {
         self.ask(|answer| Request::Processes(name.clone(), answer)).await.unwrap_or_default()
     }
 
+    /// A container's files, from outside.
+    pub async fn files(&self, name: &Name) -> Result<Files, Refusal> {
+        let place = self.ask(|answer| Request::Files(name.clone(), answer)).await;
+        let place = place.unwrap_or_else(ending)?;
+        Files::of(place, &self.paths, &self.images).await.map_err(Refusal::Failed)
+    }
+
     /// Reads all manifests again, now.
     pub async fn rescan(&self) {
         self.ask(Request::Rescan).await.unwrap_or_default();
@@ -236,6 +265,59 @@ impl Handle {
     /// See [`Request::Reexec`].
     pub async fn reexec(&self) -> Result<(), Refusal> {
         self.ask(Request::Reexec).await.unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Attach`].
+    pub async fn attach(&self, name: &Name) -> Result<Ends, Refusal> {
+        self.ask(|answer| Request::Attach(name.clone(), answer)).await.unwrap_or_else(ending)
+    }
+
+    /// See [`Request::CloseStdin`].
+    pub async fn close_stdin(&self, name: &Name) {
+        self.ask(|answer| Request::CloseStdin(name.clone(), answer)).await.unwrap_or_default();
+    }
+
+    /// See [`Request::Resize`].
+    pub async fn resize(&self, name: &Name, size: Size) -> Result<(), Refusal> {
+        self.ask(|answer| Request::Resize(name.clone(), size, answer)).await.unwrap_or_else(ending)
+    }
+
+    async fn ask_exec<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> ExecRequest,
+    ) -> Result<T, Refusal> {
+        self.ask(|answer| Request::Exec(request(answer))).await.unwrap_or_else(ending)
+    }
+
+    /// See [`ExecRequest::Create`].
+    pub async fn create_exec(&self, name: &Name, config: Config) -> Result<String, Refusal> {
+        let config = Box::new(config);
+        self.ask_exec(|answer| ExecRequest::Create(name.clone(), config, answer)).await
+    }
+
+    /// See [`ExecRequest::Find`].
+    pub async fn find_exec(&self, id: &str) -> Result<Exec, Refusal> {
+        self.ask_exec(|answer| ExecRequest::Find(id.to_owned(), answer)).await
+    }
+
+    /// See [`ExecRequest::Start`].
+    pub async fn start_exec(
+        &self,
+        id: &str,
+        detach: bool,
+        size: Option<Size>,
+    ) -> Result<Session, Refusal> {
+        self.ask_exec(|answer| ExecRequest::Start(id.to_owned(), detach, size, answer)).await
+    }
+
+    /// See [`ExecRequest::Join`].
+    pub async fn join_exec(&self, id: &str) -> Result<Session, Refusal> {
+        self.ask_exec(|answer| ExecRequest::Join(id.to_owned(), answer)).await
+    }
+
+    /// See [`ExecRequest::Resize`].
+    pub async fn resize_exec(&self, id: &str, size: Size) -> Result<(), Refusal> {
+        self.ask_exec(|answer| ExecRequest::Resize(id.to_owned(), size, answer)).await
     }
 
     /// Statistics of a container.

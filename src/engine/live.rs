@@ -4,7 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::prepare::Kept;
+use super::prepare::{Ends, Kept};
+use super::terminal::{Pump, Size};
 use crate::cgroup::Cgroup;
 use crate::logs::Capture;
 
@@ -35,8 +36,16 @@ pub struct Live {
     pub kills: u32,
     /// Its FIFOs, to see whether all was moved.
     pub fifos: Option<[OwnedFd; 2]>,
+    /// Its terminal or the way to its standard input, if it has one.
+    pub ends: Ends,
+    /// Moves what its terminal prints to its log.
+    pub pump: Option<Pump>,
+    /// The size that its terminal has, or will have.
+    pub size: Size,
     /// How many processes of it the kernel had ended for memory at its launch.
     pub oom_kills: u64,
+    /// The task that gets its image, while there is one.
+    pub fetching: Option<tokio::task::AbortHandle>,
     /// The range of ids of an adopted container whose namespaces we don't hold.
     pub reserved: Option<u32>,
 }
@@ -53,6 +62,12 @@ impl Live {
         if waiting(stdout) == 0 && waiting(stderr) == 0 {
             return None;
         }
+        self.copy_fifos()
+    }
+
+    /// Copies of its FIFOs.
+    pub fn copy_fifos(&self) -> Option<[OwnedFd; 2]> {
+        let [stdout, stderr] = self.fifos.as_ref()?;
         Some([stdout.try_clone().ok()?, stderr.try_clone().ok()?])
     }
 

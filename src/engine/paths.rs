@@ -31,6 +31,11 @@ impl Paths {
             .to_vec()
     }
 
+    /// How registries are reached.
+    pub fn registries(&self) -> PathBuf {
+        self.below("etc/berth/registries.toml")
+    }
+
     /// Manifests that `run` and API clients created.
     pub fn created_dir(&self) -> PathBuf {
         self.below("var/lib/berth/containers.d")
@@ -54,6 +59,11 @@ impl Paths {
     /// A container's FIFOs and status files.
     pub fn container_run_dir(&self, name: &str) -> PathBuf {
         self.run_dir().join("containers").join(name)
+    }
+
+    /// Commands inside containers, one file each.
+    pub fn execs_dir(&self) -> PathBuf {
+        self.run_dir().join("execs")
     }
 
     /// The API's socket.

@@ -12,9 +12,12 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
 use super::paths::Paths;
+use super::terminal::{self, Size};
 use crate::cgroup::{Cgroup, Parent};
+use crate::image::ImageConfig;
 use crate::manifest::model::{Container, Isolation, MountKind, NetworkMode, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
@@ -46,8 +49,12 @@ pub struct Order {
     pub renew: bool,
     /// The network namespace of the container whose network it shares.
     pub network: Option<OwnedFd>,
+    /// What its image is, if it has one.
+    pub image: Option<ImageRoot>,
     /// What it has from earlier launches.
     pub kept: Kept,
+    /// The size of its terminal, if it has one.
+    pub size: Size,
 }
 
 /// What the machine has for all launches.
@@ -61,6 +68,8 @@ pub struct Workshop {
     pub pool: Pool,
     /// Where named volumes are.
     pub volumes: Arc<Volumes>,
+    /// Where images are.
+    pub images: Images,
 }
 
 /// Ready for the keeper.
@@ -74,11 +83,43 @@ pub struct Ready {
     pub plan: Plan,
     /// What needs to be told, but keeps nothing from running.
     pub warnings: Vec<String>,
+    /// Our ends of its standard input and output.
+    pub ends: Ends,
+}
+
+/// The engine's ends of a process's standard streams, as far as they don't lead to
+/// the container's log. All of them are non-blocking.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// The terminal's master, which is all three of them.
+    pub terminal: Option<OwnedFd>,
+    /// Where its standard input is written to; closed, it is at its end.
+    pub stdin: Option<OwnedFd>,
+    /// Where its standard output is read from.
+    pub stdout: Option<OwnedFd>,
+    /// Where its standard error is read from.
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Ends {
+    /// The same ends once more.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn copy(&self) -> io::Result<Ends> {
+        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        Ok(Ends {
+            terminal: copy(&self.terminal)?,
+            stdin: copy(&self.stdin)?,
+            stdout: copy(&self.stdout)?,
+            stderr: copy(&self.stderr)?,
+        })
+    }
 }
 
 /// Makes a launch ready. What is kept comes back in any case.
 pub fn prepare(workshop: &Workshop, mut order: Order) -> (Kept, Result<Ready, String>) {
-    let ready = Preparation { workshop, fds: Vec::new(), warnings: Vec::new() }.make(&mut order);
+    let ready = Preparation::new(workshop).make(&mut order);
     (order.kept, ready)
 }
 
@@ -87,9 +128,14 @@ struct Preparation<'a> {
     /// Those that the plan counts.
     fds: Vec<OwnedFd>,
     warnings: Vec<String>,
+    ends: Ends,
 }
 
-impl Preparation<'_> {
+impl<'a> Preparation<'a> {
+    fn new(workshop: &'a Workshop) -> Self {
+        Preparation { workshop, fds: Vec::new(), warnings: Vec::new(), ends: Ends::default() }
+    }
+
     fn add(&mut self, fd: impl Into<OwnedFd>) -> usize {
         self.fds.push(fd.into());
         self.fds.len() - 1
@@ -118,22 +164,32 @@ impl Preparation<'_> {
             rootfs::discard(&writable).map_err(|error| error.to_string())?;
         }
         let mut user = ResolvedUser::root();
+        let image = order.image.as_ref();
+        let named =
+            manifest.user.as_deref().or_else(|| image.map(|i| i.config.config.user.as_str()));
+        let named = named.unwrap_or_default();
         if isolated {
-            self.root(order.kept.root.take(), &manifest, &writable, ids, &mut parts)
+            let lower = match image {
+                Some(image) => Lower::Layers(image.layers.clone()),
+                None => lower_of(&manifest, &paths)?,
+            };
+            self.root(order.kept.root.take(), &lower, &writable, ids, &mut parts)
                 .map(|root| order.kept.root = root)?;
             let root = parts.root.and_then(|index| self.fds.get(index));
-            user = resolve_user(&manifest, |path| match root {
+            user = resolve_user(named, &manifest.groups, |path| match root {
                 Some(root) => rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX)
                     .unwrap_or_default(),
                 None => Vec::new(),
             })?;
         } else if manifest.user.is_some() || !manifest.groups.is_empty() {
-            user = resolve_user(&manifest, |path| fs::read(path).unwrap_or_default())?;
+            user =
+                resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
         let sources = self.mounts(&manifest, ids, &mut parts)?;
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
+        context.image = image.map(|image| image.config.defaults()).unwrap_or_default();
         context.ids =
             ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
         self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
@@ -149,21 +205,68 @@ impl Preparation<'_> {
 
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
-        let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;
-        parts.stdio[0] = self.add(null);
-        for (index, stream) in ["stdout", "stderr"].iter().enumerate() {
-            let fifo = open_fifo(&run_dir.join(stream), owner)?;
-            parts.stdio[index + 1] = self.add(fifo);
+        // With a terminal too: what it prints goes on into the first of them.
+        let fifos = [
+            open_fifo(&run_dir.join("stdout"), owner)?,
+            open_fifo(&run_dir.join("stderr"), owner)?,
+        ];
+        if manifest.tty {
+            let pty = self.console(first, isolated, order.size, &mut parts)?;
+            self.terminal(pty, owner.0, &mut parts)?;
+        } else {
+            self.stdin(manifest.stdin, owner, &mut parts)?;
+            let [stdout, stderr] = fifos;
+            parts.stdio[1] = self.add(stdout);
+            parts.stdio[2] = self.add(stderr);
         }
         let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
         self.ready(plan, &status_path(&run_dir, order.incarnation))
+    }
+
+    /// The terminal of a container, in a devpts of its own if it is isolated.
+    fn console(
+        &mut self,
+        first: u32,
+        isolated: bool,
+        size: Size,
+        parts: &mut Parts,
+    ) -> Result<terminal::Pty, String> {
+        if !isolated {
+            return terminal::host(size);
+        }
+        let console = terminal::console(first, size)?;
+        let devpts = self.add(console.devpts);
+        parts.binds.insert(PathBuf::from("/dev/pts"), (devpts, false));
+        parts.console = console.node.map(|node| self.add(node));
+        Ok(console.pty)
+    }
+
+    /// A terminal as all three standard streams.
+    fn terminal(&mut self, pty: terminal::Pty, uid: u32, parts: &mut Parts) -> Result<(), String> {
+        terminal::give_to(pty.slave.as_fd(), uid)?;
+        parts.stdio = [self.add(pty.slave); 3];
+        self.ends.terminal = Some(pty.master);
+        Ok(())
+    }
+
+    /// A pipe as standard input if it is wanted, or nothing to read.
+    fn stdin(&mut self, wanted: bool, owner: (u32, u32), parts: &mut Parts) -> Result<(), String> {
+        if wanted {
+            let (ours, its) = pipe_to(owner)?;
+            self.ends.stdin = Some(ours);
+            parts.stdio[0] = self.add(its);
+        } else {
+            let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;
+            parts.stdio[0] = self.add(null);
+        }
+        Ok(())
     }
 
     /// The root: once more the one that is kept, or a new one.
     fn root(
         &mut self,
         kept: Option<Root>,
-        manifest: &Container,
+        lower: &Lower,
         writable: &Writable,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
@@ -176,15 +279,8 @@ impl Preparation<'_> {
             Some(mounts) => (mounts, kept),
             None => {
                 drop(kept);
-                let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
-                let paths = &self.workshop.paths;
-                let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
-                    .into_iter()
-                    .chain(paths.manifest_dirs())
-                    .collect();
-                let lower = Lower::of_rootfs(rootfs, manifest.expose.clone(), own);
                 let root =
-                    rootfs::prepare(&lower, writable, ids).map_err(|error| error.to_string())?;
+                    rootfs::prepare(lower, writable, ids).map_err(|error| error.to_string())?;
                 for path in &root.unmapped {
                     self.warnings.push(format!(
                         "{} can't be idmapped: its files belong to nobody in the container",
@@ -382,19 +478,19 @@ impl Preparation<'_> {
             pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("making a pipe: {error}"))?;
         let mut fds = vec![OwnedFd::from(tape), status, error_write];
         fds.extend(self.fds);
-        Ok(Ready { fds, error_pipe, plan, warnings: self.warnings })
+        Ok(Ready { fds, error_pipe, plan, warnings: self.warnings, ends: self.ends })
     }
 }
 
 /// The most of /etc/passwd and /etc/group that is read.
-const USERS_MAX: u64 = 16 << 20;
+pub(super) const USERS_MAX: u64 = 16 << 20;
 
-fn resolve_user(
-    manifest: &Container,
+pub(super) fn resolve_user(
+    user: &str,
+    groups: &[String],
     read: impl Fn(&str) -> Vec<u8>,
 ) -> Result<ResolvedUser, String> {
-    let user = manifest.user.as_deref().unwrap_or_default();
-    spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, &manifest.groups)
+    spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, groups)
         .map_err(|error| format!("user = {user:?}: {error}"))
 }
 
@@ -449,6 +545,19 @@ fn is_dir(fd: std::os::fd::BorrowedFd<'_>) -> bool {
     })
 }
 
+/// What the root of a container without an image lies over: a directory, or the host.
+///
+/// # Errors
+/// The manifest names none.
+pub fn lower_of(manifest: &Container, paths: &Paths) -> Result<Lower, String> {
+    let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
+    let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
+        .into_iter()
+        .chain(paths.manifest_dirs())
+        .collect();
+    Ok(Lower::of_rootfs(rootfs, manifest.expose.clone(), own))
+}
+
 /// Where the status of a launch is.
 pub fn status_path(run_dir: &Path, incarnation: u64) -> PathBuf {
     run_dir.join(format!("{incarnation}.status"))
@@ -482,6 +591,32 @@ fn doing<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> String + us
     move |error| format!("{what} {}: {error}", path.display())
 }
 
+/// A pipe that the process reads: our end, non-blocking, and its.
+fn pipe_to(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), String> {
+    let (its, ours) = new_pipe(owner)?;
+    nonblocking(&ours)?;
+    Ok((ours, its))
+}
+
+/// A pipe that the process writes: our end, non-blocking, and its.
+fn pipe_from(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), String> {
+    let (ours, its) = new_pipe(owner)?;
+    nonblocking(&ours)?;
+    Ok((ours, its))
+}
+
+fn new_pipe(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), String> {
+    let pipe = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("making a pipe: {error}"))?;
+    // So that the process can open `/dev/stdin` and the like again.
+    std::os::unix::fs::fchown(&pipe.0, Some(owner.0), Some(owner.1))
+        .map_err(|error| format!("giving a pipe to the user: {error}"))?;
+    Ok(pipe)
+}
+
+fn nonblocking(fd: &OwnedFd) -> Result<(), String> {
+    rustix::io::ioctl_fionbio(fd, true).map_err(|error| format!("setting up a pipe: {error}"))
+}
+
 /// A running container that a command is to run in.
 #[derive(Debug)]
 pub struct Inside {
@@ -495,38 +630,91 @@ pub struct Inside {
     pub pid: i32,
     /// Its cgroup.
     pub cgroup: Option<Arc<Cgroup>>,
+    /// Its image's configuration, if it has one.
+    pub image: Option<ImageConfig>,
+}
+
+/// A command for inside a running container.
+#[derive(Debug, Clone, Default)]
+pub struct Job {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Beside the container's environment.
+    pub env: Vec<(String, String)>,
+    /// Instead of the container's working directory.
+    pub workdir: Option<PathBuf>,
+    /// Instead of the container's user.
+    pub user: Option<String>,
+    /// With all capabilities that the container's user namespace gives.
+    pub privileged: bool,
+    /// Where its standard streams lead.
+    pub stdio: Stdio,
+}
+
+/// Where the standard streams of a command lead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stdio {
+    /// Nothing to read; its output is in the container's log.
+    #[default]
+    Log,
+    /// Pipes of its own, those that are wanted.
+    Pipes {
+        /// Standard input; nothing to read otherwise.
+        stdin: bool,
+        /// Standard output; dropped otherwise.
+        stdout: bool,
+        /// Standard error; dropped otherwise.
+        stderr: bool,
+    },
+    /// A terminal of this size.
+    Terminal(Size),
 }
 
 /// Makes a command inside a running container ready: its namespaces, its cgroup,
-/// its capabilities and seccomp filter, its output in the container's log.
-pub fn command(
-    workshop: &Workshop,
-    inside: &Inside,
-    command: Vec<String>,
-) -> Result<Ready, String> {
-    let mut preparation = Preparation { workshop, fds: Vec::new(), warnings: Vec::new() };
-    let manifest = Container { command, entrypoint: None, ..(*inside.manifest).clone() };
-    let run_dir = workshop.paths.container_run_dir(&inside.name);
+/// its capabilities and seccomp filter.
+///
+/// # Errors
+/// A sentence: the user is not known, the container is gone, or what the system said.
+pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, String> {
+    let mut preparation = Preparation::new(workshop);
+    // What is mounted and made in the root is there already.
+    let mut manifest = Container {
+        command: job.command,
+        entrypoint: Some(Vec::new()),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        tty: matches!(job.stdio, Stdio::Terminal(_)),
+        ..(*inside.manifest).clone()
+    };
+    manifest.env.extend(job.env);
+    manifest.workdir = job.workdir.or(manifest.workdir);
+    if let Some(user) = job.user {
+        manifest.user = Some(user);
+        manifest.groups = Vec::new();
+    }
+    if job.privileged {
+        manifest.security.cap_add = vec!["ALL".to_owned()];
+        manifest.security.cap_drop = Vec::new();
+    }
     let mut parts = Parts::default();
     let isolated = manifest.isolation == Isolation::Full;
     let root = format!("/proc/{}/root", inside.pid);
     let root = File::open(&root).map_err(doing("opening", Path::new(&root)))?;
-    let user = resolve_user(&manifest, |path| {
+    let image = inside.image.as_ref();
+    let named = manifest.user.as_deref().or_else(|| image.map(|i| i.config.user.as_str()));
+    let user = resolve_user(named.unwrap_or_default(), &manifest.groups, |path| {
         rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX).unwrap_or_default()
     })?;
+    let first = super::namespaces::range_of(inside.pid).unwrap_or(0);
+    let owner = (first + user.uid, first + user.gid);
     if let Some(cgroup) = &inside.cgroup {
         preparation.join(cgroup, &mut parts)?;
     }
-    let context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
+    let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
+    context.image = image.map(ImageConfig::defaults).unwrap_or_default();
     let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
     parts.seccomp = seccomp(&spec)?;
-    let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;
-    parts.stdio[0] = preparation.add(null);
-    for (index, stream) in ["stdout", "stderr"].iter().enumerate() {
-        let path = run_dir.join(stream);
-        let fifo = File::options().read(true).write(true).open(&path);
-        parts.stdio[index + 1] = preparation.add(fifo.map_err(doing("opening", &path))?);
-    }
+    preparation.stdio(workshop, inside, job.stdio, root.as_fd(), owner, &mut parts)?;
     if isolated {
         use crate::sys::process::flags;
         // All of them in one call, the user namespace included: the rights to enter
@@ -546,4 +734,54 @@ pub fn command(
     let status = memfd_create(c"berth-status", MemfdFlags::CLOEXEC)
         .map_err(|error| format!("making a memfd: {error}"))?;
     preparation.ready_with(plan, status)
+}
+
+impl Preparation<'_> {
+    /// The standard streams of a command.
+    fn stdio(
+        &mut self,
+        workshop: &Workshop,
+        inside: &Inside,
+        stdio: Stdio,
+        root: std::os::fd::BorrowedFd<'_>,
+        owner: (u32, u32),
+        parts: &mut Parts,
+    ) -> Result<(), String> {
+        match stdio {
+            Stdio::Log => {
+                self.stdin(false, owner, parts)?;
+                let run_dir = workshop.paths.container_run_dir(&inside.name);
+                for (index, stream) in ["stdout", "stderr"].iter().enumerate() {
+                    let path = run_dir.join(stream);
+                    let fifo = File::options().read(true).write(true).open(&path);
+                    parts.stdio[index + 1] = self.add(fifo.map_err(doing("opening", &path))?);
+                }
+            }
+            Stdio::Pipes { stdin, stdout, stderr } => {
+                self.stdin(stdin, owner, parts)?;
+                for (index, wanted) in [(1, stdout), (2, stderr)] {
+                    if !wanted {
+                        let path = Path::new("/dev/null");
+                        let null = File::options().write(true).open(path);
+                        parts.stdio[index] = self.add(null.map_err(doing("opening", path))?);
+                        continue;
+                    }
+                    let (ours, its) = pipe_from(owner)?;
+                    parts.stdio[index] = self.add(its);
+                    match index {
+                        1 => self.ends.stdout = Some(ours),
+                        _ => self.ends.stderr = Some(ours),
+                    }
+                }
+            }
+            Stdio::Terminal(size) => {
+                let pty = match inside.manifest.isolation {
+                    Isolation::Full => terminal::inside(root, size)?,
+                    Isolation::None => terminal::host(size)?,
+                };
+                self.terminal(pty, owner.0, parts)?;
+            }
+        }
+        Ok(())
+    }
 }

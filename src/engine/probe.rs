@@ -2,15 +2,16 @@
 //! request in the container's network, or a command inside it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::prepare::Job;
 use super::reconcile::{Event, HealthStatus};
-use super::run::{Effect, Engine};
+use super::run::{Answer, Effect, Engine, Purpose};
 use crate::manifest::model::Health;
 use crate::manifest::scalar::Name;
 
@@ -53,9 +54,7 @@ impl Engine {
     /// Looks after a container's health from now on, in place of an earlier look.
     pub(super) fn watch_health(&mut self, name: &Name, incarnation: u64) {
         let record = self.observed.record(name);
-        let health = record
-            .and_then(|record| record.applied.as_ref())
-            .and_then(|manifest| manifest.health.clone());
+        let health = record.and_then(|record| record.health_check().cloned());
         let effects = self.effects.clone();
         let live = self.lives.entry(name.clone()).or_default();
         if let Some(earlier) = live.probing.take() {
@@ -66,6 +65,7 @@ impl Engine {
         let task = tokio::task::spawn_local(async move {
             let began = Instant::now();
             let mut watchman = Watchman { status: HealthStatus::Starting, failures: 0 };
+            let mut last = Ok(());
             loop {
                 let (answer, answered) = oneshot::channel();
                 let probe = Effect::Probe {
@@ -77,12 +77,24 @@ impl Engine {
                 if effects.send(probe).is_err() {
                     return;
                 }
-                let well = match tokio::time::timeout(health.timeout, answered).await {
-                    Ok(Ok(well)) => well,
+                let result = match tokio::time::timeout(health.timeout, answered).await {
+                    Ok(Ok(result)) => result,
                     // It does not run any more.
                     Ok(Err(_)) => return,
-                    Err(_) => false,
+                    Err(_) => {
+                        let _ = effects.send(Effect::Abandoned);
+                        let timeout = humantime::format_duration(health.timeout);
+                        Err(format!("no answer within {timeout}"))
+                    }
                 };
+                // A failure is told when it is news.
+                if let Err(why) = &result
+                    && last.as_ref() != Err(why)
+                {
+                    let _ = effects.send(Effect::Problem(format!("{name}: health check: {why}")));
+                }
+                let well = result.is_ok();
+                last = result;
                 if let Some(health) = watchman.told(&health, well, began.elapsed()) {
                     let changed = Event::HealthChanged { name: name.clone(), incarnation, health };
                     let _ = effects.send(Effect::Event(changed));
@@ -94,15 +106,10 @@ impl Engine {
     }
 
     /// Looks once.
-    pub(super) fn probe(
-        &mut self,
-        name: Name,
-        incarnation: u64,
-        health: Health,
-        answer: oneshot::Sender<bool>,
-    ) {
+    pub(super) fn probe(&mut self, name: Name, incarnation: u64, health: Health, answer: Answer) {
         if let Some(command) = health.exec {
-            self.command(name, incarnation, command, Some(answer));
+            let job = Job { command, ..Job::default() };
+            self.command(name, incarnation, job, Purpose::Probe(answer));
             return;
         }
         let running = self.lives.get(&name).and_then(|live| live.running(incarnation));
@@ -116,47 +123,58 @@ impl Engine {
 
 /// Looks from inside a network namespace; a thread of its own enters it, so that no
 /// other one is ever in the wrong network.
-fn look(network: OwnedFd, health: &Health) -> bool {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| -> Option<bool> {
-            nix::sched::setns(&network, nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-            let deadline = health.timeout;
-            match (&health.http, &health.tcp) {
-                (Some(http), _) => {
-                    let (host, port, path) = crate::manifest::http_address(http)?;
-                    Some(request(connect(host, port, deadline)?, host, path, deadline))
-                }
-                (None, Some(tcp)) => {
-                    let (host, port) = crate::manifest::tcp_address(tcp)?;
-                    Some(connect(host, port, deadline).is_some())
-                }
-                (None, None) => None,
+fn look(network: OwnedFd, health: &Health) -> Result<(), String> {
+    let look = || -> Result<(), String> {
+        nix::sched::setns(&network, nix::sched::CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| format!("entering its network: {errno}"))?;
+        let timeout = health.timeout;
+        match (&health.http, &health.tcp) {
+            (Some(http), _) => {
+                let (host, port, path) = crate::manifest::http_address(http)
+                    .ok_or_else(|| format!("{http} is not an address"))?;
+                request(connect(host, port, timeout)?, host, path, timeout)
             }
-        });
-        thread.join().ok().flatten().unwrap_or(false)
+            (None, Some(tcp)) => {
+                let (host, port) = crate::manifest::tcp_address(tcp)
+                    .ok_or_else(|| format!("{tcp} is not an address"))?;
+                connect(host, port, timeout).map(drop)
+            }
+            (None, None) => Err("it says nothing to look at".to_owned()),
+        }
+    };
+    std::thread::scope(|scope| {
+        let looked = std::thread::Builder::new().spawn_scoped(scope, look);
+        let looked = looked.map_err(|error| format!("starting a thread: {error}"))?;
+        looked.join().unwrap_or_else(|_| Err("the probe panicked".to_owned()))
     })
 }
 
-fn connect(host: &str, port: u16, timeout: Duration) -> Option<TcpStream> {
+fn connect(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, String> {
     // Names are not looked up: a container's own address is meant.
     let host = if host.is_empty() || host == "localhost" { "127.0.0.1" } else { host };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let address: SocketAddr =
-        (host.parse::<std::net::IpAddr>().ok()?, port).to_socket_addrs().ok()?.next()?;
-    TcpStream::connect_timeout(&address, timeout).ok()
+    let address: IpAddr = host.parse().map_err(|_| format!("{host} is not an IP address"))?;
+    let address = SocketAddr::new(address, port);
+    TcpStream::connect_timeout(&address, timeout)
+        .map_err(|error| format!("connecting to {address}: {error}"))
 }
 
 /// Whether a GET is answered with a status from 200 to 399.
-fn request(mut stream: TcpStream, host: &str, path: &str, timeout: Duration) -> bool {
+fn request(mut stream: TcpStream, host: &str, path: &str, timeout: Duration) -> Result<(), String> {
     let host = if host.is_empty() { "localhost" } else { host };
-    let asked = stream
+    let mut head = [0u8; 12];
+    stream
         .set_read_timeout(Some(timeout))
         .and_then(|()| stream.set_write_timeout(Some(timeout)))
         .and_then(|()| {
             write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-        });
-    let mut head = [0u8; 12];
-    asked.is_ok() && stream.read_exact(&mut head).is_ok() && is_well(&head)
+        })
+        .and_then(|()| stream.read_exact(&mut head))
+        .map_err(|error| format!("asking for {path}: {error}"))?;
+    if is_well(&head) {
+        return Ok(());
+    }
+    Err(format!("{path} is answered with {:?}", String::from_utf8_lossy(&head)))
 }
 
 /// `HTTP/1.1 204`

@@ -3,6 +3,7 @@
 //! on others and comes back as an [`Effect`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::flight::Flight;
 use super::handle::{Events, Handle, Request};
 use super::link::Link;
 use super::live::Live;
-use super::prepare::{Kept, Ready, Workshop};
+use super::prepare::{Kept, Order, Ready, Workshop};
 use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shutdown};
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
@@ -32,10 +33,14 @@ use crate::sandbox::status::Status;
 pub(super) enum Effect {
     /// A launch is ready for the keeper, or can't be made.
     Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
+    /// The image of a launch is there, or can't be had.
+    Fetched { order: Box<Order>, result: Result<(), String> },
     /// A command for inside a container is ready, or can't be made.
-    CommandReady { name: Name, result: Result<Box<Ready>, String>, asked: Asked },
+    CommandReady { name: Name, result: Result<Box<Ready>, String>, purpose: Purpose },
     /// A container's health is to be looked at.
-    Probe { name: Name, incarnation: u64, health: Box<Health>, answer: oneshot::Sender<bool> },
+    Probe { name: Name, incarnation: u64, health: Box<Health>, answer: Answer },
+    /// Nobody waits for a command's answer any more.
+    Abandoned,
     /// The error pipe of a launch closed.
     PipeClosed { key: u64, status: Status },
     /// Every process of a container was killed, as far as that could be.
@@ -48,8 +53,19 @@ pub(super) enum Effect {
     CatchUp,
 }
 
-/// Who wants to know how a command ended: a health check, or nobody (reload).
-pub(super) type Asked = Option<oneshot::Sender<bool>>;
+/// To whoever asked how a command or a probe ended; the error says how it failed.
+pub(super) type Answer = oneshot::Sender<Result<(), String>>;
+
+/// What a command inside a container is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// A health check.
+    Probe(Answer),
+    /// `signals.reload`: nobody waits for its end.
+    Reload,
+    /// An exec of a client, by its id.
+    Exec(String),
+}
 
 /// A launch in the air.
 #[derive(Debug)]
@@ -58,8 +74,10 @@ pub(super) struct InFlight {
     pub incarnation: u64,
     pub flight: Flight,
     pub plan: Option<Plan>,
-    /// A command inside a container, not a container, and who asked for it.
-    pub command: Option<Asked>,
+    /// A command inside a container, not a container, and what it is for.
+    pub command: Option<Purpose>,
+    /// A command's process.
+    pub pidfd: Option<OwnedFd>,
 }
 
 pub(super) struct Engine {
@@ -73,6 +91,7 @@ pub(super) struct Engine {
     pub sources: BTreeMap<Name, PathBuf>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
+    pub execs: super::exec::Execs,
     pub effects: mpsc::UnboundedSender<Effect>,
     pub loader: Loader,
     pub boot_id: String,
@@ -168,8 +187,11 @@ impl Engine {
             self.sources.insert(name.clone(), problem.file.clone());
             broken.insert(name, problem.to_string());
         }
-        for problem in &loaded.problems {
-            tracing::warn!("{problem}");
+        // What is wrong with a container that has a name is told by `publish_error`.
+        for problem in loaded.problems.iter().map(ToString::to_string) {
+            if !broken.values().any(|told| *told == problem) {
+                tracing::warn!("{problem}");
+            }
         }
         let before = self.desired.broken.clone();
         let changed = self.desired.replace(containers, broken);
@@ -207,7 +229,10 @@ impl Engine {
                 problem = Some(error.to_string());
             }
         }
-        self.note_disk(problem);
+        // What could not be written once is in order only when it has been.
+        if problem.is_some() || !self.store.is_behind() {
+            self.note_disk(problem);
+        }
         self.end_followers(&save);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
@@ -217,6 +242,7 @@ impl Engine {
             self.catching_up = true;
             self.later(CATCH_UP, Effect::CatchUp);
         }
+        self.end_unwanted_fetches();
         let changed = !save.is_empty() || !forget.is_empty();
         for action in actions {
             self.act(action);
@@ -264,10 +290,14 @@ impl Engine {
             Effect::Prepared { name, incarnation, kept, result } => {
                 self.prepared(name, incarnation, *kept, result);
             }
-            Effect::CommandReady { name, result, asked } => self.command_ready(name, result, asked),
+            Effect::Fetched { order, result } => self.fetched(order, result),
+            Effect::CommandReady { name, result, purpose } => {
+                self.command_ready(name, result, purpose);
+            }
             Effect::Probe { name, incarnation, health, answer } => {
                 self.probe(name, incarnation, *health, answer);
             }
+            Effect::Abandoned => self.end_abandoned(),
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights
@@ -289,12 +319,12 @@ impl Engine {
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::CatchUp => {
-                self.catching_up = false;
-                if let Err(error) = self.store.catch_up() {
-                    self.note_disk(Some(error.to_string()));
-                    self.catching_up = true;
+                let problem = self.store.catch_up().err().map(|error| error.to_string());
+                self.catching_up = problem.is_some();
+                if self.catching_up {
                     self.later(DISK_RETRY, Effect::CatchUp);
                 }
+                self.note_disk(problem);
             }
         }
     }
@@ -365,6 +395,7 @@ pub(super) fn handle(
         events: events.clone(),
         logs: logs.clone(),
         paths: Arc::clone(&workshop.paths),
+        images: workshop.images.clone(),
     };
     (handle, requests)
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::adopt::Told;
 use super::handle::Events;
+use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
 use super::paths::Paths;
@@ -81,6 +82,7 @@ async fn start(options: Options) -> io::Result<()> {
         parent: Arc::new(parent),
         pool: Pool::default(),
         volumes: Arc::new(volumes),
+        images: Images::new(Arc::clone(&paths)),
     };
 
     let dirs = match options.dirs.is_empty() {
@@ -104,6 +106,7 @@ async fn start(options: Options) -> io::Result<()> {
         sources: BTreeMap::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
+        execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,
         loader: Loader::new(dirs),
         boot_id,
@@ -132,6 +135,7 @@ async fn start(options: Options) -> io::Result<()> {
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();
     engine.manifests(loaded);
+    engine.take_held(held);
     engine.adopt(told);
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());

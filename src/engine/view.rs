@@ -18,6 +18,8 @@ pub struct Declared {
     pub blocked: Option<String>,
     /// The manifest on disk, if it can be read.
     pub manifest: Option<Container>,
+    /// The ids of the commands that clients run in it.
+    pub execs: Vec<String>,
 }
 
 fn time(unix_nanos: i64) -> SystemTime {
@@ -39,6 +41,7 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         state: state_word(record.state()).to_owned(),
         detail: detail(record, declared.blocked, now),
         pid: run.map_or(0, |run| run.pid as i32),
+        image: record.image.as_ref().map(|image| image.id.clone()),
         manifest,
         source: declared.source,
         manifest_error: declared.error,
@@ -61,6 +64,7 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
             }
             .to_owned()
         }),
+        execs: declared.execs,
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Layout {
     pub segments: BTreeMap<u64, Form>,
     /// Files that a kill left: to be removed by whoever captures.
     pub leftovers: Vec<String>,
+    /// Numbers of indexes whose text was not seen.
+    pub textless: Vec<u64>,
     /// Higher than any number in use, `current.log`'s own excepted.
     pub next: u64,
 }
@@ -94,9 +96,8 @@ pub fn layout<'a>(names: impl IntoIterator<Item = &'a str>) -> Layout {
         let own = indexes.iter().copied().max().filter(|i| Some(*i) > rotated);
         out.segments.insert(own.unwrap_or(out.next), Form::Current);
     }
-    let orphan = |seq: &u64| !out.segments.contains_key(seq);
-    let orphans = indexes.into_iter().filter(orphan).map(|s| name(s, "idx"));
-    out.leftovers.extend(orphans.collect::<Vec<_>>());
+    indexes.retain(|seq| !out.segments.contains_key(seq));
+    out.textless = indexes;
     out
 }
 
@@ -111,6 +112,10 @@ pub fn surplus(layout: &Layout, keep: u32) -> Vec<u64> {
 }
 
 /// The layout of a folder now; of one that isn't there, an empty one.
+///
+/// A name that comes or goes while a folder is read may be missed (readdir(3)): a text
+/// that gets its compressed form just then is seen in neither. Its index keeps its name
+/// all the time, so the text of an index that seems to have none is looked for by name.
 pub fn scan(dir: &Path) -> io::Result<Layout> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -123,7 +128,17 @@ pub fn scan(dir: &Path) -> io::Result<Layout> {
             names.push(name);
         }
     }
-    Ok(layout(names.iter().map(String::as_str)))
+    let mut found = layout(names.iter().map(String::as_str));
+    for seq in std::mem::take(&mut found.textless) {
+        // In the order in which the forms follow each other.
+        let there =
+            [Form::Plain, Form::Zstd].into_iter().find(|form| path(dir, seq, *form).exists());
+        match there {
+            Some(form) => drop(found.segments.insert(seq, form)),
+            None => found.leftovers.push(name(seq, "idx")),
+        }
+    }
+    Ok(found)
 }
 
 /// Removes rotated files beyond `keep`, text first: an index alone is a leftover.
@@ -163,10 +178,36 @@ mod tests {
         assert_eq!(renamed.next, 8);
         let indexed = of(&["000000000007.log", "000000000007.idx", "000000000008.idx"]);
         assert_eq!(indexed.segments, BTreeMap::from([(7, Form::Plain)]));
-        assert_eq!((indexed.next, indexed.leftovers.len()), (9, 1));
+        assert_eq!((indexed.next, indexed.textless), (9, vec![8]));
         let both = of(&["000000000007.log", "000000000007.log.zst", "current.log"]);
         assert_eq!(both.segments, BTreeMap::from([(7, Form::Zstd), (8, Form::Current)]));
         assert_eq!(both.leftovers, ["000000000007.log"]);
+    }
+
+    #[test]
+    fn no_scan_misses_a_text_that_gets_another_form() {
+        const FILES: u64 = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |seq: u64, ending: &str| dir.path().join(name(seq, ending));
+        for seq in 1..=FILES {
+            std::fs::write(at(seq, "idx"), "").unwrap();
+            std::fs::write(at(seq, "log"), "").unwrap();
+        }
+        std::fs::write(at(FILES + 1, "idx"), "").unwrap();
+        std::thread::scope(|scope| {
+            let compressing = scope.spawn(|| {
+                for seq in 1..=FILES {
+                    std::fs::write(at(seq, "log.zst.tmp"), "").unwrap();
+                    std::fs::rename(at(seq, "log.zst.tmp"), at(seq, "log.zst")).unwrap();
+                    std::fs::remove_file(at(seq, "log")).unwrap();
+                }
+            });
+            while !compressing.is_finished() {
+                let seen = scan(dir.path()).unwrap();
+                assert!(seen.segments.keys().copied().eq(1..=FILES));
+                assert!(seen.leftovers.contains(&name(FILES + 1, "idx")));
+            }
+        });
     }
 
     #[test]

@@ -21,6 +21,7 @@
 pub mod capture;
 pub mod compress;
 pub mod cut;
+pub mod follow;
 pub mod index;
 pub mod layout;
 pub mod lines;
@@ -36,6 +37,7 @@ mod crash_tests;
 mod tests;
 
 pub use capture::Capture;
+pub use follow::{Follower, From, Piece};
 pub use lines::Line;
 pub use read::{Query, Reader};
 pub use registry::{Logs, Warning};

@@ -141,6 +141,14 @@ impl Segment {
         Ok(self.index.get(0)?.map_or(self.modified, |first| first.time))
     }
 
+    /// Goes to where a plain file ends now; before reading.
+    pub(super) fn seek_end(&mut self) -> io::Result<()> {
+        if let Source::Plain(file) = &self.source {
+            self.at = file.metadata()?.len();
+        }
+        Ok(())
+    }
+
     /// Goes to an offset; only of a plain file, before reading.
     pub(super) fn seek(&mut self, at: u64) {
         if matches!(self.source, Source::Plain(_)) {

@@ -1,6 +1,6 @@
 //! What the captures and readers of one engine share.
 
-use super::{Capture, Query, Reader, cut};
+use super::{Capture, Follower, From, Query, Reader, cut};
 use crate::manifest::model::Log;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -85,10 +85,23 @@ impl Logs {
         Reader::new(dir.to_owned(), query, self.pulse(dir).subscribe())
     }
 
+    /// Follows the bytes of the log of `dir`, which may not be there yet.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub fn follow(&self, dir: &Path, from: From) -> io::Result<Follower> {
+        Follower::new(dir.to_owned(), self.pulse(dir).subscribe(), from)
+    }
+
     /// Says that nothing more comes (until the next capture): followers end when
     /// they have read all. To be called after [`Capture::drain`].
     pub fn ended(&self, dir: &Path) {
         self.pulse(dir).send_modify(|pulse| pulse.ended = true);
+    }
+
+    /// Says that a log whose capture goes on is written again.
+    pub fn resumed(&self, dir: &Path) {
+        self.pulse(dir).send_modify(|pulse| pulse.ended = false);
     }
 
     /// Forgets a log that was removed; its followers end.

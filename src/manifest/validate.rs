@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::model::{Container, Isolation, MountKind, NetworkMode};
 use super::scalar::Name;
+use crate::image::Reference;
 
 /// Something that can't be, about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,17 +68,23 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
             "there is an `image` and a `rootfs`",
             "a container has one root: take one of them out",
         )),
-        (Some(_), None) => found.push(objection(
-            "image",
-            "this Berth has no image store",
-            "unpack it into a directory and write rootfs = \"/that/directory\", or use \
-             rootfs = \"/\" for a view of the host's programs",
-        )),
+        (Some(image), None) => {
+            if !isolated {
+                found.push(objection(
+                    "image",
+                    "it has no meaning with isolation = \"none\"",
+                    "take one of them out",
+                ));
+            }
+            if let Err(error) = image.parse::<Reference>() {
+                found.push(objection("image", error.to_string(), ""));
+            }
+        }
         (None, None) if isolated => found.push(objection(
             "rootfs",
             "it has no root filesystem",
-            "write rootfs = \"/\" for a view of the host's programs, rootfs = \"/a/directory\", \
-             or isolation = \"none\" for a plain process",
+            "write image = \"name\", rootfs = \"/\" for a view of the host's programs, \
+             rootfs = \"/a/directory\", or isolation = \"none\" for a plain process",
         )),
         (None, Some(_)) if !isolated => found.push(objection(
             "rootfs",
@@ -155,13 +162,11 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
             "write command = [\"program\", \"argument\"]",
         ));
     }
-    for (key, _) in
-        [("tty", container.tty), ("stdin", container.stdin)].iter().filter(|(_, on)| *on)
-    {
+    if container.stdin_once && !container.stdin {
         found.push(objection(
-            key,
-            "this Berth gives containers no terminal and no input",
-            "take it out; standard input is /dev/null",
+            "stdin-once",
+            "it says when the standard input ends, and there is none",
+            "add stdin = true, or take it out",
         ));
     }
     for (name, value) in &container.env {

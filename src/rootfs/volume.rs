@@ -237,8 +237,9 @@ fn write(folder: &Path, volume: &Volume) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(folder.join("volume.json"))?;
-    serde_json::to_writer(&mut file, volume)?;
-    file.write_all(b"\n")?;
+    let mut text = serde_json::to_vec(volume)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
     file.sync_all()?;
     sync(folder)
 }

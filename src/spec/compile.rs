@@ -36,6 +36,8 @@ pub struct Parts {
     pub join: Vec<(FdIndex, u64)>,
     /// Standard input, output, error.
     pub stdio: [FdIndex; 3],
+    /// The detached mount of its terminal, for `/dev/console`.
+    pub console: Option<FdIndex>,
     /// Berth's container init is PID 1.
     pub init: bool,
     /// A compiled seccomp program.
@@ -129,6 +131,11 @@ fn mounts(plan: &mut Plan, spec: &Spec, parts: &Parts) -> Result<(), Error> {
             ));
         } else {
             plan.mounts.push(filesystem(mount, None));
+        }
+        if target == Path::new("/dev/pts")
+            && let Some(console) = parts.console
+        {
+            plan.mounts.push(given(Path::new("/dev/console"), true, console));
         }
         if target == Path::new("/dev") {
             for device in devices_below_dev.iter().flatten() {

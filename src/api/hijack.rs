@@ -1,0 +1,291 @@
+//! Streams in both directions over the connection of a request: Docker's "hijacking"
+//! (HTTP's Upgrade), its frames, and detach keys. A client that does not ask for an
+//! upgrade gets the output as its answer's body, and its request's body is the input.
+
+use std::os::fd::OwnedFd;
+
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
+
+use super::respond::{Answer, Pieces, stream, switching};
+use crate::sys::readiness;
+
+/// Bytes that are moved at once.
+pub const PART: usize = 32 << 10;
+
+/// What comes from the client.
+pub enum Input {
+    /// After an upgrade.
+    Upgraded(ReadHalf<TokioIo<Upgraded>>),
+    /// The request's body.
+    Body(Incoming),
+    /// Messages of a websocket.
+    Messages(tokio::sync::mpsc::Receiver<Vec<u8>>),
+}
+
+impl Input {
+    /// The next bytes; none at the end, also when the connection broke.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Input::Upgraded(reader) => {
+                let mut bytes = vec![0; PART];
+                let len = reader.read(&mut bytes).await.ok().filter(|len| *len > 0)?;
+                bytes.truncate(len);
+                Some(bytes)
+            }
+            Input::Body(body) => loop {
+                if let Ok(data) = body.frame().await?.ok()?.into_data() {
+                    return Some(data.to_vec());
+                }
+            },
+            Input::Messages(messages) => messages.recv().await,
+        }
+    }
+}
+
+/// What goes to the client.
+pub enum Output {
+    /// After an upgrade.
+    Upgraded(WriteHalf<TokioIo<Upgraded>>),
+    /// The answer's body, or the messages of a websocket.
+    Pieces(Pieces),
+}
+
+/// The client is gone.
+#[derive(Debug)]
+pub struct Gone;
+
+impl Output {
+    /// Sends; waits while the client is slow.
+    pub async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Gone> {
+        match self {
+            Output::Upgraded(writer) => writer.write_all(&bytes).await.map_err(|_| Gone),
+            Output::Pieces(pieces) => pieces.send(Bytes::from(bytes)).await.map_err(|_| Gone),
+        }
+    }
+
+    /// Says that nothing more comes.
+    pub async fn finish(mut self) {
+        if let Output::Upgraded(writer) = &mut self {
+            let _ = writer.shutdown().await;
+        }
+    }
+}
+
+/// The number of a stream in a frame's head.
+pub const STDOUT: u8 = 1;
+/// See [`STDOUT`].
+pub const STDERR: u8 = 2;
+
+/// Bytes as Docker's clients expect them: as they are from a terminal, otherwise in
+/// frames of a stream's number, three zeros, and the length.
+pub fn framed(stream: u8, bytes: &[u8], raw: bool) -> Vec<u8> {
+    if raw {
+        return bytes.to_vec();
+    }
+    let mut frame = Vec::with_capacity(bytes.len() + 8);
+    frame.extend_from_slice(&[stream, 0, 0, 0]);
+    frame.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend_from_slice(bytes);
+    frame
+}
+
+/// What Docker calls the two formats; before API 1.42 both had the first name.
+fn kind(raw: bool) -> &'static str {
+    match raw {
+        true => "application/vnd.docker.raw-stream",
+        false => "application/vnd.docker.multiplexed-stream",
+    }
+}
+
+/// Gives the connection to `serve`.
+pub fn hijack<F>(
+    mut request: Request<Incoming>,
+    raw: bool,
+    serve: impl FnOnce(Input, Output) -> F + 'static,
+) -> Answer
+where
+    F: Future<Output = ()> + 'static,
+{
+    if request.headers().contains_key(header::UPGRADE) {
+        let upgrade = hyper::upgrade::on(&mut request);
+        return over(Some(upgrade), raw, serve);
+    }
+    let body = request.into_body();
+    stream(kind(raw), move |pieces| serve(Input::Body(body), Output::Pieces(pieces)))
+}
+
+/// As [`hijack`], of a request whose body was read before: without an upgrade there is
+/// no input.
+pub fn over<F>(
+    upgrade: Option<OnUpgrade>,
+    raw: bool,
+    serve: impl FnOnce(Input, Output) -> F + 'static,
+) -> Answer
+where
+    F: Future<Output = ()> + 'static,
+{
+    let Some(upgrade) = upgrade else {
+        let (_, none) = tokio::sync::mpsc::channel(1);
+        return stream(kind(raw), move |pieces| {
+            serve(Input::Messages(none), Output::Pieces(pieces))
+        });
+    };
+    tokio::task::spawn_local(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
+            serve(Input::Upgraded(reader), Output::Upgraded(writer)).await;
+        }
+    });
+    switching("tcp", kind(raw))
+}
+
+/// One of a process's streams that is read.
+pub struct Source(AsyncFd<OwnedFd>);
+
+impl Source {
+    /// Over a non-blocking descriptor.
+    pub fn new(fd: OwnedFd) -> std::io::Result<Self> {
+        Ok(Source(readiness::watch(fd, Interest::READABLE)?))
+    }
+
+    /// The next bytes; none at the end.
+    pub async fn next(&self) -> Option<Vec<u8>> {
+        loop {
+            match self.take() {
+                Ok(bytes) => return bytes,
+                // What comes before the clearing is seen by the next look.
+                Err(()) => self.0.readable().await.ok()?.clear_ready(),
+            }
+        }
+    }
+
+    /// What is there now: bytes, the end (none), or nothing yet (an error).
+    pub fn take(&self) -> Result<Option<Vec<u8>>, ()> {
+        let mut bytes = vec![0; PART];
+        loop {
+            return match rustix::io::read(self.0.get_ref(), &mut bytes) {
+                Ok(0) => Ok(None),
+                Ok(len) => {
+                    bytes.truncate(len);
+                    Ok(Some(bytes))
+                }
+                Err(Errno::AGAIN) => Err(()),
+                Err(Errno::INTR) => continue,
+                // A terminal whose other end everybody has closed says EIO (pty(7)).
+                Err(_) => Ok(None),
+            };
+        }
+    }
+}
+
+/// One of a process's streams that is written to.
+pub struct Sink(AsyncFd<OwnedFd>);
+
+impl Sink {
+    /// Over a non-blocking descriptor.
+    pub fn new(fd: OwnedFd) -> std::io::Result<Self> {
+        Ok(Sink(readiness::watch(fd, Interest::WRITABLE)?))
+    }
+
+    /// Writes all of it; waits while the process does not read.
+    pub async fn write(&self, mut bytes: &[u8]) -> Result<(), Errno> {
+        while !bytes.is_empty() {
+            let Ok(mut guard) = self.0.writable().await else { return Err(Errno::IO) };
+            match rustix::io::write(self.0.get_ref(), bytes) {
+                Ok(len) => bytes = bytes.get(len..).unwrap_or_default(),
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks for the keys by which a client detaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DetachKeys {
+    keys: Vec<u8>,
+    matched: usize,
+}
+
+/// Docker's own: Ctrl-P Ctrl-Q.
+const DEFAULT_KEYS: &str = "ctrl-p,ctrl-q";
+
+impl DetachKeys {
+    /// From Docker's notation: `a`, `ctrl-a` or `ctrl-@ [ \ ] ^ _`, with commas between.
+    ///
+    /// # Errors
+    /// Docker's sentence.
+    pub fn parse(text: Option<&str>) -> Result<Self, String> {
+        let text = text.filter(|text| !text.is_empty()).unwrap_or(DEFAULT_KEYS);
+        let keys = text
+            .split(',')
+            .map(|key| match (key.strip_prefix("ctrl-"), key.as_bytes()) {
+                (Some(name), _) => match name.as_bytes() {
+                    [letter @ b'a'..=b'z'] => Ok(letter - b'a' + 1),
+                    [sign @ (b'@' | b'[' | b'\\' | b']' | b'^' | b'_')] => Ok(sign - b'@'),
+                    _ => Err(format!("Unknown character: '{key}'")),
+                },
+                (None, [byte]) => Ok(*byte),
+                _ => Err(format!("Unknown character: '{key}'")),
+            })
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("invalid detach keys ({text}): {error}"))?;
+        Ok(DetachKeys { keys, matched: 0 })
+    }
+
+    /// What of these bytes is passed on, and whether the keys were pressed.
+    pub fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut passed = Vec::with_capacity(bytes.len());
+        for byte in bytes {
+            if self.keys.get(self.matched) != Some(byte) {
+                // It was not meant: what was held back goes on.
+                passed.extend_from_slice(&self.keys[..self.matched]);
+                self.matched = 0;
+            }
+            if self.keys.get(self.matched) == Some(byte) {
+                self.matched += 1;
+                if self.matched == self.keys.len() {
+                    self.matched = 0;
+                    return (passed, true);
+                }
+            } else {
+                passed.push(*byte);
+            }
+        }
+        (passed, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_docker_s_head() {
+        assert_eq!(framed(STDERR, b"ab", false), [2, 0, 0, 0, 0, 0, 0, 2, b'a', b'b']);
+        assert_eq!(framed(STDOUT, b"ab", true), b"ab");
+    }
+
+    #[test]
+    fn detach_keys_are_found_over_reads_and_false_starts_pass() {
+        let mut keys = DetachKeys::parse(None).unwrap();
+        assert_eq!(keys.filter(b"ab\x10"), (b"ab".to_vec(), false));
+        assert_eq!(keys.filter(b"c\x10\x10"), (b"\x10c\x10".to_vec(), false));
+        assert_eq!(keys.filter(b"\x11rest"), (Vec::new(), true));
+        let mut keys = DetachKeys::parse(Some("a,ctrl-],b")).unwrap();
+        assert_eq!(keys.filter(b"xa\x1dc"), (b"xa\x1dc".to_vec(), false));
+        assert_eq!(keys.filter(b"a\x1db"), (Vec::new(), true));
+        for bad in ["ctrl-", "ctrl-ab", "abc", "ctrl-1"] {
+            assert!(DetachKeys::parse(Some(bad)).is_err(), "{bad}");
+        }
+    }
+}

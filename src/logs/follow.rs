@@ -1,0 +1,127 @@
+//! A log's bytes as they were written, without regard to lines: what a client sees
+//! that is attached to a container. It is read from the log and not from the
+//! container, so a client that is slow or gone holds up nobody, several see the same,
+//! and the engine's death loses nothing.
+
+use super::Stream;
+use super::layout;
+use super::read::{Segment, open_from};
+use super::registry::Pulse;
+use std::io;
+use std::path::PathBuf;
+use tokio::sync::watch;
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// With the oldest that is kept.
+    Beginning,
+    /// With what comes from now on.
+    Now,
+}
+
+/// Bytes of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Who wrote them; never [`Stream::Filler`].
+    pub stream: Stream,
+    /// They.
+    pub bytes: Vec<u8>,
+}
+
+enum State {
+    In(Segment),
+    Before(u64),
+}
+
+/// Hands out bytes as they come; made by [`super::Logs::follow`].
+pub struct Follower {
+    dir: PathBuf,
+    pulse: watch::Receiver<Pulse>,
+    state: State,
+}
+
+impl Follower {
+    pub(super) fn new(
+        dir: PathBuf,
+        pulse: watch::Receiver<Pulse>,
+        from: From,
+    ) -> io::Result<Follower> {
+        let state = match from {
+            From::Beginning => State::Before(0),
+            From::Now => match layout::scan(&dir)?.segments.last_key_value() {
+                None => State::Before(0),
+                Some((seq, _)) => match open_from(&dir, *seq)? {
+                    Some(mut segment) => {
+                        segment.seek_end()?;
+                        State::In(segment)
+                    }
+                    None => State::Before(*seq),
+                },
+            },
+        };
+        Ok(Follower { dir, pulse, state })
+    }
+
+    /// The next bytes that are there already.
+    ///
+    /// # Errors
+    /// A file can't be read, or what comes next was removed by the log's limits before
+    /// it was read: then bytes would be missing.
+    pub fn take(&mut self) -> io::Result<Option<Piece>> {
+        loop {
+            let run = match &mut self.state {
+                State::Before(from) => match open_from(&self.dir, *from)? {
+                    None => return Ok(None),
+                    Some(segment) => {
+                        self.state = State::In(segment);
+                        continue;
+                    }
+                },
+                State::In(segment) => match segment.next()? {
+                    Some(run) => run,
+                    None => {
+                        let seq = segment.seq();
+                        let Some(next) = open_from(&self.dir, seq + 1)? else {
+                            return Ok(None);
+                        };
+                        // What was written between the look at the end and the rotation.
+                        if let Some(run) = segment.next()? {
+                            run
+                        } else if next.seq() == seq + 1 {
+                            self.state = State::In(next);
+                            continue;
+                        } else {
+                            return Err(io::Error::other(
+                                "the log was rotated faster than it was read; raise log.max-size \
+                                 or log.max-files, or read faster",
+                            ));
+                        }
+                    }
+                },
+            };
+            if run.stream != Stream::Filler {
+                return Ok(Some(Piece { stream: run.stream, bytes: run.bytes }));
+            }
+        }
+    }
+
+    /// The next bytes; none when the container has ended and all was read. Safe to drop
+    /// half-way, as `select!` does.
+    ///
+    /// # Errors
+    /// See [`Follower::take`].
+    pub async fn next(&mut self) -> io::Result<Option<Piece>> {
+        loop {
+            // Asked before looking: what is written before the end is seen.
+            let ended = self.pulse.borrow_and_update().ended;
+            if let Some(piece) = self.take()? {
+                tokio::task::coop::consume_budget().await;
+                return Ok(Some(piece));
+            }
+            if ended || self.pulse.changed().await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+}

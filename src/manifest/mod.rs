@@ -11,6 +11,7 @@ mod load;
 pub mod model;
 mod node;
 mod problem;
+pub mod publish;
 mod read_kdl;
 mod read_toml;
 pub mod scalar;

@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{containers, events, exec, logs, own, system};
+use super::{attach, containers, events, exec, logs, own, system, volumes};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -101,9 +101,20 @@ async fn with_body(
     query: &Query,
     request: Request<Incoming>,
 ) -> Option<Answer> {
-    let post = *method == Method::POST;
-    let _ = query;
+    let (get, post) = (*method == Method::GET, *method == Method::POST);
     Some(match parts {
+        ["containers", which, "attach"] if post => {
+            attach::attach(handle, which, query, request).await
+        }
+        ["containers", which, "attach", "ws"] if get => {
+            attach::attach_websocket(handle, which, query, request).await
+        }
+        ["containers", "create"] if post => containers::create(handle, query, request).await,
+        ["containers", which, "update"] if post => {
+            containers::update(handle, which, request).await
+        }
+        ["volumes", "create"] if post => volumes::create(handle, request).await,
+        ["auth"] if post => system::auth(request).await,
         ["containers", which, "exec"] if post => exec::create(handle, which, request).await,
         ["exec", id, "start"] if post => exec::start(handle, id, request).await,
         ["berth", "exec", id, "join"] if post => exec::join(handle, id, request).await,
@@ -157,6 +168,11 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which, "stats"] if get => containers::stats(&handle, which, query).await,
         ["containers", which, "top"] if get => containers::top(&handle, which).await,
         ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
+        ["containers", "prune"] if post => containers::prune(&handle, query).await,
+        ["containers", which, "rename"] if post => {
+            containers::rename(&handle, which, query).await
+        }
+        ["containers", which, "resize"] if post => attach::resize(&handle, which, query).await,
         ["containers", which, verb] if post => containers::act(&handle, which, verb, query).await,
         ["containers", which] if *method == Method::DELETE => {
             containers::remove(&handle, which, query).await
@@ -165,9 +181,13 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["exec", id, "resize"] if post => exec::resize(&handle, id, query).await,
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
         ["images", "json"] | ["networks"] if get => super::respond::json(&[(); 0]),
-        ["volumes"] if get => {
-            super::respond::json(&serde_json::json!({"Volumes": [], "Warnings": []}))
+        ["volumes"] if get => volumes::list(&handle, query).await,
+        ["volumes", "prune"] if post => volumes::prune(&handle, query).await,
+        ["volumes", name] if get => volumes::inspect(&handle, name),
+        ["volumes", name] if *method == Method::DELETE => {
+            volumes::remove(&handle, name, query).await
         }
+        ["system", "df"] if get => system::df(&handle).await,
         [
             "swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs",
             ..,

@@ -28,5 +28,10 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
+# The sanitizers need a nightly compiler; on stable the targets are only checked.
 fuzz:
-	cd fuzz && for target in toml kdl; do $(CARGO) fuzz run $$target -- -max_total_time=60; done
+	cd fuzz && $(CARGO) check --locked
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo "the targets build; to run them: rustup toolchain install nightly && cargo install cargo-fuzz"; exit 1; }
+	cd fuzz && for target in toml kdl layer; do \
+		$(CARGO) +nightly fuzz run --target $(TARGET) $$target -- -max_total_time=60 || exit 1; done

@@ -4,9 +4,11 @@
 //! each room must never know.
 
 pub mod api;
+pub mod archive;
 pub mod cgroup;
 pub mod cli;
 pub mod engine;
+pub mod image;
 pub mod keeper;
 pub mod logs;
 pub mod manifest;

@@ -108,3 +108,93 @@ fn the_docker_command_answers() {
     assert_eq!(docker(&["ps", "-a", "-f", "status=exited", "--format", "{{.Names}}"]), "web\n");
     assert!(docker(&["events", "--since", "10m", "--until", "0s"]).contains("container start"));
 }
+
+/// A follower's lines, and how it ends.
+struct Follower(std::process::Child, std::io::Lines<BufReader<std::process::ChildStdout>>);
+
+impl Follower {
+    fn of(berth: &Berth, name: &str) -> Self {
+        let mut child = Command::new(binary())
+            .args(["--root", berth.root().to_str().unwrap(), "logs", "-f", name])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Follower(child, lines)
+    }
+
+    fn next(&mut self) -> String {
+        self.1.next().expect("it follows").unwrap()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Counts slowly enough for a follower to keep up with one small file.
+const SLOW: &str = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.005; done";
+
+/// moby 39235: with one file only, `logs -f` stops at the rotation. 40584: the
+/// first line after a rotation is garbage.
+#[test]
+fn with_one_file_only_a_follower_sees_on_and_the_file_begins_with_a_whole_line() {
+    let text = shell(SLOW) + "[log]\nmax-size = \"4KiB\"\nmax-files = 1\n";
+    let berth = Berth::up_with(&[("web.toml", &text)]);
+    berth.wait_status("web", "running");
+    let mut follower = Follower::of(&berth, "web");
+    let mut last: Option<u64> = None;
+    for _ in 0..1500 {
+        let line = follower.next();
+        let number: u64 = line.strip_prefix("line ").and_then(|n| n.parse().ok()).expect(&line);
+        assert!(last.is_none_or(|last| number == last + 1), "{number} after {last:?}");
+        last = Some(number);
+    }
+    // Several files' worth went by; one file is kept beside the current one at most.
+    let logs = || {
+        std::fs::read_dir(berth.path("var/log/berth/web"))
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.to_str().is_some_and(|path| !path.ends_with(".idx")))
+            .count()
+    };
+    berth.wait("old files to go", || logs() <= 2);
+    let text = std::fs::read_to_string(berth.path("var/log/berth/web/current.log")).unwrap();
+    if let Some(first) = text.lines().next().filter(|_| text.contains('\n')) {
+        assert!(first.strip_prefix("line ").is_some_and(|n| n.parse::<u64>().is_ok()), "{first:?}");
+    }
+}
+
+/// moby 37646: `logs -f` stops at a truncation by logrotate's copytruncate.
+#[test]
+fn a_follower_sees_on_after_somebody_truncated_the_file() {
+    let berth = Berth::up_with(&[("web.toml", &shell(SLOW))]);
+    berth.wait_log("web", "line 20");
+    let mut follower = Follower::of(&berth, "web");
+    let current = berth.path("var/log/berth/web/current.log");
+    let number = |line: &str| {
+        line.strip_prefix("line ")
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or_else(|| panic!("garbage: {line:?}"))
+    };
+    assert_eq!(number(&follower.next()), 0);
+    let mut last = 0;
+    for _ in 0..3 {
+        // As logrotate does; what was written between copy and truncation is lost to
+        // the copy and to a follower that had not read it.
+        std::fs::copy(&current, berth.path("copy")).unwrap();
+        std::fs::File::options().write(true).open(&current).unwrap().set_len(0).unwrap();
+        for _ in 0..60 {
+            let now = number(&follower.next());
+            assert!(now > last, "{now} after {last}: nothing twice");
+            last = now;
+        }
+    }
+    let raw = std::fs::read_to_string(&current).unwrap();
+    assert!(raw.lines().next().is_some_and(|line| number(line) > 0));
+    assert!(!raw.contains('\0'), "no hole");
+}

@@ -77,6 +77,10 @@ fn files_that_are_no_files_are_errors_of_their_own() {
     let huge = std::fs::File::create(dir.join("huge.toml")).unwrap();
     huge.set_len(100 << 20).unwrap();
     std::fs::create_dir(dir.join("folder.toml")).unwrap();
+    std::os::unix::fs::symlink("loop.toml", dir.join("loop.toml")).unwrap();
+    let device = ["c", "1", "5"];
+    let made = Command::new("mknod").arg(dir.join("device.toml")).args(device).status();
+    assert!(made.unwrap().success());
     berth.write("last.toml", &shell(SLEEPER));
     berth.wait_log("last", "ready");
     assert_eq!(berth.status("web"), "running");
@@ -92,6 +96,9 @@ fn files_that_are_no_files_are_errors_of_their_own() {
         "deep.toml",
         "deep.kdl",
         "huge.toml",
+        "loop.toml",
+        "device.toml",
+        "folder.toml",
     ] {
         assert!(said.contains(name), "{name} is missing in: {said}");
     }
@@ -171,4 +178,158 @@ fn templates_make_instances() {
     let berth = Berth::up_with(&[("worker@.toml", &text)]);
     berth.wait_log("worker@1", "I am 1");
     berth.wait_log("worker@2", "I am 2");
+}
+
+/// Root reads everything; who does not is told which file it was.
+#[test]
+fn an_unreadable_manifest_is_an_error_of_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let dir = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open.clone()).unwrap();
+    let binary = dir.path().join("berth");
+    std::fs::copy(support::binary(), &binary).unwrap();
+    std::fs::set_permissions(&binary, open.clone()).unwrap();
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    std::fs::set_permissions(&manifests, open).unwrap();
+    for name in ["secret.toml", "web.toml"] {
+        std::fs::write(manifests.join(name), shell(SLEEPER)).unwrap();
+    }
+    let mode = |name: &str, mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(manifests.join(name), permissions).unwrap();
+    };
+    mode("web.toml", 0o644);
+    mode("secret.toml", 0o600);
+    let output =
+        Command::new(&binary).arg("check").arg(&manifests).uid(65534).gid(65534).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("secret.toml") && said.contains("ermission denied"), "{said}");
+    assert!(!said.contains("web.toml"), "{said}");
+}
+
+/// Kubernetes mounts a ConfigMap as links into `..data`, itself a link that is
+/// swapped: https://kubernetes.io/docs/concepts/configuration/configmap/
+#[test]
+fn a_configmap_style_swap_is_read_anew() {
+    use std::os::unix::fs::symlink;
+    let berth = Berth::up_with(&[]);
+    let dir = berth.manifests();
+    let version = |name: &str, text: &str| {
+        std::fs::create_dir(dir.join(name)).unwrap();
+        std::fs::write(dir.join(name).join("web.toml"), shell(text)).unwrap();
+    };
+    version("..1", "echo one; sleep 1000");
+    symlink("..1", dir.join("..data")).unwrap();
+    symlink("..data/web.toml", dir.join("web.toml")).unwrap();
+    berth.wait_log("web", "one");
+    version("..2", "echo two; sleep 1000");
+    symlink("..2", dir.join("..next")).unwrap();
+    std::fs::rename(dir.join("..next"), dir.join("..data")).unwrap();
+    std::fs::remove_dir_all(dir.join("..1")).unwrap();
+    berth.wait_log("web", "two");
+    let list: serde_json::Value =
+        serde_json::from_str(&berth.ok(&["ps", "-a", "--format", "json"])).unwrap();
+    assert_eq!(list.as_array().map(Vec::len), Some(1), "{list}");
+}
+
+/// podman 18778, 29804: a file with an error just isn't loaded, and nobody says why.
+#[test]
+fn a_broken_manifest_is_listed_with_its_error_and_check_fails() {
+    let berth = Berth::up_with(&[("bad.toml", "rootfs = \"/\"\ncomand = [\"true\"]\n")]);
+    berth.wait("ps to list it", || {
+        let ps = berth.ok(&["ps"]);
+        ps.contains("bad") && ps.contains("comand")
+    });
+    let check = berth.cli(&["check", berth.manifests().to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned()
+        + &String::from_utf8_lossy(&check.stderr);
+    assert_eq!(check.status.code(), Some(1), "{said}");
+    assert!(said.contains("bad.toml:2:1") && said.contains("command"), "{said}");
+    // One of another Berth's eyes, by a program.
+    let json = berth.cli(&["check", "--format", "json", berth.manifests().to_str().unwrap()]);
+    assert_eq!(json.status.code(), Some(1));
+    let problems: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(problems.to_string().contains("bad.toml"), "{problems}");
+}
+
+#[test]
+fn a_manifest_written_in_two_halves_is_taken_when_it_is_whole() {
+    let berth = Berth::up_with(&[("web.toml", &shell("echo one; sleep 1000"))]);
+    berth.wait_log("web", "one");
+    let pid = berth.pid("web");
+    let text = shell("echo two; sleep 1000");
+    let path = berth.manifests().join("web.toml");
+    // The first half by itself parses: only a whole line more makes it complete.
+    std::fs::write(&path, &text[..text.find("stop").unwrap() - 20]).unwrap();
+    berth.wait("the half to be refused", || berth.ok(&["ps"]).contains("web.toml"));
+    assert_eq!(berth.pid("web"), pid);
+    std::fs::write(&path, text).unwrap();
+    berth.wait_log("web", "two");
+}
+
+#[test]
+fn a_file_that_is_touched_or_has_another_mode_restarts_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let berth = Berth::up_with(&[("web.toml", &shell(SLEEPER))]);
+    berth.wait_log("web", "ready");
+    let pid = berth.pid("web");
+    let path = berth.manifests().join("web.toml");
+    assert!(Command::new("touch").arg(&path).status().unwrap().success());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    // By rename, with the same content in another order of bytes.
+    berth.write("web.toml", &("# a comment\n".to_owned() + &shell(SLEEPER)));
+    berth.write("other.toml", &shell(SLEEPER));
+    berth.wait_log("other", "ready");
+    assert_eq!((berth.pid("web"), berth.restarts("web")), (pid, 0));
+}
+
+#[test]
+fn two_files_of_one_name_and_a_cycle_are_errors_that_say_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, more: &str| {
+        std::fs::write(dir.path().join(name), shell(SLEEPER) + more).unwrap();
+    };
+    write("web.toml", "");
+    std::fs::write(dir.path().join("web.kdl"), "rootfs \"/\"\ncommand \"true\"\n").unwrap();
+    write("a.toml", "requires = [\"b\"]\n");
+    write("b.toml", "requires = [\"c\"]\n");
+    write("c.toml", "requires = [\"a\"]\n");
+    let berth = Berth::new();
+    let check = berth.cli(&["check", dir.path().to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned()
+        + &String::from_utf8_lossy(&check.stderr);
+    assert_eq!(check.status.code(), Some(1), "{said}");
+    assert!(said.contains("web.toml") && said.contains("web.kdl"), "{said}");
+    assert!(said.contains("a → b → c → a"), "{said}");
+}
+
+#[test]
+fn drop_ins_are_laid_over_and_taken_away_again() {
+    let berth = Berth::up_with(&[
+        ("web.toml", &shell("echo $GREETING; sleep 1000")),
+        ("web.toml.d/20-last.toml", "env = { GREETING = \"last\" }\n"),
+        ("web.toml.d/10-first.toml", "env = { GREETING = \"first\" }\n[resources]\npids = 33\n"),
+    ]);
+    berth.wait_log("web", "last");
+    assert_eq!(berth.inspect("web")["HostConfig"]["PidsLimit"], 33);
+    berth.remove("web.toml.d/20-last.toml");
+    berth.wait_log("web", "first");
+    berth.write("web.toml.d/30-bad.toml", "nonsense = 1\n");
+    berth.wait("the error to be told", || berth.ok(&["ps"]).contains("30-bad.toml"));
+    assert_eq!(berth.status("web"), "running");
+}
+
+#[test]
+fn an_instance_by_symlink_comes_and_goes() {
+    let berth = Berth::up_with(&[("worker@.toml", &shell("echo I am {{instance}}; sleep 1000"))]);
+    let link = berth.manifests().join("worker@x.toml");
+    std::os::unix::fs::symlink("worker@.toml", &link).unwrap();
+    berth.wait_log("worker@x", "I am x");
+    std::fs::remove_file(&link).unwrap();
+    berth.wait("it to be gone", || berth.inspect("worker@x").is_null());
 }

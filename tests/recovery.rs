@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Berth, is_running, kill, shell};
+use support::{Berth, counted, is_running, kill, shell};
 
 /// Counts without a pause worth the name, so that a kill falls anywhere.
 const COUNTER: &str =
@@ -20,16 +20,6 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0 % bound
     }
-}
-
-/// Every number is there once, in order.
-fn assert_counted(text: &str) -> usize {
-    let mut expected = 0;
-    for line in text.lines() {
-        assert_eq!(line, format!("line {expected}"), "after {expected} good lines");
-        expected += 1;
-    }
-    expected
 }
 
 fn counter(more: &str) -> String {
@@ -56,10 +46,7 @@ fn killing_the_engine_costs_nothing() {
     assert_eq!((berth.restarts("a"), berth.restarts("b")), (0, 0));
     for name in ["a", "b"] {
         berth.ok(&["stop", "-t", "0", name]);
-        let text = berth.logs(name);
-        // The last line may be cut off by SIGKILL.
-        let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
-        assert!(assert_counted(whole) > 100, "{name}");
+        assert!(counted(&berth.logs(name)) > 100, "{name}");
     }
 }
 
@@ -79,8 +66,7 @@ fn killing_keeper_and_engine_costs_nothing() {
     assert_eq!(berth.pid("a"), pid);
     assert_eq!(berth.restarts("a"), 0);
     berth.ok(&["stop", "-t", "0", "a"]);
-    let text = berth.logs("a");
-    assert!(assert_counted(&text[..text.rfind('\n').map_or(0, |at| at + 1)]) > 100);
+    assert!(counted(&berth.logs("a")) > 100);
 }
 
 #[test]
@@ -196,4 +182,153 @@ fn nothing_is_left_after_the_end() {
     assert!(before.lines().count() >= after.lines().count());
     let id = berth.path("run/berth/containers/web");
     assert!(id.is_dir(), "its FIFOs stay for the next start");
+}
+
+/// Whoever is killed at whatever instant: the containers go on, and each of their
+/// lines is there once.
+#[test]
+fn killing_anyone_at_random_costs_nothing() {
+    let names = ["a", "b", "c"];
+    let logs = [
+        "[log]\nmax-size = \"1GiB\"\n",
+        "[log]\nmax-size = \"32KiB\"\nmax-files = 10000\n",
+        "[log]\nmax-size = \"256KiB\"\nmax-files = 10000\ncompress = false\n",
+    ];
+    let mut berth = Berth::new();
+    for (name, log) in names.into_iter().zip(logs) {
+        berth.write(&format!("{name}.toml"), &counter(log));
+    }
+    berth.up();
+    for name in names {
+        berth.wait_log(name, "line 10");
+    }
+    let pids = names.map(|name| berth.pid(name));
+    let mut random = Random(0x5eed_0003);
+    for round in 0..24 {
+        std::thread::sleep(Duration::from_millis(random.below(60)));
+        match random.below(3) {
+            0 => {
+                if let Some(engine) = berth.engine_pid() {
+                    kill(engine, 9);
+                }
+            }
+            1 => {
+                // The engine ends by itself; the next keeper waits for it.
+                berth.kill_keeper();
+                berth.up();
+            }
+            _ => {
+                berth.kill_both();
+                std::thread::sleep(Duration::from_millis(random.below(30)));
+                berth.up();
+            }
+        }
+        for pid in pids {
+            assert!(is_running(pid as i32), "round {round}\n{}", berth.log());
+        }
+    }
+    berth.wait("the engine to be back", || berth.cli(&["ps"]).status.success());
+    assert_eq!(names.map(|name| berth.pid(name)), pids, "nothing was restarted");
+    assert_eq!(names.map(|name| berth.restarts(name)), [0; 3]);
+    for name in names {
+        berth.ok(&["stop", "-t", "0", name]);
+        assert!(counted(&berth.logs(name)) > 100, "{name}");
+    }
+}
+
+/// moby 26374: the monitor of a container is killed, and the container can neither
+/// be stopped nor removed.
+#[test]
+fn an_adopted_container_is_stopped_started_and_removed() {
+    let mark = |name: &str, berth: &Berth| {
+        let mark = format!("ADOPTED={name}-{}", berth.root().display());
+        (format!("env = {{ ADOPTED = \"{}\" }}\n", &mark["ADOPTED=".len()..]), mark)
+    };
+    let mut berth = Berth::new();
+    let (env, stopped) = mark("stopped", &berth);
+    berth.write("stopped.toml", &(shell("echo ready; sleep 1000 & sleep 1000") + &env));
+    let (env, removed) = mark("removed", &berth);
+    berth.write("removed.toml", &(shell("echo ready; sleep 1000 & sleep 1000") + &env));
+    berth.up();
+    berth.wait_log("stopped", "ready");
+    berth.wait_log("removed", "ready");
+    berth.kill_keeper();
+    berth.up();
+    berth.ok(&["stop", "-t", "1", "stopped"]);
+    assert_eq!(berth.status("stopped"), "exited");
+    assert_eq!(support::processes_with(&stopped), 0);
+    berth.ok(&["start", "stopped"]);
+    berth.wait_status("stopped", "running");
+    berth.remove("removed.toml");
+    berth.wait("it to be gone", || berth.inspect("removed").is_null());
+    assert_eq!(support::processes_with(&removed), 0);
+}
+
+/// moby 11777: after a restart containers start in any order, and one that shares
+/// another's network fails for good. `a` comes before `db` by name.
+#[test]
+fn who_shares_a_network_comes_back_after_a_restart_of_everything() {
+    let guest =
+        shell("readlink /proc/self/ns/net; sleep 1000") + "network = { mode = \"container:db\" }\n";
+    let mut berth = Berth::up_with(&[
+        ("a.toml", &guest),
+        ("db.toml", &shell("sleep 0.2; echo ready; sleep 1000")),
+    ]);
+    berth.wait_log("a", "net:");
+    for crash in [false, true] {
+        if crash {
+            let pids = [berth.pid("a") as i32, berth.pid("db") as i32];
+            berth.kill_both();
+            for pid in pids {
+                kill(pid, 9);
+                berth.wait("the container to end", || !is_running(pid));
+            }
+        } else {
+            assert_eq!(berth.down(), Some(0));
+        }
+        berth.up();
+        let ns = |name: &str| std::fs::read_link(format!("/proc/{}/ns/net", berth.pid(name))).ok();
+        berth.wait("both to share again", || ns("db").is_some() && ns("db") == ns("a"));
+        assert_eq!(berth.inspect("a")["State"]["Error"], "");
+    }
+}
+
+/// What a reboot leaves: nothing runs, /run is empty, the boot id is another.
+#[test]
+fn after_a_reboot_what_should_run_is_started_with_its_id_and_counts() {
+    let mut berth = Berth::up_with(&[
+        ("web.toml", &shell("echo ready; sleep 1000")),
+        ("unless.toml", &(shell("echo ready; sleep 1000") + "restart = \"unless-stopped\"\n")),
+        ("stopped.toml", &shell("echo ready; sleep 1000")),
+    ]);
+    for name in ["web", "unless", "stopped"] {
+        berth.wait_log(name, "ready");
+    }
+    kill(berth.pid("web") as i32, 9);
+    berth.wait("a restart", || berth.restarts("web") == 1 && berth.status("web") == "running");
+    berth.ok(&["stop", "-t", "0", "unless"]);
+    berth.ok(&["stop", "-t", "0", "stopped"]);
+    let id = berth.inspect("web")["Id"].clone();
+    let record = berth.path("var/lib/berth/records/web.json");
+    berth.wait("the count to be on disk", || {
+        std::fs::read_to_string(&record).unwrap().contains("\"restarts\": 1")
+    });
+    let pid = berth.pid("web") as i32;
+    berth.kill_both();
+    kill(pid, 9);
+    berth.wait("the container to end", || !is_running(pid));
+    std::fs::remove_dir_all(berth.path("run")).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for entry in std::fs::read_dir(record.parent().unwrap()).unwrap().flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        assert!(text.contains(boot.trim()));
+        std::fs::write(entry.path(), text.replace(boot.trim(), "another-boot")).unwrap();
+    }
+    berth.up();
+    berth.wait_status("web", "running");
+    berth.wait_status("stopped", "running");
+    assert_eq!(berth.inspect("web")["Id"], id);
+    assert_eq!(berth.restarts("web"), 1);
+    assert_eq!(berth.status("unless"), "exited");
+    assert_eq!(berth.logs("web").matches("ready").count(), 3);
 }

@@ -1,11 +1,123 @@
-//! JSON bodies of requests: bounded, and their errors in Docker's words.
+//! Bodies: JSON, bounded, with errors in Docker's words; and for those who block, a
+//! request's as a reader, an answer's as a writer. A slow client slows only itself.
 
+use std::io::{self, Read, Write};
+
+use futures_util::{Stream, StreamExt};
 use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
-use super::respond::{Answer, failure};
+use super::respond::{Answer, failure, stream};
+
+/// Pieces on their way between a connection and a thread that blocks.
+const QUEUE: usize = 16;
+/// Bytes that are gathered before a piece goes out.
+const PIECE: usize = 64 << 10;
+
+/// A request's body, read on a thread that may block.
+#[derive(Debug)]
+pub struct Reader {
+    pieces: mpsc::Receiver<Result<Bytes, String>>,
+    current: Bytes,
+}
+
+/// Begins to receive a body.
+pub fn reader(body: Incoming) -> Reader {
+    reader_of(body.into_data_stream())
+}
+
+/// Begins to receive pieces.
+pub fn reader_of<S, E>(pieces: S) -> Reader
+where
+    S: Stream<Item = Result<Bytes, E>> + 'static,
+    E: std::fmt::Display,
+{
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::task::spawn_local(async move {
+        let mut pieces = std::pin::pin!(pieces);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| error.to_string());
+            let failed = piece.is_err();
+            if sender.send(piece).await.is_err() || failed {
+                return;
+            }
+        }
+    });
+    Reader { pieces: receiver, current: Bytes::new() }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(Ok(bytes)) => self.current = bytes,
+                // A body that broke off must not be taken for a whole one.
+                Some(Err(error)) => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error));
+                }
+                None => return Ok(0),
+            }
+        }
+        let len = buffer.len().min(self.current.len());
+        buffer[..len].copy_from_slice(&self.current.split_to(len));
+        Ok(len)
+    }
+}
+
+/// Writes into an answer from a thread that may block.
+#[derive(Debug)]
+struct Writer {
+    pieces: mpsc::Sender<Bytes>,
+    gathered: Vec<u8>,
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let gathered = std::mem::replace(&mut self.gathered, Vec::with_capacity(PIECE));
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
+        self.pieces.blocking_send(gathered.into()).map_err(gone)
+    }
+}
+
+/// An answer that `write` makes on a thread that may block. When that fails half-way
+/// the connection is broken off, so that nobody takes the part for the whole.
+pub fn written<E: std::fmt::Display + Send + 'static>(
+    kind: &'static str,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E> + Send + 'static,
+) -> Answer {
+    stream(kind, move |pieces| async move {
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut writer = Writer { pieces: sender, gathered: Vec::new() };
+            write(&mut writer).map_err(|error| error.to_string())?;
+            writer.flush().map_err(|error| error.to_string())
+        });
+        while let Some(piece) = receiver.recv().await {
+            if pieces.send(piece).await.is_err() {
+                return;
+            }
+        }
+        let written = writing.await.unwrap_or_else(|error| Err(error.to_string()));
+        if let Err(error) = written {
+            tracing::warn!("an answer was broken off: {error}");
+            pieces.break_off(io::Error::other(error)).await;
+        }
+    })
+}
 
 /// Larger than anything that the API's types can sensibly be.
 const MOST: usize = 4 << 20;
@@ -34,7 +146,6 @@ pub async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Box<Answer>>
         b"" | b"null" => b"{}",
         text => text,
     };
-    serde_json::from_slice(text).map_err(|error| {
-        refuse(StatusCode::BAD_REQUEST, &format!("invalid JSON: {error}"))
-    })
+    serde_json::from_slice(text)
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, &format!("invalid JSON: {error}")))
 }

@@ -3,14 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::json;
 
 use tokio::sync::broadcast::error::RecvError;
 
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused, stream};
 use super::route::Query;
-use super::{body, create, model, names, volumes};
+use super::{body, create, images, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
 use crate::manifest::scalar::{Name, Signal};
@@ -200,8 +200,8 @@ fn is_ours(handle: &Handle, view: &View) -> bool {
     view.source.as_ref().is_none_or(|source| source.starts_with(created))
 }
 
-pub async fn create(handle: &Handle, query: &Query, request: Request<Incoming>) -> Answer {
-    let asked = match body::read(request.into_body()).await {
+pub async fn create(handle: &Handle, query: &Query, body: Incoming) -> Answer {
+    let asked = match body::read(body).await {
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };
@@ -239,6 +239,11 @@ async fn make(
     let mut anonymous = || crate::engine::exec::random_id().unwrap_or_default();
     let mut surroundings = create::Surroundings { container: &lookup, volume: &mut anonymous };
     let made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
+    if let Some(image) = &made.container.image {
+        // The client pulls it when it reads this.
+        let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(image)));
+        images::find(handle, image).await.map_err(missing)?;
+    }
     let name = match named {
         Some(name) => name,
         None => names::unused(|name| views.iter().any(|view| view.name.as_str() == name))
@@ -252,8 +257,17 @@ async fn make(
     Ok((id, made.warnings))
 }
 
-pub async fn update(handle: &Handle, which: &str, request: Request<Incoming>) -> Answer {
-    let asked: bollard_stubs::models::HostConfig = match body::read(request.into_body()).await {
+/// As Docker names an image that it has not: with its tag.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    match last.contains([':', '@']) {
+        true => image.to_owned(),
+        false => format!("{image}:latest"),
+    }
+}
+
+pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
+    let asked: bollard_stubs::models::HostConfig = match body::read(body).await {
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };

@@ -11,14 +11,18 @@ mod containers;
 pub mod create;
 mod events;
 mod exec;
+mod files;
 mod hijack;
+mod images;
 mod logs;
 mod model;
 mod names;
 mod own;
 mod respond;
 mod route;
+mod settings;
 mod system;
+mod transfer;
 mod volumes;
 mod websocket;
 

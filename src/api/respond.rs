@@ -1,11 +1,11 @@
 //! Answers: JSON, errors in Docker's form, streams.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Frame};
 use hyper::{Response, StatusCode, header};
 use serde::Serialize;
@@ -15,16 +15,21 @@ use tokio::sync::mpsc;
 use crate::engine::handle::Refusal;
 
 /// The body of every answer.
-pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 /// Docker's newest API that this one is modelled on, and the oldest it takes.
 pub const API_VERSION: (u32, u32) = (1, 47);
 /// See [`API_VERSION`].
 pub const API_OLDEST: (u32, u32) = (1, 24);
 
+fn with_bytes(status: StatusCode, kind: &'static str, bytes: impl Into<Bytes>) -> Answer {
+    let body = Full::new(bytes.into()).map_err(|never| match never {});
+    with_body(status, kind, body)
+}
+
 fn with_body<B>(status: StatusCode, kind: &'static str, body: B) -> Answer
 where
-    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    B: Body<Data = Bytes, Error = io::Error> + Send + 'static,
 {
     let mut answer = Response::new(body.boxed_unsync());
     *answer.status_mut() = status;
@@ -54,7 +59,7 @@ fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
     match serde_json::to_vec(value) {
         Ok(mut text) => {
             text.push(b'\n');
-            with_body(status, "application/json", Full::new(Bytes::from(text)))
+            with_bytes(status, "application/json", text)
         }
         Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
@@ -63,21 +68,17 @@ fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
 /// Docker's form of an error.
 pub fn failure(status: StatusCode, message: &str) -> Answer {
     let text = format!("{}\n", json!({ "message": message }));
-    with_body(status, "application/json", Full::new(Bytes::from(text)))
+    with_bytes(status, "application/json", text)
 }
 
 /// Plain text.
 pub fn text(text: &'static str) -> Answer {
-    with_body(
-        StatusCode::OK,
-        "text/plain; charset=utf-8",
-        Full::new(Bytes::from_static(text.as_bytes())),
-    )
+    with_bytes(StatusCode::OK, "text/plain; charset=utf-8", text)
 }
 
 /// Done, and nothing to say.
 pub fn no_content() -> Answer {
-    with_body(StatusCode::NO_CONTENT, "", Empty::new())
+    with_bytes(StatusCode::NO_CONTENT, "", "")
 }
 
 /// A value as JSON, of something that was made.
@@ -87,7 +88,7 @@ pub fn created(value: &impl Serialize) -> Answer {
 
 /// The connection goes on in another protocol.
 pub fn switching(protocol: &'static str, kind: &'static str) -> Answer {
-    let mut answer = with_body(StatusCode::SWITCHING_PROTOCOLS, kind, Empty::new());
+    let mut answer = with_bytes(StatusCode::SWITCHING_PROTOCOLS, kind, "");
     let headers = answer.headers_mut();
     headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, header::HeaderValue::from_static(protocol));
@@ -99,7 +100,7 @@ pub fn refused(refusal: Refusal) -> Answer {
     match refusal {
         Refusal::NotFound(message) => failure(StatusCode::NOT_FOUND, &message),
         Refusal::Conflict(message) => failure(StatusCode::CONFLICT, &message),
-        Refusal::AlreadySo => with_body(StatusCode::NOT_MODIFIED, "", Empty::new()),
+        Refusal::AlreadySo => with_bytes(StatusCode::NOT_MODIFIED, "", ""),
         Refusal::Invalid(message) => failure(StatusCode::BAD_REQUEST, &message),
         Refusal::Failed(message) => failure(StatusCode::INTERNAL_SERVER_ERROR, &message),
     }
@@ -109,19 +110,41 @@ pub fn refused(refusal: Refusal) -> Answer {
 const WAITING: usize = 16;
 
 /// The sending end of a stream.
-pub type Pieces = mpsc::Sender<Bytes>;
+#[derive(Debug, Clone)]
+pub struct Pieces(mpsc::Sender<io::Result<Bytes>>);
 
-struct Stream(mpsc::Receiver<Bytes>);
+/// The client went away.
+#[derive(Debug)]
+pub struct Gone;
+
+impl Pieces {
+    /// Sends one piece; waits while the client is slow.
+    pub async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+        self.0.send(Ok(piece)).await.map_err(|_| Gone)
+    }
+
+    /// Breaks the connection off, so that nobody takes the part for the whole.
+    pub async fn break_off(&self, error: io::Error) {
+        let _ = self.0.send(Err(error)).await;
+    }
+
+    /// Returns when the client has gone away.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+struct Stream(mpsc::Receiver<io::Result<Bytes>>);
 
 impl Body for Stream {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 }
 
@@ -132,6 +155,7 @@ where
     F: Future<Output = ()> + 'static,
 {
     let (sender, receiver) = mpsc::channel(WAITING);
+    let sender = Pieces(sender);
     let gone = sender.clone();
     let producing = produce(sender);
     tokio::task::spawn_local(async move {

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{attach, containers, events, exec, logs, own, system, volumes};
+use super::{
+    attach, containers, events, exec, files, images, logs, own, system, volumes,
+};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
 #[derive(Debug, Default)]
-pub struct Query(BTreeMap<String, String>);
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Of the text behind the `?`.
@@ -25,7 +28,13 @@ impl Query {
 
     /// A parameter's text.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
+        let last = self.0.iter().rfind(|(name, _)| name == key);
+        last.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// All texts of a parameter that may stand several times.
+    pub fn all(&self, key: &str) -> Vec<String> {
+        self.0.iter().filter(|(name, _)| name == key).map(|(_, value)| value.clone()).collect()
     }
 
     /// Whether a parameter is on, as Docker's daemon reads it.
@@ -85,41 +94,57 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
         Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
-    let method = request.method().clone();
-    if let Some(answer) = with_body(&handle, &method, &parts, &query, request).await {
-        return answer;
+    match parts.as_slice() {
+        // These take the connection over.
+        ["containers", which, "exec"] if *request.method() == Method::POST => {
+            exec::create(&handle, which, request).await
+        }
+        ["containers", which, "attach"] if *request.method() == Method::POST => {
+            attach::attach(&handle, which, &query, request).await
+        }
+        ["containers", which, "attach", "ws"] if *request.method() == Method::GET => {
+            attach::attach_websocket(&handle, which, &query, request).await
+        }
+        ["exec", id, "start"] if *request.method() == Method::POST => {
+            exec::start(&handle, id, request).await
+        }
+        ["berth", "exec", id, "join"] if *request.method() == Method::POST => {
+            exec::join(&handle, id, request).await
+        }
+        parts => {
+            let (head, body) = request.into_parts();
+            with_body(handle, &head, parts, &query, body).await
+        }
     }
-    dispatch(handle, &method, &parts, &query).await
 }
 
-/// The routes that read the request's body or take its connection; none if it is none
-/// of them.
+/// The routes that read the request's body, and all others.
 async fn with_body(
-    handle: &Handle,
-    method: &Method,
+    handle: Handle,
+    head: &Parts,
     parts: &[&str],
     query: &Query,
-    request: Request<Incoming>,
-) -> Option<Answer> {
-    let (get, post) = (*method == Method::GET, *method == Method::POST);
-    Some(match parts {
-        ["containers", which, "attach"] if post => {
-            attach::attach(handle, which, query, request).await
+    body: Incoming,
+) -> Answer {
+    let method = &head.method;
+    match parts {
+        ["images", rest @ ..] => images::dispatch(&handle, head, rest, query, body).await,
+        ["commit"] if *method == Method::POST => files::make_image(&handle, query, body).await,
+        ["containers", "create"] if *method == Method::POST => {
+            containers::create(&handle, query, body).await
         }
-        ["containers", which, "attach", "ws"] if get => {
-            attach::attach_websocket(handle, which, query, request).await
+        ["containers", which, "update"] if *method == Method::POST => {
+            containers::update(&handle, which, body).await
         }
-        ["containers", "create"] if post => containers::create(handle, query, request).await,
-        ["containers", which, "update"] if post => {
-            containers::update(handle, which, request).await
+        ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
+        ["auth"] if *method == Method::POST => system::auth(body).await,
+        ["containers", which, "archive"]
+            if [Method::GET, Method::HEAD, Method::PUT].contains(method) =>
+        {
+            files::archive(&handle, which, method, query, body).await
         }
-        ["volumes", "create"] if post => volumes::create(handle, request).await,
-        ["auth"] if post => system::auth(request).await,
-        ["containers", which, "exec"] if post => exec::create(handle, which, request).await,
-        ["exec", id, "start"] if post => exec::start(handle, id, request).await,
-        ["berth", "exec", id, "join"] if post => exec::join(handle, id, request).await,
-        _ => return None,
-    })
+        _ => dispatch(handle, method, parts, query).await,
+    }
 }
 
 /// The path without `/v1.41`, which must be a version that we speak.
@@ -166,6 +191,8 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which, "json"] if get => containers::inspect(&handle, which).await,
         ["containers", which, "logs"] if get => logs::logs(&handle, which, query).await,
         ["containers", which, "stats"] if get => containers::stats(&handle, which, query).await,
+        ["containers", which, "changes"] if get => files::changes(&handle, which).await,
+        ["containers", which, "export"] if get => files::export(&handle, which).await,
         ["containers", which, "top"] if get => containers::top(&handle, which).await,
         ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
         ["containers", "prune"] if post => containers::prune(&handle, query).await,
@@ -180,13 +207,13 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["exec", id, "json"] if get => exec::inspect(&handle, id).await,
         ["exec", id, "resize"] if post => exec::resize(&handle, id, query).await,
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
-        ["images", "json"] | ["networks"] if get => super::respond::json(&[(); 0]),
         ["volumes"] if get => volumes::list(&handle, query).await,
         ["volumes", "prune"] if post => volumes::prune(&handle, query).await,
         ["volumes", name] if get => volumes::inspect(&handle, name),
         ["volumes", name] if *method == Method::DELETE => {
             volumes::remove(&handle, name, query).await
         }
+        ["networks"] if get => super::respond::json(&[(); 0]),
         ["system", "df"] if get => system::df(&handle).await,
         [
             "swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs",

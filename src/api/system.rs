@@ -8,7 +8,7 @@ use bollard_stubs::models::{
 };
 
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure, json, text};
 use crate::engine::handle::Handle;
@@ -114,8 +114,8 @@ pub async fn info(handle: &Handle) -> Answer {
 }
 
 /// `/auth`: there is no registry account here to try; who logs in is told so.
-pub async fn auth(request: Request<Incoming>) -> Answer {
-    let _: serde_json::Value = match super::body::read(request.into_body()).await {
+pub async fn auth(body: Incoming) -> Answer {
+    let _: serde_json::Value = match super::body::read(body).await {
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };

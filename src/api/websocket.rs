@@ -46,7 +46,7 @@ where
         let Ok(upgraded) = upgrade.await else { return };
         let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
         let (typed, typing) = mpsc::channel(WAITING);
-        let (pieces, mut printed) = mpsc::channel::<hyper::body::Bytes>(WAITING);
+        let (pieces, mut printed) = mpsc::channel::<Vec<u8>>(WAITING);
         let (controls, mut control) = mpsc::channel::<Vec<u8>>(WAITING);
         let reading = tokio::task::spawn_local(read(reader, typed, controls));
         let writing = tokio::task::spawn_local(async move {
@@ -66,7 +66,7 @@ where
             let _ = writer.write_all(&frame(CLOSE, &1000u16.to_be_bytes())).await;
             let _ = writer.shutdown().await;
         });
-        serve(Input::Messages(typing), Output::Pieces(pieces)).await;
+        serve(Input::Messages(typing), Output::Messages(pieces)).await;
         let _ = writing.await;
         reading.abort();
     });

@@ -52,7 +52,10 @@ pub async fn ps(client: &Client, all: bool, quiet: bool, format: Format) -> Resu
     for view in &views {
         let pid = if view.pid > 0 { view.pid.to_string() } else { String::new() };
         let source = view.source.as_ref().map(|source| source.display().to_string());
-        let mut status = status_sentence(view, now);
+        let mut status = match view.id.is_empty() {
+            true => "Bad manifest".to_owned(),
+            false => status_sentence(view, now),
+        };
         if view.stopped_by_hand && view.pid == 0 {
             status += ", by hand";
         }

@@ -72,6 +72,10 @@ impl Engine {
             return;
         };
         let id = record.id.clone();
+        let image = record
+            .image
+            .clone()
+            .filter(|image| !renew && manifest.image.as_ref() == Some(&image.name));
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
@@ -81,28 +85,21 @@ impl Engine {
         if let Some(first) = live.reserved.take() {
             self.workshop.pool.give_back(first);
         }
-        let order = Order {
+        let order = Box::new(Order {
             name: name.to_string(),
             id,
             incarnation,
             manifest,
             renew,
             network,
-            kept: std::mem::take(&mut live.kept),
+            image: None,
+            kept: Kept::default(),
             size: live.size,
-        };
-        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
-            let (kept, result) = prepare::prepare(&workshop, order);
-            let prepared = Effect::Prepared {
-                name,
-                incarnation,
-                kept: Box::new(kept),
-                result: result.map(Box::new),
-            };
-            let _ = effects.send(prepared);
-            workshop.pool.refill();
         });
+        match order.manifest.image.clone() {
+            None => self.make_ready(order),
+            Some(named) => self.fetch(order, named, image),
+        }
     }
 
     fn network_of(&self, owner: &Name) -> Option<OwnedFd> {
@@ -471,10 +468,20 @@ impl Engine {
                 return;
             }
         };
+        let record = self.observed.record(&name);
+        let image = record.and_then(|record| record.image.as_ref()).map(|image| image.id.clone());
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
-            let result = prepare::command(&workshop, &inside, job).map(Box::new);
-            let _ = effects.send(Effect::CommandReady { name, result, purpose });
+        tokio::task::spawn_local(async move {
+            let image = match image {
+                Some(id) => workshop.images.config(&id).await.map(Some),
+                None => Ok(None),
+            };
+            tokio::task::spawn_blocking(move || {
+                let inside = image.map(|image| prepare::Inside { image, ..inside });
+                let result = inside.and_then(|inside| prepare::command(&workshop, &inside, job));
+                let result = result.map(Box::new);
+                let _ = effects.send(Effect::CommandReady { name, result, purpose });
+            });
         });
     }
 
@@ -487,6 +494,7 @@ impl Engine {
             pidfd: process.pidfd.try_clone().ok()?,
             pid: process.pid,
             cgroup: live.cgroup(),
+            image: None,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Answers to what clients ask of the engine.
 
+use super::files::Place;
 use std::os::fd::AsFd;
 
 use super::handle::{Event as Told, Refusal, Request, View};
@@ -37,6 +38,9 @@ impl Engine {
                     let pids = cgroup.map(|cgroup| cgroup.procs()).unwrap_or_default();
                     let _ = answer.send(pids.into_iter().filter_map(process).collect());
                 });
+            }
+            Request::Files(name, answer) => {
+                let _ = answer.send(self.place(&name));
             }
             Request::Rescan(answer) => {
                 let loaded = self.loader.load();
@@ -211,6 +215,23 @@ impl Engine {
                 .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
         });
+    }
+
+    fn place(&self, name: &Name) -> Result<Place, Refusal> {
+        let record = self
+            .observed
+            .record(name)
+            .ok_or_else(|| Refusal::NotFound(format!("No such container: {name}")))?;
+        let manifest = record.applied.clone().or_else(|| record.last_good.clone());
+        let process = self.lives.get(name).and_then(|live| live.process.as_ref());
+        Ok(Place {
+            id: record.id.clone(),
+            pid: process.map_or(0, |process| process.pid),
+            manifest: manifest
+                .ok_or_else(|| Refusal::Conflict(format!("{name} was never launched")))?,
+            image: record.image.clone(),
+            volumes: std::sync::Arc::clone(&self.workshop.volumes),
+        })
     }
 
     pub(super) fn publish_error(&self, name: &Name, error: &str) {

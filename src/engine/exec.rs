@@ -340,12 +340,10 @@ impl Engine {
         answer: oneshot::Sender<Result<Session, Refusal>>,
     ) -> Result<(), (Refusal, oneshot::Sender<Result<Session, Refusal>>)> {
         let checked = self.execs.get(id).and_then(|entry| match entry.exec.started {
-            true if entry.exec.exit.is_some() => Err(Refusal::Conflict(format!(
-                "Error: Exec command {id} has already run"
-            ))),
-            true => {
-                Err(Refusal::Conflict(format!("Error: Exec command {id} is already running")))
+            true if entry.exec.exit.is_some() => {
+                Err(Refusal::Conflict(format!("Error: Exec command {id} has already run")))
             }
+            true => Err(Refusal::Conflict(format!("Error: Exec command {id} is already running"))),
             false => Ok((entry.exec.name.clone(), entry.exec.config.clone(), entry.size)),
         });
         let checked = checked.and_then(|(name, config, earlier)| {
@@ -547,12 +545,9 @@ impl Engine {
                     _ => false,
                 },
                 "t" | "i" => match of.parse::<Name>() {
-                    Ok(name)
-                        if self.observed.record(&name).is_some_and(|r| r.phase.is_alive()) =>
-                    {
+                    Ok(name) if self.observed.record(&name).is_some_and(|r| r.phase.is_alive()) => {
                         let ends = &mut self.lives.entry(name).or_default().ends;
-                        let place =
-                            if kind == "t" { &mut ends.terminal } else { &mut ends.stdin };
+                        let place = if kind == "t" { &mut ends.terminal } else { &mut ends.stdin };
                         *place = Some(fd);
                         true
                     }

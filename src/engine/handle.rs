@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::exec::{Config, Exec, ExecRequest, Session};
+use super::files::{Files, Place};
+use super::images::Images;
 use super::paths::Paths;
 use super::plan::Change;
 use super::prepare::Ends;
@@ -35,6 +37,8 @@ pub struct View {
     pub detail: Option<String>,
     /// The payload's supervisor process on the host; 0 when it does not run.
     pub pid: i32,
+    /// The id of the image that it was made from.
+    pub image: Option<String>,
     /// The manifest that is in force.
     pub manifest: Container,
     /// The file that declares it; none when the file is gone.
@@ -162,6 +166,8 @@ pub enum Request {
     Plan(Vec<PathBuf>, oneshot::Sender<Result<Vec<Change>, String>>),
     /// The processes of a container: pid, parent, user, command.
     Processes(Name, oneshot::Sender<Vec<[String; 4]>>),
+    /// Where a container's files are.
+    Files(Name, oneshot::Sender<Result<Place, Refusal>>),
     /// Read all manifests again.
     Rescan(oneshot::Sender<()>),
     /// Replace keeper and engine by the binary that is on disk.
@@ -195,6 +201,8 @@ pub struct Handle {
     pub logs: Logs,
     /// Where things are.
     pub paths: Arc<Paths>,
+    /// Images, and the way to registries.
+    pub images: Images,
     /// Named volumes.
     pub volumes: Arc<crate::rootfs::Volumes>,
     /// Who is attached to what.
@@ -287,6 +295,13 @@ impl Handle {
     /// See [`Request::Processes`].
     pub async fn processes(&self, name: &Name) -> Vec<[String; 4]> {
         self.ask(|answer| Request::Processes(name.clone(), answer)).await.unwrap_or_default()
+    }
+
+    /// A container's files, from outside.
+    pub async fn files(&self, name: &Name) -> Result<Files, Refusal> {
+        let place = self.ask(|answer| Request::Files(name.clone(), answer)).await;
+        let place = place.unwrap_or_else(ending)?;
+        Files::of(place, &self.paths, &self.images).await.map_err(Refusal::Failed)
     }
 
     /// Reads all manifests again, now.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::sys::userns::{IdRange, userns_and_netns};
 
 /// How many ids a container has: what distributions use, `nobody` included.
-const COUNT: u32 = 65536;
+pub(super) const COUNT: u32 = 65536;
 /// Ranges begin above those that systemd-nspawn and useradd give out.
 const FIRST: u32 = 0x7000_0000;
 /// And end where ids end.

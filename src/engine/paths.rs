@@ -31,6 +31,11 @@ impl Paths {
             .to_vec()
     }
 
+    /// How registries are reached.
+    pub fn registries(&self) -> PathBuf {
+        self.below("etc/berth/registries.toml")
+    }
+
     /// Manifests that `run` and API clients created.
     pub fn created_dir(&self) -> PathBuf {
         self.below("var/lib/berth/containers.d")

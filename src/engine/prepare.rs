@@ -12,10 +12,12 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
 use super::paths::Paths;
 use super::terminal::{self, Size};
 use crate::cgroup::{Cgroup, Parent};
+use crate::image::ImageConfig;
 use crate::manifest::model::{Container, Isolation, MountKind, NetworkMode, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
@@ -47,6 +49,8 @@ pub struct Order {
     pub renew: bool,
     /// The network namespace of the container whose network it shares.
     pub network: Option<OwnedFd>,
+    /// What its image is, if it has one.
+    pub image: Option<ImageRoot>,
     /// What it has from earlier launches.
     pub kept: Kept,
     /// The size of its terminal, if it has one.
@@ -64,6 +68,8 @@ pub struct Workshop {
     pub pool: Pool,
     /// Where named volumes are.
     pub volumes: Arc<Volumes>,
+    /// Where images are.
+    pub images: Images,
 }
 
 /// Ready for the keeper.
@@ -158,22 +164,32 @@ impl<'a> Preparation<'a> {
             rootfs::discard(&writable).map_err(|error| error.to_string())?;
         }
         let mut user = ResolvedUser::root();
+        let image = order.image.as_ref();
+        let named =
+            manifest.user.as_deref().or_else(|| image.map(|i| i.config.config.user.as_str()));
+        let named = named.unwrap_or_default();
         if isolated {
-            self.root(order.kept.root.take(), &manifest, &writable, ids, &mut parts)
+            let lower = match image {
+                Some(image) => Lower::Layers(image.layers.clone()),
+                None => lower_of(&manifest, &paths)?,
+            };
+            self.root(order.kept.root.take(), &lower, &writable, ids, &mut parts)
                 .map(|root| order.kept.root = root)?;
             let root = parts.root.and_then(|index| self.fds.get(index));
-            user = resolve_user(&manifest, |path| match root {
+            user = resolve_user(named, &manifest.groups, |path| match root {
                 Some(root) => rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX)
                     .unwrap_or_default(),
                 None => Vec::new(),
             })?;
         } else if manifest.user.is_some() || !manifest.groups.is_empty() {
-            user = resolve_user(&manifest, |path| fs::read(path).unwrap_or_default())?;
+            user =
+                resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
         let sources = self.mounts(&manifest, ids, &mut parts)?;
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
+        context.image = image.map(|image| image.config.defaults()).unwrap_or_default();
         context.ids =
             ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
         self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
@@ -226,12 +242,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// A terminal as all three standard streams.
-    fn terminal(
-        &mut self,
-        pty: terminal::Pty,
-        uid: u32,
-        parts: &mut Parts,
-    ) -> Result<(), String> {
+    fn terminal(&mut self, pty: terminal::Pty, uid: u32, parts: &mut Parts) -> Result<(), String> {
         terminal::give_to(pty.slave.as_fd(), uid)?;
         parts.stdio = [self.add(pty.slave); 3];
         self.ends.terminal = Some(pty.master);
@@ -239,12 +250,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// A pipe as standard input if it is wanted, or nothing to read.
-    fn stdin(
-        &mut self,
-        wanted: bool,
-        owner: (u32, u32),
-        parts: &mut Parts,
-    ) -> Result<(), String> {
+    fn stdin(&mut self, wanted: bool, owner: (u32, u32), parts: &mut Parts) -> Result<(), String> {
         if wanted {
             let (ours, its) = pipe_to(owner)?;
             self.ends.stdin = Some(ours);
@@ -260,7 +266,7 @@ impl<'a> Preparation<'a> {
     fn root(
         &mut self,
         kept: Option<Root>,
-        manifest: &Container,
+        lower: &Lower,
         writable: &Writable,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
@@ -273,15 +279,8 @@ impl<'a> Preparation<'a> {
             Some(mounts) => (mounts, kept),
             None => {
                 drop(kept);
-                let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
-                let paths = &self.workshop.paths;
-                let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
-                    .into_iter()
-                    .chain(paths.manifest_dirs())
-                    .collect();
-                let lower = Lower::of_rootfs(rootfs, manifest.expose.clone(), own);
                 let root =
-                    rootfs::prepare(&lower, writable, ids).map_err(|error| error.to_string())?;
+                    rootfs::prepare(lower, writable, ids).map_err(|error| error.to_string())?;
                 for path in &root.unmapped {
                     self.warnings.push(format!(
                         "{} can't be idmapped: its files belong to nobody in the container",
@@ -484,14 +483,14 @@ impl<'a> Preparation<'a> {
 }
 
 /// The most of /etc/passwd and /etc/group that is read.
-const USERS_MAX: u64 = 16 << 20;
+pub(super) const USERS_MAX: u64 = 16 << 20;
 
-fn resolve_user(
-    manifest: &Container,
+pub(super) fn resolve_user(
+    user: &str,
+    groups: &[String],
     read: impl Fn(&str) -> Vec<u8>,
 ) -> Result<ResolvedUser, String> {
-    let user = manifest.user.as_deref().unwrap_or_default();
-    spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, &manifest.groups)
+    spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, groups)
         .map_err(|error| format!("user = {user:?}: {error}"))
 }
 
@@ -544,6 +543,19 @@ fn is_dir(fd: std::os::fd::BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(fd).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
     })
+}
+
+/// What the root of a container without an image lies over: a directory, or the host.
+///
+/// # Errors
+/// The manifest names none.
+pub fn lower_of(manifest: &Container, paths: &Paths) -> Result<Lower, String> {
+    let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
+    let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
+        .into_iter()
+        .chain(paths.manifest_dirs())
+        .collect();
+    Ok(Lower::of_rootfs(rootfs, manifest.expose.clone(), own))
 }
 
 /// Where the status of a launch is.
@@ -618,6 +630,8 @@ pub struct Inside {
     pub pid: i32,
     /// Its cgroup.
     pub cgroup: Option<Arc<Cgroup>>,
+    /// Its image's configuration, if it has one.
+    pub image: Option<ImageConfig>,
 }
 
 /// A command for inside a running container.
@@ -686,7 +700,9 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
     let isolated = manifest.isolation == Isolation::Full;
     let root = format!("/proc/{}/root", inside.pid);
     let root = File::open(&root).map_err(doing("opening", Path::new(&root)))?;
-    let user = resolve_user(&manifest, |path| {
+    let image = inside.image.as_ref();
+    let named = manifest.user.as_deref().or_else(|| image.map(|i| i.config.user.as_str()));
+    let user = resolve_user(named.unwrap_or_default(), &manifest.groups, |path| {
         rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX).unwrap_or_default()
     })?;
     let first = super::namespaces::range_of(inside.pid).unwrap_or(0);
@@ -694,7 +710,8 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
     if let Some(cgroup) = &inside.cgroup {
         preparation.join(cgroup, &mut parts)?;
     }
-    let context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
+    let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
+    context.image = image.map(ImageConfig::defaults).unwrap_or_default();
     let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
     parts.seccomp = seccomp(&spec)?;
     preparation.stdio(workshop, inside, job.stdio, root.as_fd(), owner, &mut parts)?;

@@ -54,9 +54,7 @@ impl Engine {
     /// Looks after a container's health from now on, in place of an earlier look.
     pub(super) fn watch_health(&mut self, name: &Name, incarnation: u64) {
         let record = self.observed.record(name);
-        let health = record
-            .and_then(|record| record.applied.as_ref())
-            .and_then(|manifest| manifest.health.clone());
+        let health = record.and_then(|record| record.health_check().cloned());
         let effects = self.effects.clone();
         let live = self.lives.entry(name.clone()).or_default();
         if let Some(earlier) = live.probing.take() {

@@ -16,7 +16,7 @@ use super::flight::Flight;
 use super::handle::{Attachments, Events, Handle, Request};
 use super::link::Link;
 use super::live::Live;
-use super::prepare::{Kept, Ready, Workshop};
+use super::prepare::{Kept, Order, Ready, Workshop};
 use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shutdown};
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
@@ -33,6 +33,8 @@ use crate::sandbox::status::Status;
 pub(super) enum Effect {
     /// A launch is ready for the keeper, or can't be made.
     Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
+    /// The image of a launch is there, or can't be had.
+    Fetched { order: Box<Order>, result: Result<(), String> },
     /// A command for inside a container is ready, or can't be made.
     CommandReady { name: Name, result: Result<Box<Ready>, String>, purpose: Purpose },
     /// A container's health is to be looked at.
@@ -190,8 +192,11 @@ impl Engine {
             self.sources.insert(name.clone(), problem.file.clone());
             broken.insert(name, problem.to_string());
         }
-        for problem in &loaded.problems {
-            tracing::warn!("{problem}");
+        // What is wrong with a container that has a name is told by `publish_error`.
+        for problem in loaded.problems.iter().map(ToString::to_string) {
+            if !broken.values().any(|told| *told == problem) {
+                tracing::warn!("{problem}");
+            }
         }
         let before = self.desired.broken.clone();
         let changed = self.desired.replace(containers, broken);
@@ -229,7 +234,10 @@ impl Engine {
                 problem = Some(error.to_string());
             }
         }
-        self.note_disk(problem);
+        // What could not be written once is in order only when it has been.
+        if problem.is_some() || !self.store.is_behind() {
+            self.note_disk(problem);
+        }
         self.end_followers(&save);
         self.remove_ended(&save);
         for key in std::mem::take(&mut self.acknowledge) {
@@ -240,6 +248,7 @@ impl Engine {
             self.catching_up = true;
             self.later(CATCH_UP, Effect::CatchUp);
         }
+        self.end_unwanted_fetches();
         let changed = !save.is_empty() || !forget.is_empty();
         for action in actions {
             self.act(action);
@@ -287,6 +296,7 @@ impl Engine {
             Effect::Prepared { name, incarnation, kept, result } => {
                 self.prepared(name, incarnation, *kept, result);
             }
+            Effect::Fetched { order, result } => self.fetched(order, result),
             Effect::CommandReady { name, result, purpose } => {
                 self.command_ready(name, result, purpose);
             }
@@ -316,12 +326,12 @@ impl Engine {
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::CatchUp => {
-                self.catching_up = false;
-                if let Err(error) = self.store.catch_up() {
-                    self.note_disk(Some(error.to_string()));
-                    self.catching_up = true;
+                let problem = self.store.catch_up().err().map(|error| error.to_string());
+                self.catching_up = problem.is_some();
+                if self.catching_up {
                     self.later(DISK_RETRY, Effect::CatchUp);
                 }
+                self.note_disk(problem);
             }
         }
     }
@@ -395,6 +405,7 @@ pub(super) fn handle(
         paths: Arc::clone(&workshop.paths),
         volumes: Arc::clone(&workshop.volumes),
         attached: attached.clone(),
+        images: workshop.images.clone(),
     };
     (handle, requests)
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::adopt::Told;
 use super::handle::{Attachments, Events};
+use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
 use super::paths::Paths;
@@ -81,6 +82,7 @@ async fn start(options: Options) -> io::Result<()> {
         parent: Arc::new(parent),
         pool: Pool::default(),
         volumes: Arc::new(volumes),
+        images: Images::new(Arc::clone(&paths)),
     };
 
     let dirs = match options.dirs.is_empty() {

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::reconcile::{Phase, Record};
+use super::reconcile::Record;
 use crate::manifest::scalar::Name;
 
 /// The version of the files' form.
@@ -44,6 +44,8 @@ pub struct Store {
     saved: BTreeMap<Name, Record>,
     /// Durable copies that are behind in what may wait.
     behind: BTreeMap<Name, Record>,
+    /// Volatile copies that could not be written.
+    unwritten: BTreeMap<Name, Record>,
 }
 
 /// What was read at start-up.
@@ -61,7 +63,13 @@ impl Store {
         for dir in [&durable, &volatile] {
             fs::create_dir_all(dir).map_err(|error| annotate(error, "making the folder", dir))?;
         }
-        Ok(Store { durable, volatile, saved: BTreeMap::new(), behind: BTreeMap::new() })
+        Ok(Store {
+            durable,
+            volatile,
+            saved: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
+        })
     }
 
     /// Reads all records. One of this boot comes from the volatile copy.
@@ -85,8 +93,15 @@ impl Store {
 
     /// Writes a record: the volatile copy always, the durable one where a person
     /// would miss it.
+    ///
+    /// # Errors
+    /// A copy could not be written; [`Store::catch_up`] tries it again.
     pub fn save(&mut self, record: &Record) -> io::Result<()> {
         let volatile = write(&self.volatile, record, false);
+        match &volatile {
+            Ok(()) => self.unwritten.remove(&record.name),
+            Err(_) => self.unwritten.insert(record.name.clone(), record.clone()),
+        };
         let lasting = lasting(record);
         match self.saved.get(&record.name) {
             Some(saved) if *saved == lasting => {
@@ -96,7 +111,10 @@ impl Store {
                 self.behind.insert(record.name.clone(), lasting);
             }
             _ => {
-                write(&self.durable, record, true)?;
+                if let Err(error) = write(&self.durable, record, true) {
+                    self.behind.insert(record.name.clone(), lasting);
+                    return Err(error);
+                }
                 self.behind.remove(&record.name);
                 self.saved.insert(record.name.clone(), lasting);
             }
@@ -104,13 +122,22 @@ impl Store {
         volatile
     }
 
-    /// Whether a durable copy is behind.
+    /// Whether a copy is behind.
     pub fn is_behind(&self) -> bool {
-        !self.behind.is_empty()
+        !self.behind.is_empty() || !self.unwritten.is_empty()
     }
 
-    /// Brings the durable copies up to date.
+    /// Brings the copies up to date.
+    ///
+    /// # Errors
+    /// The first that could not be written; to be tried again.
     pub fn catch_up(&mut self) -> io::Result<()> {
+        while let Some((name, record)) = self.unwritten.pop_first() {
+            if let Err(error) = write(&self.volatile, &record, false) {
+                self.unwritten.insert(name, record);
+                return Err(error);
+            }
+        }
         while let Some((name, record)) = self.behind.pop_first() {
             if let Err(error) = write(&self.durable, &record, true) {
                 self.behind.insert(name, record);
@@ -126,6 +153,7 @@ impl Store {
     pub fn forget(&mut self, name: &Name) -> io::Result<()> {
         self.saved.remove(name);
         self.behind.remove(name);
+        self.unwritten.remove(name);
         for dir in [&self.volatile, &self.durable] {
             match fs::remove_file(file(dir, name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -156,7 +184,8 @@ pub fn read_only(durable: &Path, volatile: &Path) -> Vec<Record> {
 
 /// What of a record matters to the next boot; the rest is the same for all.
 fn lasting(record: &Record) -> Record {
-    Record { phase: Phase::Created, joined: None, streak: 0, live_error: None, ..record.clone() }
+    let phase = record.phase.after_boot();
+    Record { phase, joined: None, streak: 0, live_error: None, ..record.clone() }
 }
 
 /// Whether two records differ only in what counts and may be a little behind.
@@ -165,6 +194,7 @@ fn same_word(a: &Record, b: &Record) -> bool {
         && a.held == b.held
         && a.last_good == b.last_good
         && a.applied == b.applied
+        && a.image == b.image
         && a.renew == b.renew
 }
 

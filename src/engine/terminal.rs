@@ -129,8 +129,8 @@ pub fn inside(root: BorrowedFd<'_>, size: Size) -> Result<Pty, String> {
 /// # Errors
 /// What the system said.
 pub fn host(size: Size) -> Result<Pty, String> {
-    let master = rustix::fs::open("/dev/ptmx", MASTER, Mode::empty())
-        .map_err(doing("opening /dev/ptmx"))?;
+    let master =
+        rustix::fs::open("/dev/ptmx", MASTER, Mode::empty()).map_err(doing("opening /dev/ptmx"))?;
     pair(master, size)
 }
 

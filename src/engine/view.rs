@@ -41,6 +41,7 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         state: state_word(record.state()).to_owned(),
         detail: detail(record, declared.blocked, now),
         pid: run.map_or(0, |run| run.pid as i32),
+        image: record.image.as_ref().map(|image| image.id.clone()),
         manifest,
         source: declared.source,
         manifest_error: declared.error,

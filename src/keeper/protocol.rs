@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
 
@@ -220,11 +220,12 @@ pub fn send(socket: impl AsFd, message: &Message, fds: &[BorrowedFd<'_>]) -> Res
 pub struct Fds {
     fds: [Option<OwnedFd>; MAX_FDS],
     len: usize,
+    cut_off: bool,
 }
 
 impl Default for Fds {
     fn default() -> Self {
-        Fds { fds: [const { None }; MAX_FDS], len: 0 }
+        Fds { fds: [const { None }; MAX_FDS], len: 0, cut_off: false }
     }
 }
 
@@ -232,6 +233,12 @@ impl Fds {
     /// How many.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether some were lost: the receiver had no numbers left for them
+    /// (unix(7), MSG_CTRUNC).
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off
     }
 
     /// Whether there are none.
@@ -282,6 +289,7 @@ pub fn receive(socket: impl AsFd, fds: &mut Fds) -> Result<Received, Errno> {
             RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
         )
     })?;
+    fds.cut_off = received.flags.contains(ReturnFlags::CTRUNC);
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
             received.for_each(|fd| fds.push(fd));

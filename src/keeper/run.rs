@@ -206,6 +206,11 @@ impl Keeper {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             if matches!(self.engine, Engine::Running { pid: engine, .. } if engine == pid) {
+                // Its last words may be `Finish`; with the socket they would be lost.
+                self.listen();
+                if self.finish.is_some() {
+                    return;
+                }
                 self.engine_ended();
                 continue;
             }
@@ -304,10 +309,20 @@ impl Keeper {
             tell(socket, &message, &[held.fd.as_fd()]);
         }
         tell(socket, &Message::new(Kind::Told), &[]);
+        // Whoever was told to end and died of something else has not ended everything.
+        for _ in 0..self.told_to_end.min(2) {
+            tell(socket, &Message { code: libc::SIGTERM, ..Message::new(Kind::Signal) }, &[]);
+        }
     }
 
     fn launch(&mut self, message: Message, fds: &Fds) {
-        let born = if self.table.is_full() { Err(Errno::AGAIN) } else { launch(fds, &self.second) };
+        let born = if fds.is_cut_off() {
+            Err(Errno::MFILE)
+        } else if self.table.is_full() {
+            Err(Errno::AGAIN)
+        } else {
+            launch(fds, &self.second)
+        };
         match born {
             Ok(born) => {
                 let process = Process {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scalar::{Name, Signal, Size};
 pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};
+use crate::image::pull::Policy;
 
 /// One container as its manifest declares it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +23,10 @@ pub struct Container {
     /// The image to run, such as `registry.example/shop/web:1.4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// When the registry is asked for the image: `missing` (the default), `always`
+    /// when a container of it is made, `never`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pull: Policy,
     /// A directory to use as the root instead of an image; `/` is a copy-on-write
     /// view of the host's own programs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,16 +118,19 @@ impl Container {
         self.init.unwrap_or(true)
     }
 
-    /// The network mode, with the default for its kind: `host` without isolation,
-    /// `bridge` with an image, `none` with a root of the host.
+    /// The network mode, with the default for its kind: `host` without isolation, else
+    /// `none`.
     pub fn network_mode(&self) -> NetworkMode {
         match (&self.network.mode, self.isolation) {
             (_, Isolation::None) => NetworkMode::Host,
             (Some(mode), _) => mode.clone(),
-            (None, _) if self.image.is_some() => NetworkMode::Bridge,
             (None, _) => NetworkMode::None,
         }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How much a container is kept apart from the host.
@@ -184,13 +192,6 @@ pub struct Stop {
 impl Default for Stop {
     fn default() -> Self {
         Stop { signal: None, timeout: Duration::from_secs(10) }
-    }
-}
-
-impl Stop {
-    /// The signal that asks the payload to end.
-    pub fn signal(&self) -> Signal {
-        self.signal.unwrap_or(Signal::TERM)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::model::{Container, Isolation, MountKind, NetworkMode, RestartPolicy};
 use super::scalar::Name;
+use crate::image::Reference;
 
 /// Something that can't be, about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,17 +68,23 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
             "there is an `image` and a `rootfs`",
             "a container has one root: take one of them out",
         )),
-        (Some(_), None) => found.push(objection(
-            "image",
-            "this Berth has no image store",
-            "unpack it into a directory and write rootfs = \"/that/directory\", or use \
-             rootfs = \"/\" for a view of the host's programs",
-        )),
+        (Some(image), None) => {
+            if !isolated {
+                found.push(objection(
+                    "image",
+                    "it has no meaning with isolation = \"none\"",
+                    "take one of them out",
+                ));
+            }
+            if let Err(error) = image.parse::<Reference>() {
+                found.push(objection("image", error.to_string(), ""));
+            }
+        }
         (None, None) if isolated => found.push(objection(
             "rootfs",
             "it has no root filesystem",
-            "write rootfs = \"/\" for a view of the host's programs, rootfs = \"/a/directory\", \
-             or isolation = \"none\" for a plain process",
+            "write image = \"name\", rootfs = \"/\" for a view of the host's programs, \
+             rootfs = \"/a/directory\", or isolation = \"none\" for a plain process",
         )),
         (None, Some(_)) if !isolated => found.push(objection(
             "rootfs",

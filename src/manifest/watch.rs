@@ -98,16 +98,22 @@ impl Watch {
         }
         let old = std::mem::take(&mut self.watched);
         for (path, what) in wanted {
-            let mask = WatchMask::CLOSE_WRITE
-                | WatchMask::CREATE
+            let moves = WatchMask::CREATE
                 | WatchMask::DELETE
                 | WatchMask::MOVED_FROM
                 | WatchMask::MOVED_TO
-                | WatchMask::MODIFY
-                | WatchMask::ATTRIB
                 | WatchMask::DELETE_SELF
                 | WatchMask::MOVE_SELF
-                | WatchMask::ONLYDIR;
+                | WatchMask::ONLYDIR
+                // One directory can be watched for two reasons.
+                | WatchMask::MASK_ADD;
+            // On the way only names matter: who writes in /run must not wake us.
+            let mask = match what {
+                Watched::Way(_) => moves,
+                Watched::Manifests(_) | Watched::DropIns(_) => {
+                    moves | WatchMask::CLOSE_WRITE | WatchMask::MODIFY | WatchMask::ATTRIB
+                }
+            };
             // One that is not there is noticed on its way.
             let Ok(descriptor) = self.inotify.watches().add(&path, mask) else {
                 continue;

@@ -16,6 +16,7 @@
 //! Called by the engine, from threads that may block, as root. It knows nothing of
 //! manifests, processes, cgroups or networks.
 
+pub mod copy;
 mod cover;
 mod error;
 mod host;
@@ -35,7 +36,10 @@ mod tests;
 pub use crate::sys::userns::{IdRange, userns_and_netns, userns_with_range};
 pub use error::Error;
 pub use inside::{ensure_dir_in_root, ensure_file_in_root, read_in_root};
-pub use prepare::{IdMap, Ids, Lower, Mounts, Root, Submount, prepare, read_only_clone};
+pub use prepare::{
+    IdMap, Ids, Lower, Mounts, Root, Submount, prepare, read_only_clone, read_only_view,
+};
+pub(crate) use trash::throw_away;
 pub use trash::{discard, empty_trash, sweep};
 pub use volume::{Bind, Source, Volume, Volumes};
 pub use writable::Writable;

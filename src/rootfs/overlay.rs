@@ -16,7 +16,8 @@ use super::thread;
 /// the folder that has `upper` and `work`.
 pub(super) struct Layers<'a> {
     pub lowers: Vec<BorrowedFd<'a>>,
-    pub branch: BorrowedFd<'a>,
+    /// None for a root that can only be read.
+    pub branch: Option<BorrowedFd<'a>>,
     /// The host's id that is the container's root: what overlayfs makes on its
     /// own account (`work/work`) must be writable under the id mapping.
     pub root: u32,
@@ -113,9 +114,10 @@ fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<O
             fsconfig_set_string(context, "lowerdir", joined)?;
         }
     }
-    let branch = layers.branch.as_raw_fd();
-    fsconfig_set_string(context, "upperdir", format!("/proc/self/fd/{branch}/upper"))?;
-    fsconfig_set_string(context, "workdir", format!("/proc/self/fd/{branch}/work"))?;
+    if let Some(branch) = layers.branch.map(|branch| branch.as_raw_fd()) {
+        fsconfig_set_string(context, "upperdir", format!("/proc/self/fd/{branch}/upper"))?;
+        fsconfig_set_string(context, "workdir", format!("/proc/self/fd/{branch}/work"))?;
+    }
     // Whatever the kernel's defaults are, an upper directory must be readable as a
     // layer of its own: commit and diff know no redirected or half-copied files.
     fsconfig_set_string(context, "redirect_dir", "off")?;
@@ -126,7 +128,7 @@ fn set(context: BorrowedFd<'_>, layers: &Layers<'_>, form: Form) -> io::Result<O
     // A work directory that can't be used turns an overlay read-only without an
     // error, which would only be found by the container.
     let flags = rustix::fs::fstatvfs(&mount)?.f_flag;
-    if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+    if layers.branch.is_some() && flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
         return Err(io::Error::from_raw_os_error(libc::EROFS));
     }
     Ok(mount)
@@ -139,7 +141,7 @@ fn attach(layers: &Layers<'_>) -> io::Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     // Or the mounts would propagate to the host.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    for layer in layers.lowers.iter().chain([&layers.branch]) {
+    for layer in layers.lowers.iter().chain(&layers.branch) {
         // On `/` they cover nothing: a path is walked from the thread's root
         // directory, which stays the one below them.
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;

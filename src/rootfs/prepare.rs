@@ -245,7 +245,7 @@ impl Workshop<'_> {
         self.way = Some(way);
         let layers = Layers {
             lowers: lowers.iter().map(OwnedFd::as_fd).collect(),
-            branch: mount.as_fd(),
+            branch: Some(mount.as_fd()),
             root: first,
         };
         overlay::mount(&layers).map_err(|refusal| {
@@ -259,6 +259,23 @@ impl Workshop<'_> {
             Error::new("mount the overlay over", target, refusal.error).with_remedy(remedy)
         })
     }
+}
+
+/// Directories laid over one another, the topmost first, to be read from outside: owned
+/// as on disk, written to by nobody.
+pub fn read_only_view(layers: &[PathBuf]) -> Result<OwnedFd, Error> {
+    let open = |path: &PathBuf| clone_of(path, false).map_err(|e| Error::new("open", path, e));
+    let mut lowers = layers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    // An overlay without an upper directory has at least two lower ones.
+    if lowers.len() < 2 {
+        let first = lowers.pop();
+        return first
+            .ok_or_else(|| Error::refused("make a view of", Path::new("/"), "there is no layer"));
+    }
+    let layers =
+        Layers { lowers: lowers.iter().map(OwnedFd::as_fd).collect(), branch: None, root: 0 };
+    overlay::mount(&layers)
+        .map_err(|refusal| Error::new("mount a view of", Path::new("/"), refusal.error))
 }
 
 /// A detached clone of what is at a path, with all that is mounted below it when

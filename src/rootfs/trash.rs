@@ -54,7 +54,7 @@ pub fn sweep(state_dir: &Path, keep: &BTreeSet<String>) -> Result<Vec<String>, E
 }
 
 /// Moves a path into the trash; false if there was nothing.
-pub(super) fn throw_away(state_dir: &Path, path: &Path) -> Result<bool, Error> {
+pub(crate) fn throw_away(state_dir: &Path, path: &Path) -> Result<bool, Error> {
     let trash = state_dir.join("trash");
     private(&trash)?;
     let started = std::time::SystemTime::now()

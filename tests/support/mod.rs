@@ -82,7 +82,7 @@ impl Berth {
         let child = Command::new(binary())
             .arg("--root")
             .arg(self.root())
-            .arg("up")
+            .args(["up", "--quiet"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -241,6 +241,62 @@ impl Drop for Berth {
         let _ = keeper.kill();
         let _ = keeper.wait();
     }
+}
+
+/// A small tmpfs below a test's root, taken away at the end.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts one of `size` (such as `256k`) at `path`, which is made.
+    pub fn mount(path: PathBuf, size: &str) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        let options = format!("size={size},mode=0755");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "small"])
+            .arg(&path)
+            .status();
+        assert!(mounted.unwrap().success(), "mounting {}", path.display());
+        SmallDisk(path)
+    }
+
+    /// Writes until nothing more goes in.
+    pub fn fill(&self) {
+        let mut file = fs::File::create(self.0.join(".fill")).unwrap();
+        for size in [4096, 1] {
+            while file.write_all(&vec![b'x'; size]).is_ok() {}
+        }
+    }
+
+    /// Gives the room back.
+    pub fn clear(&self) {
+        fs::remove_file(self.0.join(".fill")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// How many processes of the machine have this in their environment.
+pub fn processes_with(variable: &str) -> usize {
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| fs::read(entry.path().join("environ")).ok())
+        .filter(|environ| environ.split(|byte| *byte == 0).any(|v| v == variable.as_bytes()))
+        .count()
+}
+
+/// Every line is `line N`, each number there once, in order; gives how many. What
+/// SIGKILL cut off at the end does not count.
+pub fn counted(text: &str) -> usize {
+    let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
+    for (expected, line) in whole.lines().enumerate() {
+        assert_eq!(line, format!("line {expected}"), "after {expected} good lines");
+    }
+    whole.lines().count()
 }
 
 /// Sends a signal to a process that the test started.

@@ -6,7 +6,7 @@ use super::action::Action;
 use super::clock::Now;
 use super::event::Adopted;
 use super::observed::{KILL_AGAIN, Observed};
-use super::record::{Exit, ExitStatus, Half, Phase, Record, Rest, Run, StopWhy};
+use super::record::{Exit, ExitStatus, Half, Phase, Record, Run, StopWhy};
 use crate::manifest::scalar::Name;
 use crate::manifest::variants::RestartPolicy;
 
@@ -160,11 +160,7 @@ pub(super) fn reboot(record: &mut Record, now: &Now) {
     record.joined = None;
     record.live_error = None;
     record.boot_id = now.boot_id.clone();
-    record.phase = match &record.phase {
-        Phase::Created => Phase::Created,
-        Phase::Removing { .. } | Phase::Dead { .. } => Phase::Removing { tried: 0 },
-        _ => Phase::Exited(Rest::Boot),
-    };
+    record.phase = record.phase.after_boot();
 }
 
 #[cfg(test)]

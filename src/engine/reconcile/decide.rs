@@ -337,7 +337,8 @@ fn stop(
         Force::Manifest(manifest) => manifest.stop.clone(),
         _ => record.applied.as_ref().map(|manifest| manifest.stop.clone()).unwrap_or_default(),
     };
-    let (mut signal, mut timeout) = (settings.signal(), settings.timeout);
+    let mut signal = record.stop_signal(&settings);
+    let mut timeout = settings.timeout;
     if let (StopWhy::ByHand, Some(held)) = (&why, &record.held) {
         signal = held.signal.unwrap_or(signal);
         timeout = held.timeout.unwrap_or(timeout);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::record::{ExitStatus, HealthStatus};
+use super::record::{ExitStatus, HealthStatus, Image};
 use crate::manifest::scalar::{Name, Signal};
 
 /// Something that happened. Of an event that speaks of an incarnation that is
@@ -19,6 +19,15 @@ pub enum Event {
     /// At start-up: all that lives was told. What is recorded as living and was not
     /// told of is gone. Nothing is decided before this event.
     AdoptionDone,
+    /// What the root of this launch is made of.
+    ImageChosen {
+        /// Which container.
+        name: Name,
+        /// Which launch.
+        incarnation: u64,
+        /// The image.
+        image: Image,
+    },
     /// The payload runs: execve(2) succeeded.
     Launched {
         /// Which container.

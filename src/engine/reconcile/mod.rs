@@ -40,6 +40,6 @@ pub use desired::{Desired, Shutdown};
 pub use event::{Adopted, Event, Refused, Verb};
 pub use observed::{Block, Observed};
 pub use record::{
-    Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, Joined, Phase, Record, Rest,
-    Run, State, StopWhy,
+    Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, Image, Joined, Phase, Record,
+    Rest, Run, State, StopWhy,
 };

@@ -113,6 +113,11 @@ impl Observed {
         self.nodes.get(name)?.block.as_ref()
     }
 
+    /// Whether a container is to run, in the incarnation that it has.
+    pub fn wants(&self, name: &Name) -> bool {
+        self.shutdown.is_none() && self.nodes.get(name).is_some_and(|node| node.down.is_none())
+    }
+
     /// Whether it is still being told what lives; nothing is decided until then.
     pub fn is_adopting(&self) -> bool {
         self.adopting
@@ -124,6 +129,14 @@ impl Observed {
             Event::ManifestsChanged(names) => self.dirty.extend(names),
             Event::Adopted(adopted) => self.adopt(adopted, now),
             Event::AdoptionDone => self.adoption_done(now),
+            Event::ImageChosen { name, incarnation, image } => {
+                if self
+                    .is_current(&name, incarnation)
+                    .is_some_and(|r| r.image.as_ref() != Some(&image))
+                {
+                    self.edit(&name, |record| record.image = Some(image));
+                }
+            }
             Event::Launched { name, incarnation, pid } => {
                 self.launched(&name, incarnation, pid, now);
             }
@@ -271,8 +284,7 @@ impl Observed {
 
     /// What the health check of a new run begins with.
     pub(super) fn first_health(&self, name: &Name) -> Option<HealthStatus> {
-        let applied = self.records.get(name)?.applied.as_ref()?;
-        applied.health.as_ref().map(|_| HealthStatus::Starting)
+        self.records.get(name)?.health_check().map(|_| HealthStatus::Starting)
     }
 
     fn launched(&mut self, name: &Name, incarnation: u64, pid: u32, now: &Now) {

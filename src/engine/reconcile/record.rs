@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Health, Stop};
 use crate::manifest::scalar::{Name, Signal};
 
 /// One container, as the engine persists it: one JSON file each, written before
@@ -40,6 +40,9 @@ pub struct Record {
     /// The next launch begins with a fresh writable layer: the manifest changed in
     /// a way that replaces the container.
     pub renew: bool,
+    /// What its root is made of, since its writable layer is this one.
+    #[serde(default)]
+    pub image: Option<Image>,
     /// The container whose network the latest incarnation joined.
     pub joined: Option<Joined>,
     /// A person stopped it.
@@ -50,6 +53,21 @@ pub struct Record {
     pub live_error: Option<String>,
     /// Where it is in its life.
     pub phase: Phase,
+}
+
+/// The image that a container was made from: the same until its writable layer is
+/// renewed, whatever becomes of the tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Image {
+    /// Its id, the digest of its configuration.
+    pub id: String,
+    /// As the manifest names it.
+    pub name: String,
+    /// The signal that asks its program to end, where the manifest names none.
+    pub stop_signal: Option<Signal>,
+    /// How to tell whether it is well, where the manifest does not say it.
+    pub health: Option<Health>,
 }
 
 /// Whose network namespace an incarnation lives in.
@@ -323,6 +341,15 @@ pub enum State {
 }
 
 impl Phase {
+    /// Where a container stands that was in this phase when the machine went down.
+    pub fn after_boot(&self) -> Phase {
+        match self {
+            Phase::Created => Phase::Created,
+            Phase::Removing { .. } | Phase::Dead { .. } => Phase::Removing { tried: 0 },
+            _ => Phase::Exited(Rest::Boot),
+        }
+    }
+
     /// Whether a process of the container may exist.
     pub fn is_alive(&self) -> bool {
         matches!(
@@ -372,6 +399,7 @@ impl Record {
             applied: None,
             last_good: None,
             renew: false,
+            image: None,
             joined: None,
             held: None,
             last_exit: None,
@@ -393,6 +421,18 @@ impl Record {
             Phase::Removing { .. } => State::Removing,
             Phase::Dead { .. } => State::Dead,
         }
+    }
+
+    /// The signal that asks its payload to end: the manifest's, its image's, SIGTERM.
+    pub fn stop_signal(&self, stop: &Stop) -> Signal {
+        let of_image = self.image.as_ref().and_then(|image| image.stop_signal);
+        stop.signal.or(of_image).unwrap_or(Signal::TERM)
+    }
+
+    /// How it is told whether it is well: as the manifest says, or its image.
+    pub fn health_check(&self) -> Option<&Health> {
+        let own = self.applied.as_ref().and_then(|manifest| manifest.health.as_ref());
+        own.or_else(|| self.image.as_ref()?.health.as_ref())
     }
 
     /// Whether it ended or failed to begin several times in a row.

@@ -91,8 +91,8 @@ impl Observed {
         if signal != Signal::KILL {
             let ends = self
                 .record(name)
-                .and_then(|record| record.applied.as_ref())
-                .map_or(Signal::TERM, |container| container.stop.signal());
+                .and_then(|record| Some(record.stop_signal(&record.applied.as_ref()?.stop)))
+                .unwrap_or(Signal::TERM);
             if signal == ends {
                 self.edit(name, |record| {
                     if let Phase::Running(run) = &mut record.phase {

@@ -105,7 +105,7 @@ fn the_forms_for_older_kernels_work_too() {
         }
         let layers = Layers {
             lowers: [&lower].into_iter().chain(&more).map(OwnedFd::as_fd).collect(),
-            branch: upper.as_fd(),
+            branch: Some(upper.as_fd()),
             root: RANGE.first,
         };
         let mount = match mount_as(&layers, form) {

@@ -1,0 +1,360 @@
+//! `/images/…`: what is in the store, its names, and what goes.
+
+use std::collections::BTreeSet;
+
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::respond::{Answer, created, failure, json as as_json};
+use super::route::Query;
+use super::transfer;
+use crate::engine::handle::Handle;
+use crate::engine::images::blocking;
+use crate::image::store::{Image, Keep, Listed, Pins, Removed};
+use crate::image::{Error, Kind, Reference};
+
+/// An error of the image room in Docker's form.
+pub fn refused(error: &Error) -> Answer {
+    failure(status(error), &error.to_string())
+}
+
+/// Docker's status for it.
+pub fn status(error: &Error) -> StatusCode {
+    match error.kind() {
+        Kind::Invalid => StatusCode::BAD_REQUEST,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Answers what begins with `/images`.
+pub async fn dispatch(
+    handle: &Handle,
+    head: &Parts,
+    parts: &[&str],
+    query: &Query,
+    body: Incoming,
+) -> Answer {
+    let (get, post) = (head.method == Method::GET, head.method == Method::POST);
+    let delete = head.method == Method::DELETE;
+    let answer = match parts {
+        ["json"] if get => list(handle, query).await,
+        ["create"] if post => Ok(transfer::create(handle, head, query, body).await),
+        ["load"] if post => Ok(transfer::load(handle, query, body).await),
+        ["get"] if get => transfer::save(handle, query.all("names")).await,
+        ["prune"] if post => prune(handle, query).await,
+        ["search"] if get => {
+            let why = "Berth does not search registries; pull an image by its name";
+            return failure(StatusCode::NOT_IMPLEMENTED, why);
+        }
+        // An image's name has slashes of its own.
+        [name @ .., "json"] if get => inspect(handle, &name.join("/")).await,
+        [name @ .., "history"] if get => history(handle, &name.join("/")).await,
+        [name @ .., "get"] if get => transfer::save(handle, vec![name.join("/")]).await,
+        [name @ .., "tag"] if post => tag(handle, &name.join("/"), query).await,
+        [name @ .., "push"] if post => {
+            Ok(transfer::push(handle, head, &name.join("/"), query).await)
+        }
+        name if delete && !name.is_empty() => remove(handle, &name.join("/"), query).await,
+        _ => return failure(StatusCode::NOT_FOUND, "page not found"),
+    };
+    answer.unwrap_or_else(|error| refused(&error))
+}
+
+/// The image that a person means, as the API names it.
+pub async fn find(handle: &Handle, name: &str) -> Result<Image, Error> {
+    let store = handle.images.store().await?;
+    let name = name.to_owned();
+    blocking(move || store.resolve(&name)).await
+}
+
+/// What containers and manifests hold: none of it may go.
+pub async fn pins(handle: &Handle) -> Result<Pins, Error> {
+    let store = handle.images.store().await?;
+    let views = handle.list().await;
+    blocking(move || {
+        let mut pins = Pins::default();
+        for view in views {
+            let made_of = view.image.and_then(|id| id.parse().ok());
+            let named = view.manifest.image.and_then(|name| name.parse::<Reference>().ok());
+            let means = named.and_then(|name| store.find(&name).ok().flatten());
+            pins.images.extend(made_of.into_iter().chain(means.map(|image| image.id)));
+        }
+        for id in &pins.images {
+            if let Ok(image) = store.resolve(&id.to_string()) {
+                pins.layers.extend(image.layers().iter().copied());
+            }
+        }
+        Ok(pins)
+    })
+    .await
+}
+
+async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return Ok(failure(StatusCode::BAD_REQUEST, &message)),
+    };
+    let store = handle.images.store().await?;
+    let views = handle.list().await;
+    let usage = blocking(move || store.usage()).await?;
+    let is_on =
+        |key: &str| filters.get(key).and_then(|v| v.first()).map(|v| v == "true" || v == "1");
+    let mut images: Vec<Value> = Vec::new();
+    for image in &usage.images {
+        let listed = &image.listed;
+        let references: Vec<String> =
+            filters.get("reference").into_iter().flatten().cloned().collect();
+        let dangling = is_on("dangling").is_none_or(|on| on == listed.names.is_empty());
+        let labels = filters.get("label").into_iter().flatten().all(|label| {
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            let found = listed.image.config.config.labels.get(key);
+            found.is_some_and(|found| value.is_empty() || found == value)
+        });
+        let named = references.is_empty()
+            || references.iter().any(|want| listed.names.iter().any(|name| fits(name, want)));
+        if !(dangling && labels && named) {
+            continue;
+        }
+        let id = listed.image.id.to_string();
+        let containers = views.iter().filter(|view| view.image.as_ref() == Some(&id)).count();
+        images.push(json!({
+            "Id": id,
+            "ParentId": "",
+            "RepoTags": names(&listed.names),
+            "RepoDigests": names(&listed.digests),
+            "Created": born(listed),
+            "Size": image.size,
+            "VirtualSize": image.size,
+            "SharedSize": if query.is_on("shared-size") { (image.size - image.unique) as i64 } else { -1 },
+            "Labels": listed.image.config.config.labels,
+            "Containers": containers,
+        }));
+    }
+    images.sort_by_key(|image| std::cmp::Reverse(image["Created"].as_i64()));
+    Ok(as_json(&images))
+}
+
+/// Docker's filter `reference`: a name, with `*` for any letters but a slash.
+fn fits(name: &Reference, wanted: &str) -> bool {
+    let familiar = name.familiar();
+    let (repository, _) = (name.familiar_name(), name.tag());
+    let pattern = |text: &str| glob(wanted.as_bytes(), text.as_bytes());
+    pattern(&familiar) || pattern(&repository) || pattern(&name.to_string())
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern, text) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => (0..=text.len())
+            .take_while(|len| !text[..*len].contains(&b'/'))
+            .any(|len| glob(rest, &text[len..])),
+        ([b'?', rest @ ..], [_, more @ ..]) => glob(rest, more),
+        ([a, rest @ ..], [b, more @ ..]) => a == b && glob(rest, more),
+        _ => false,
+    }
+}
+
+fn names(references: &[Reference]) -> Vec<String> {
+    references.iter().map(Reference::familiar).collect()
+}
+
+fn born(listed: &Listed) -> i64 {
+    let text = listed.image.config.created.as_deref().unwrap_or_default();
+    text.parse::<jiff::Timestamp>().map_or(0, |time| time.as_second())
+}
+
+async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
+    let image = find(handle, name).await?;
+    let store = handle.images.store().await?;
+    let usage = blocking(move || store.usage()).await?;
+    let found = usage.images.iter().find(|usage| usage.listed.image.id == image.id);
+    let size = found.map_or(0, |usage| usage.size);
+    let (tags, digests) = found
+        .map(|usage| (names(&usage.listed.names), names(&usage.listed.digests)))
+        .unwrap_or_default();
+    let config = &image.config;
+    let process = &config.config;
+    let mut value = json!({
+        "Id": image.id.to_string(),
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Parent": "",
+        "Comment": config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default(),
+        "Created": config.created.clone().unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned()),
+        "DockerVersion": "",
+        "Author": config.author.clone().unwrap_or_default(),
+        "Config": serde_json::to_value(process).unwrap_or_default(),
+        "Architecture": config.architecture,
+        "Variant": config.variant.clone().unwrap_or_default(),
+        "Os": config.os,
+        "Size": size,
+        "VirtualSize": size,
+        "GraphDriver": { "Name": "overlay2", "Data": {} },
+        "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
+        "Metadata": { "LastTagTime": "0001-01-01T00:00:00Z" },
+        "Descriptor": image.descriptor,
+    });
+    // Clients read these without asking whether they are there.
+    for (key, usual) in [
+        ("User", json!("")),
+        ("Env", Value::Null),
+        ("Cmd", Value::Null),
+        ("Entrypoint", Value::Null),
+        ("Labels", Value::Null),
+        ("Volumes", Value::Null),
+        ("WorkingDir", json!("")),
+    ] {
+        let config = &mut value["Config"];
+        if config.get(key).is_none() {
+            config[key] = usual;
+        }
+    }
+    Ok(as_json(&value))
+}
+
+async fn history(handle: &Handle, name: &str) -> Result<Answer, Error> {
+    let image = find(handle, name).await?;
+    let store = handle.images.store().await?;
+    let id = image.id;
+    let (steps, listed) =
+        blocking(move || Ok((crate::image::history::history(&store, &image), store.list()?)))
+            .await?;
+    let tags = listed.iter().find(|l| l.image.id == id).map(|l| names(&l.names));
+    let lines: Vec<Value> = steps
+        .iter()
+        .enumerate()
+        .map(|(at, step)| {
+            let of = &step.history;
+            let created = of.created.as_deref().unwrap_or_default();
+            json!({
+                "Id": if at == 0 { id.to_string() } else { "<missing>".to_owned() },
+                "Created": created.parse::<jiff::Timestamp>().map_or(0, |t| t.as_second()),
+                "CreatedBy": of.created_by.clone().unwrap_or_default(),
+                "Tags": if at == 0 { json!(tags.clone().unwrap_or_default()) } else { Value::Null },
+                "Size": step.size,
+                "Comment": of.comment.clone().unwrap_or_default(),
+            })
+        })
+        .collect();
+    Ok(as_json(&lines))
+}
+
+async fn tag(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error> {
+    let image = find(handle, name).await?;
+    let Some(repository) = query.get("repo") else {
+        return Ok(failure(StatusCode::BAD_REQUEST, "the parameter repo is missing"));
+    };
+    let name = with_tag(repository, query.get("tag"))?;
+    let store = handle.images.store().await?;
+    blocking(move || store.tag(&image, &name)).await?;
+    Ok(created(&Value::Null))
+}
+
+/// `repo` and `tag` as one name.
+///
+/// # Errors
+/// If one of them is malformed.
+pub fn with_tag(repository: &str, tag: Option<&str>) -> Result<Reference, Error> {
+    let repository: Reference = repository.parse()?;
+    match tag {
+        Some(tag) if tag.starts_with("sha256:") => Ok(repository.with_digest(tag.parse()?)),
+        Some(tag) => repository.with_tag(tag),
+        None => Ok(repository),
+    }
+}
+
+fn removed(removed: &Removed) -> Vec<Value> {
+    let untagged = removed.untagged.iter().map(|name| json!({ "Untagged": name.familiar() }));
+    untagged.chain(removed.images.iter().map(|id| json!({ "Deleted": id.to_string() }))).collect()
+}
+
+async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error> {
+    let (store, pins) = (handle.images.store().await?, pins(handle).await?);
+    let (name, force) = (name.to_owned(), query.is_on("force"));
+    let views = handle.list().await;
+    let gone = blocking(move || {
+        let image = store.resolve(&name)?;
+        let by_name = name.parse::<Reference>().ok().filter(|reference| {
+            !image.id.hex().starts_with(name.trim_start_matches("sha256:"))
+                && store.find(reference).ok().flatten().is_some()
+        });
+        let listed = store.list()?;
+        let names = listed.iter().find(|l| l.image.id == image.id).map_or(0, |l| l.names.len());
+        // The last name of an image that a container is made of: only by force, as Docker.
+        let user = views.iter().find(|view| view.image.as_deref() == Some(&image.id.to_string()));
+        if let (Some(user), true) = (user, names < 2 || by_name.is_none()) {
+            let running = user.pid > 0;
+            if running || !force {
+                let message = format!(
+                    "conflict: unable to remove repository reference {name:?} (must force) - \
+                     container {} is using its referenced image {}",
+                    user.name,
+                    image.id.short()
+                );
+                return Err(Error::new(Kind::Conflict, message));
+            }
+        }
+        let gone = match by_name {
+            Some(reference) => store.untag(&reference, &pins)?,
+            None => store.remove(&image, &pins, force)?,
+        };
+        // Its blobs and layers, too, as far as nothing else has them.
+        let young = std::time::Duration::ZERO;
+        store.collect(&pins, Keep { young, ..Keep::default() })?;
+        Ok(gone)
+    })
+    .await?;
+    Ok(as_json(&removed(&gone)))
+}
+
+async fn prune(handle: &Handle, query: &Query) -> Result<Answer, Error> {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return Ok(failure(StatusCode::BAD_REQUEST, &message)),
+    };
+    let all = filters
+        .get("dangling")
+        .is_some_and(|values| values.iter().any(|v| v == "false" || v == "0"));
+    let (store, pins) = (handle.images.store().await?, pins(handle).await?);
+    let (deleted, bytes) = blocking(move || {
+        let mut deleted = Vec::new();
+        if all {
+            for listed in store.list()? {
+                if pins.images.contains(&listed.image.id) {
+                    continue;
+                }
+                deleted.extend(removed(&store.remove(&listed.image, &pins, true)?));
+            }
+        }
+        let collected = store.collect(&pins, Keep::nothing())?;
+        let known: BTreeSet<String> =
+            deleted.iter().filter_map(|d| d["Deleted"].as_str().map(str::to_owned)).collect();
+        let others = collected.images.iter().map(ToString::to_string);
+        deleted.extend(others.filter(|id| !known.contains(id)).map(|id| json!({"Deleted": id})));
+        Ok((deleted, collected.bytes))
+    })
+    .await?;
+    Ok(as_json(&json!({ "ImagesDeleted": deleted, "SpaceReclaimed": bytes })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_filter_knows_stars() {
+        let name: Reference = "127.0.0.1:5000/shop/web:1.4".parse().unwrap();
+        for wanted in ["127.0.0.1:5000/shop/web", "127.0.0.1:5000/shop/web:1.4", "*/shop/web:1.*"] {
+            assert!(fits(&name, wanted), "{wanted}");
+        }
+        for other in ["web", "*", "*:1.4", "127.0.0.1:5000/shop/web:2"] {
+            assert!(!fits(&name, other), "{other}");
+        }
+        let short: Reference = "redis".parse().unwrap();
+        assert!(fits(&short, "redis") && fits(&short, "red*") && !fits(&short, "redis:7"));
+    }
+}

@@ -1,0 +1,204 @@
+//! The files of a container, looked at from outside: what it changed, all of them as an
+//! archive, and the way in for copies.
+//!
+//! A running container's files are reached by `/proc/PID/root`, with all that is mounted
+//! there; those of one that does not run by a mount of its root made for the purpose, and
+//! its volumes beside it. Everything here blocks.
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::images::Images;
+use super::namespaces::range_of;
+use super::paths::Paths;
+use super::reconcile::Image;
+use crate::image::layer::{self, Change, Packed};
+use crate::manifest::model::{Container, Isolation, MountKind};
+use crate::rootfs::{self, IdRange, Lower, Volumes, Writable};
+
+/// What the engine's loop knows of a container's files.
+#[derive(Debug)]
+pub struct Place {
+    /// The container's Docker id.
+    pub id: String,
+    /// Its supervisor on the host; 0 when it does not run.
+    pub pid: i32,
+    /// What it was made from.
+    pub manifest: Arc<Container>,
+    /// Its image, if it has one.
+    pub image: Option<Image>,
+    /// Named volumes.
+    pub volumes: Arc<Volumes>,
+}
+
+/// The files of a container.
+#[derive(Debug)]
+pub struct Files {
+    place: Place,
+    writable: Writable,
+    lower: Lower,
+}
+
+/// A directory to resolve a path in, and the path in it.
+#[derive(Debug)]
+pub struct Entrance {
+    /// The directory that is `/` for the path.
+    pub root: OwnedFd,
+    /// The path below it.
+    pub path: PathBuf,
+    /// The container's ids, where the files show those of the host.
+    pub ids: Option<IdRange>,
+}
+
+impl Files {
+    /// Finds out where the container's files are.
+    ///
+    /// # Errors
+    /// Its image is gone, or it has no files of its own.
+    pub async fn of(place: Place, paths: &Paths, images: &Images) -> Result<Files, String> {
+        if place.manifest.isolation == Isolation::None {
+            return Err("a container with isolation = \"none\" has the host's files".to_owned());
+        }
+        let writable =
+            Writable::at(&paths.state_dir(), &place.id).map_err(|error| error.to_string())?;
+        let lower = match &place.image {
+            Some(image) => Lower::Layers(images.layers(&image.id).await?),
+            None => super::prepare::lower_of(&place.manifest, paths)?,
+        };
+        Ok(Files { place, writable, lower })
+    }
+
+    /// What is below its own changes, the topmost first.
+    fn lowers(&self) -> Vec<&Path> {
+        match &self.lower {
+            Lower::Layers(layers) => layers.iter().map(PathBuf::as_path).collect(),
+            // What the view hides has nothing above it either.
+            Lower::Host { .. } => vec![Path::new("/")],
+        }
+    }
+
+    /// Whether it was ever launched: before that it has changed nothing.
+    fn is_fresh(&self) -> bool {
+        !self.writable.upper().exists()
+    }
+
+    /// What it changed.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn changes(&self) -> Result<Vec<Change>, String> {
+        if self.is_fresh() {
+            return Ok(Vec::new());
+        }
+        layer::changes(&self.writable.upper(), &self.lowers()).map_err(|error| error.to_string())
+    }
+
+    /// Its changes as one layer, uncompressed.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn pack(&self, out: &mut dyn Write) -> Result<Packed, String> {
+        let upper = self.writable.upper();
+        let empty = match self.is_fresh() {
+            true => Some(tempfile::tempdir().map_err(|error| format!("a folder: {error}"))?),
+            false => None,
+        };
+        let upper = empty.as_ref().map_or(upper.as_path(), tempfile::TempDir::path);
+        layer::pack(upper, Some(&self.lowers()), out).map_err(|error| error.to_string())
+    }
+
+    /// All its files but those of its volumes, as an archive.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn export(&self, out: &mut dyn Write) -> Result<(), String> {
+        let mut layers: Vec<PathBuf> = Vec::new();
+        if !self.is_fresh() {
+            layers.push(self.writable.upper());
+        }
+        match &self.lower {
+            Lower::Layers(lower) => layers.extend(lower.iter().cloned()),
+            Lower::Host { .. } => return self.export_view(out),
+        }
+        let root = rootfs::read_only_view(&layers).map_err(|error| error.to_string())?;
+        layer::pack_tree(root.as_fd(), None, out).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// A view of the host is an overlay over each of its file systems: it is mounted as
+    /// for a launch.
+    fn export_view(&self, out: &mut dyn Write) -> Result<(), String> {
+        let root = rootfs::prepare(&self.lower, &self.writable, None)
+            .map_err(|error| error.to_string())?;
+        let root = root.mounts.root.as_fd();
+        layer::pack_tree(root, None, out).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The user that the container runs as, by the users that it knows.
+    ///
+    /// # Errors
+    /// It does not know that user.
+    pub fn user(&self, root: BorrowedFd<'_>) -> Result<(u32, u32), String> {
+        let named = self.place.manifest.user.as_deref().unwrap_or_default();
+        let user = super::prepare::resolve_user(named, &[], |path| {
+            rootfs::read_in_root(root, Path::new(path), super::prepare::USERS_MAX)
+                .unwrap_or_default()
+        })?;
+        Ok((user.uid, user.gid))
+    }
+
+    /// The way to a path of the container.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn entrance(&self, path: &Path) -> Result<Entrance, String> {
+        let path = Path::new("/").join(path);
+        if self.place.pid > 0 {
+            let root = format!("/proc/{}/root", self.place.pid);
+            let root = rustix::fs::open(
+                &root,
+                rustix::fs::OFlags::PATH
+                    | rustix::fs::OFlags::DIRECTORY
+                    | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .map_err(|errno| format!("opening {root}: {errno}"))?;
+            let ids = range_of(self.place.pid)
+                .map(|first| IdRange { first, count: super::namespaces::COUNT });
+            return Ok(Entrance { root, path, ids });
+        }
+        if let Some(entrance) = self.volume(&path)? {
+            return Ok(entrance);
+        }
+        let root = rootfs::prepare(&self.lower, &self.writable, None)
+            .map_err(|error| error.to_string())?;
+        Ok(Entrance { root: root.mounts.root, path, ids: None })
+    }
+
+    /// A path that lies in a volume or bind mount of a container that does not run.
+    fn volume(&self, path: &Path) -> Result<Option<Entrance>, String> {
+        let mounts = self.place.manifest.mounts.iter();
+        let mounts = mounts.filter(|mount| path.starts_with(&mount.target));
+        let Some(mount) = mounts.max_by_key(|mount| mount.target.as_os_str().len()) else {
+            return Ok(None);
+        };
+        let source = match (mount.kind(), &mount.source) {
+            (MountKind::Volume, Some(name)) => {
+                self.place.volumes.data(name).map_err(|error| error.to_string())?
+            }
+            (MountKind::Bind, Some(path)) => PathBuf::from(path),
+            _ => return Ok(None),
+        };
+        let root = std::fs::File::open(&source)
+            .map_err(|error| format!("opening {}: {error}", source.display()))?;
+        let below = path.strip_prefix(&mount.target).unwrap_or(path);
+        // A trailing `/.` is part of what is asked and must not be lost.
+        let text = path.as_os_str().as_encoded_bytes();
+        let mut below = Path::new("/").join(below).into_os_string();
+        if text.ends_with(b"/.") || text.ends_with(b"/") {
+            below.push("/.");
+        }
+        Ok(Some(Entrance { root: root.into(), path: below.into(), ids: None }))
+    }
+}

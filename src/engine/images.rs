@@ -1,0 +1,226 @@
+//! The images of a Berth, as the engine and the API use them: the store, the way to
+//! registries, and what a launch needs of an image.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use super::paths::Paths;
+use super::reconcile;
+use crate::image::config::Healthcheck;
+use crate::image::progress::Sink;
+use crate::image::pull::{PARALLEL, Policy, Puller};
+use crate::image::registry::{Client, Credentials, Retry, Settings};
+use crate::image::store::Image;
+use crate::image::{Digest, Error, ImageConfig, Reference, Store};
+use crate::manifest::model::Health;
+
+/// The images of one Berth. Cheap to clone. The store is opened at its first use, on
+/// a thread that may block: a store that can't be opened harms only who wants images.
+#[derive(Clone)]
+pub struct Images {
+    paths: Arc<Paths>,
+    opened: Arc<OnceCell<(Store, Puller)>>,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").field("state", &self.paths.state_dir()).finish()
+    }
+}
+
+/// What a container's root is made of.
+#[derive(Debug)]
+pub struct ImageRoot {
+    /// What is remembered of it with the container.
+    pub image: reconcile::Image,
+    /// Its unpacked layers, the topmost first.
+    pub layers: Vec<PathBuf>,
+    /// Its configuration.
+    pub config: ImageConfig,
+}
+
+impl Images {
+    /// Nothing is opened yet.
+    pub fn new(paths: Arc<Paths>) -> Images {
+        Images { paths, opened: Arc::default() }
+    }
+
+    async fn opened(&self) -> Result<&(Store, Puller), Error> {
+        self.opened
+            .get_or_try_init(|| async {
+                let state = self.paths.state_dir();
+                let store = blocking(move || Store::open(&state)).await?;
+                let puller = Puller::new(store.clone(), self.client()?, PARALLEL);
+                Ok((store, puller))
+            })
+            .await
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// If it can't be opened.
+    pub async fn store(&self) -> Result<Store, Error> {
+        Ok(self.opened().await?.0.clone())
+    }
+
+    /// A client of registries, as `registries.toml` says at this moment.
+    ///
+    /// # Errors
+    /// If that file is wrong.
+    pub fn client(&self) -> Result<Client, Error> {
+        let settings = Settings::read(&self.paths.registries())?;
+        Ok(Client::new(settings, Credentials::of_docker(), Retry::default()))
+    }
+
+    /// What pulls; its bound on parallel downloads holds for all of this Berth.
+    ///
+    /// # Errors
+    /// If the store can't be opened or `registries.toml` is wrong.
+    pub async fn puller(&self) -> Result<Puller, Error> {
+        Ok(self.opened().await?.1.with_client(self.client()?))
+    }
+
+    /// The configuration of an image by its id.
+    ///
+    /// # Errors
+    /// If it is not there, or damaged.
+    pub async fn config(&self, id: &str) -> Result<ImageConfig, String> {
+        let store = self.store().await.map_err(|error| error.to_string())?;
+        let id = id.to_owned();
+        let image = blocking(move || store.resolve(&id)).await;
+        image.map(|image| image.config).map_err(|error| error.to_string())
+    }
+
+    /// The unpacked layers of an image by its id, the topmost first.
+    ///
+    /// # Errors
+    /// If it is not there, or not whole.
+    pub async fn layers(&self, id: &str) -> Result<Vec<PathBuf>, String> {
+        let store = self.store().await.map_err(|error| error.to_string())?;
+        let id = id.to_owned();
+        let layers = blocking(move || {
+            let image = store.resolve(&id)?;
+            store.unpack_missing(&image)?;
+            Ok(image.layers().iter().rev().filter_map(|layer| store.layer_path(*layer)).collect())
+        });
+        layers.await.map_err(|error| error.to_string())
+    }
+
+    /// The root of a container: of the image that it has, or of the one that `name`
+    /// means now, pulled if need be and allowed.
+    ///
+    /// # Errors
+    /// In one sentence, for the container's status.
+    pub async fn root(
+        &self,
+        name: &str,
+        has: Option<&reconcile::Image>,
+        policy: Policy,
+        sink: &Sink,
+    ) -> Result<ImageRoot, String> {
+        let reference: Reference = name.parse().map_err(|error: Error| error.to_string())?;
+        let store = self.store().await.map_err(|error| error.to_string())?;
+        let puller = self.puller().await.map_err(|error| error.to_string())?;
+        let kept = match has.and_then(|image| image.id.parse::<Digest>().ok()) {
+            Some(id) => kept(&store, &puller, id).await,
+            None => None,
+        };
+        let image = match kept {
+            Some(image) => image,
+            None => puller
+                .ensure(&reference, policy, None, sink)
+                .await
+                .map_err(|error| error.to_string())?,
+        };
+        let layers = image.layers().iter().rev().map(|layer| {
+            store.layer_path(*layer).ok_or_else(|| format!("the layer {layer} is not unpacked"))
+        });
+        Ok(ImageRoot {
+            layers: layers.collect::<Result<_, _>>()?,
+            image: reconcile::Image {
+                id: image.id.to_string(),
+                name: name.to_owned(),
+                stop_signal: image
+                    .config
+                    .config
+                    .stop_signal
+                    .as_deref()
+                    .and_then(|s| s.parse().ok()),
+                health: health(&image.config),
+            },
+            config: image.config,
+        })
+    }
+}
+
+/// The image with this id, with all its layers, if it is whole.
+async fn kept(store: &Store, puller: &Puller, id: Digest) -> Option<Image> {
+    let store = store.clone();
+    let whole = match blocking(move || store.resolve(&id.to_string())).await {
+        Ok(image) => puller.unpack_missing(&image).await.map(|()| image),
+        Err(error) => Err(error),
+    };
+    whole.map_err(|error| tracing::warn!("{error}; its name is asked for again")).ok()
+}
+
+/// Runs what blocks on a thread that may.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Error::caused(crate::image::Kind::System, "work on images panicked", error))
+    })
+}
+
+/// An image's health check in the manifest's terms.
+fn health(config: &ImageConfig) -> Option<Health> {
+    let check: &Healthcheck = config.config.healthcheck.as_ref()?;
+    let exec = match check.test.split_first()? {
+        (kind, words) if kind == "CMD" => words.to_vec(),
+        (kind, [text, ..]) if kind == "CMD-SHELL" => {
+            let shell = match config.config.shell.as_slice() {
+                [] => ["/bin/sh", "-c"].map(str::to_owned).to_vec(),
+                shell => shell.to_vec(),
+            };
+            [shell, vec![text.clone()]].concat()
+        }
+        _ => return None,
+    };
+    let usual = Health::default();
+    let time = |nanoseconds: i64, usual: Duration| match u64::try_from(nanoseconds) {
+        Ok(nanoseconds @ 1..) => Duration::from_nanos(nanoseconds),
+        _ => usual,
+    };
+    Some(Health {
+        exec: Some(exec),
+        interval: time(check.interval, usual.interval),
+        timeout: time(check.timeout, usual.timeout),
+        start_period: time(check.start_period, usual.start_period),
+        retries: u32::try_from(check.retries).ok().filter(|n| *n > 0).unwrap_or(usual.retries),
+        ..usual
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_check_of_an_image_is_one_of_ours() {
+        let config = |text: &str| ImageConfig::parse(text.as_bytes()).unwrap();
+        let shell = config(
+            r#"{"config":{"Healthcheck":{"Test":["CMD-SHELL","test -e /x"],"Interval":2000000000}}}"#,
+        );
+        let found = health(&shell).unwrap();
+        assert_eq!(found.exec.unwrap(), ["/bin/sh", "-c", "test -e /x"]);
+        assert_eq!((found.interval, found.retries), (Duration::from_secs(2), 3));
+        let plain = config(r#"{"config":{"Healthcheck":{"Test":["CMD","/ok"],"Retries":1}}}"#);
+        assert_eq!(health(&plain).unwrap().exec.unwrap(), ["/ok"]);
+        assert!(health(&config(r#"{"config":{"Healthcheck":{"Test":["NONE"]}}}"#)).is_none());
+        assert!(health(&config("{}")).is_none());
+    }
+}

@@ -1,0 +1,199 @@
+//! Garbage: what nothing refers to goes.
+//!
+//! Mark and sweep under the exclusive lock. A crash in the middle leaves garbage,
+//! never a hole: the index is written before anything is deleted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::lock::Lock;
+use super::{Entry, Store, list, list_digests, remove_file};
+use crate::image::document::{CONFIG_MAX, Document, MANIFEST_MAX};
+use crate::image::{Digest, Error, ImageConfig};
+
+/// What the caller's containers hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// Images by their ids: they stay, if need be without a name.
+    pub images: BTreeSet<Digest>,
+    /// Unpacked layers by their diff ids: mounted, whatever the index says.
+    pub layers: BTreeSet<Digest>,
+}
+
+/// What a collection spares.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Images without a name stay.
+    pub untagged: bool,
+    /// Blobs younger than this stay: other tools write blobs first, the index then.
+    pub young: Duration,
+    /// Unfinished downloads younger than this stay, to be gone on with.
+    pub partial: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Keep {
+            untagged: true,
+            young: Duration::from_secs(3600),
+            partial: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+impl Keep {
+    /// Nothing that can go: what a person wants who asks for the space.
+    pub fn nothing() -> Keep {
+        Keep { untagged: false, young: Duration::ZERO, partial: Duration::ZERO }
+    }
+}
+
+/// What went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Manifests of nameless images.
+    pub images: Vec<Digest>,
+    /// How many blobs.
+    pub blobs: u64,
+    /// How many unpacked layers.
+    pub layers: u64,
+    /// Bytes of all, as far as they are known.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Removes what neither the index nor a live lease nor `pins` reach.
+    ///
+    /// # Errors
+    /// If the disk refuses; then less is gone, and nothing that is needed.
+    pub fn collect(&self, pins: &Pins, keep: Keep) -> Result<Collected, Error> {
+        let mut collected = Collected::default();
+        {
+            let lock = self.lock_exclusive()?;
+            let leased = self.leased(&lock)?;
+            let entries = self.read_index()?;
+            let entries = if keep.untagged {
+                entries
+            } else {
+                self.drop_untagged(&lock, entries, pins, &leased, &mut collected)?
+            };
+            let mut marked = leased;
+            marked.extend(&pins.layers);
+            for entry in &entries {
+                self.mark(entry.descriptor.digest, &mut marked, 0);
+            }
+            self.sweep_blobs(&marked, keep.young, &mut collected)?;
+            for (diff_id, _) in list_digests(&self.layers())? {
+                if !marked.contains(&diff_id) {
+                    collected.bytes += self.layer_marker(diff_id).map_or(0, |m| m.disk);
+                    collected.layers += 1;
+                    self.discard_layer(diff_id)?;
+                }
+            }
+            self.sweep_partials(keep.partial, &mut collected)?;
+            for path in list(&self.work("damaged"))? {
+                collected.bytes += size(&path);
+                remove_file(&path)?;
+            }
+        }
+        self.empty_trash()?;
+        Ok(collected)
+    }
+
+    fn drop_untagged(
+        &self,
+        lock: &Lock,
+        entries: Vec<Entry>,
+        pins: &Pins,
+        leased: &BTreeSet<Digest>,
+        collected: &mut Collected,
+    ) -> Result<Vec<Entry>, Error> {
+        let before = entries.len();
+        let (kept, gone): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| {
+            let pinned = || match self.image(&entry.descriptor) {
+                Ok(image) => pins.images.contains(&image.id),
+                // What can't be read may be what a container runs from, unless
+                // none does.
+                Err(_) => !pins.images.is_empty(),
+            };
+            entry.is_named() || leased.contains(&entry.descriptor.digest) || pinned()
+        });
+        collected.images.extend(gone.iter().map(|entry| entry.descriptor.digest));
+        if kept.len() != before {
+            self.write_index(lock, &kept)?;
+        }
+        Ok(kept)
+    }
+
+    /// Marks a manifest or index and all below it. What can't be read marks itself
+    /// alone: what it needed can't be known, and comes again with the next pull.
+    fn mark(&self, digest: Digest, marked: &mut BTreeSet<Digest>, depth: u32) {
+        marked.insert(digest);
+        let Ok(bytes) = self.read_blob(digest, MANIFEST_MAX) else {
+            return;
+        };
+        match Document::parse(&bytes, None) {
+            Ok(Document::Manifest(manifest)) => {
+                marked.extend(manifest.blobs().map(|blob| blob.digest));
+                let config = self.read_blob(manifest.config.digest, CONFIG_MAX);
+                if let Ok(config) = config.and_then(|bytes| ImageConfig::parse(&bytes)) {
+                    marked.extend(config.rootfs.diff_ids);
+                }
+            }
+            // Indexes in indexes are OCI's; ever deeper ones are an attack.
+            Ok(Document::Index(index)) if depth < 4 => {
+                for manifest in index.manifests {
+                    self.mark(manifest.digest, marked, depth + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn sweep_blobs(
+        &self,
+        marked: &BTreeSet<Digest>,
+        young: Duration,
+        collected: &mut Collected,
+    ) -> Result<(), Error> {
+        for (digest, path) in list_digests(&self.blobs())? {
+            if !marked.contains(&digest) && is_older(&path, young) {
+                collected.bytes += size(&path);
+                collected.blobs += 1;
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_partials(&self, age: Duration, collected: &mut Collected) -> Result<(), Error> {
+        for path in list(&self.work("partial"))? {
+            if !is_older(&path, age) {
+                continue;
+            }
+            // Held until it is gone: who claims it now sees that it is another file.
+            if let Some(_hold) = Lock::try_file(&path)? {
+                collected.bytes += size(&path);
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |meta| meta.len())
+}
+
+fn is_older(path: &Path, age: Duration) -> bool {
+    let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+    match modified {
+        // A time in the future (the clock was set) does not keep it for ever.
+        Ok(then) => {
+            SystemTime::now().duration_since(then).is_ok_and(|past| past >= age) || age.is_zero()
+        }
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,165 @@
+//! The store by itself: names, garbage, crashes, several at once.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+use crate::image::tests::support::{Compress, assert_whole, busybox_layer, image, store, tar_of};
+use crate::image::{Kind, Reference};
+
+fn name(text: &str) -> Reference {
+    text.parse().unwrap()
+}
+
+fn collect_all(store: &Store, pins: &Pins) -> Collected {
+    store.collect(pins, Keep::nothing()).unwrap()
+}
+
+#[test]
+fn names_move_and_go() {
+    let (_dir, store) = store();
+    let one = image(&store, "app:1", &[busybox_layer()], Compress::Gzip);
+    let two = image(&store, "app:2", &[busybox_layer(), tar_of(&[("x", b"x")])], Compress::Gzip);
+    store.tag(&one, &name("quay.io/other:1")).unwrap();
+    assert_eq!(store.resolve("quay.io/other:1").unwrap().id, one.id);
+    assert_eq!(store.resolve(&one.id.to_string()).unwrap().id, one.id);
+    assert_eq!(store.resolve(&one.id.hex()[..20]).unwrap().id, one.id);
+    assert_eq!(store.resolve(&two.descriptor.digest.to_string()).unwrap().id, two.id);
+    assert_eq!(store.resolve("nothing").unwrap_err().kind(), Kind::NotFound);
+    // A name that moves leaves its image without one, or with the others.
+    store.tag(&one, &name("app:2")).unwrap();
+    assert_eq!(store.list().unwrap().len(), 2);
+    assert_eq!(store.resolve(&two.id.hex()).unwrap().id, two.id);
+    let error = store.remove(&one, &Pins::default(), false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    let gone = store.untag(&name("app:1"), &Pins::default()).unwrap();
+    assert_eq!(gone.images, []);
+    store.untag(&name("app:2"), &Pins::default()).unwrap();
+    let gone = store.untag(&name("quay.io/other:1"), &Pins::default()).unwrap();
+    assert_eq!(gone.images, [one.id]);
+    assert_eq!(store.untag(&name("app:1"), &Pins::default()).unwrap_err().kind(), Kind::NotFound);
+    collect_all(&store, &Pins::default());
+    assert!(store.list().unwrap().is_empty());
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.total(), usage.images.len()), (0, 0));
+}
+
+#[test]
+fn what_is_held_is_not_collected() {
+    let (_dir, store) = store();
+    let base = busybox_layer();
+    let kept = image(&store, "kept", std::slice::from_ref(&base), Compress::Gzip);
+    let pinned = image(&store, "pinned", &[base.clone(), tar_of(&[("p", b"p")])], Compress::Gzip);
+    let mounted = image(&store, "mounted", &[tar_of(&[("m", b"m")])], Compress::Gzip);
+    let pins =
+        Pins { images: BTreeSet::from([pinned.id]), layers: BTreeSet::from([mounted.layers()[0]]) };
+    assert_eq!(store.remove(&pinned, &pins, true).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(store.untag(&name("pinned"), &pins).unwrap().images, []);
+    store.remove(&mounted, &pins, true).unwrap();
+    let lease = store.lease().unwrap();
+    let leased = store.put(&lease, b"being pulled").unwrap();
+    let collected = collect_all(&store, &pins);
+    // Manifest, configuration and layer of `mounted`; its unpacked layer stays.
+    assert_eq!((collected.blobs, collected.layers), (3, 0));
+    assert!(store.has_blob(leased, 12).unwrap());
+    assert!(store.layer_path(mounted.layers()[0]).is_some());
+    assert_eq!(store.resolve(&pinned.id.hex()).unwrap().id, pinned.id);
+    assert_whole(&store);
+    // Young blobs that another tool wrote stay, too.
+    drop(lease);
+    let patient = Keep { young: Duration::from_secs(600), ..Keep::nothing() };
+    assert_eq!(store.collect(&pins, patient).unwrap().blobs, 0);
+    let collected = collect_all(&store, &Pins::default());
+    assert_eq!((collected.images.len(), collected.layers), (1, 2));
+    assert!(!store.has_blob(leased, 12).unwrap());
+    assert_eq!(store.find(&name("kept")).unwrap().unwrap().id, kept.id);
+    assert_whole(&store);
+}
+
+#[test]
+fn shared_parts_are_counted_once() {
+    let (_dir, store) = store();
+    let base = busybox_layer();
+    image(&store, "a", std::slice::from_ref(&base), Compress::Gzip);
+    image(&store, "b", &[base, tar_of(&[("b", &[7; 100_000])])], Compress::Gzip);
+    let usage = store.usage().unwrap();
+    let sizes: u64 = usage.images.iter().map(|image| image.size).sum();
+    assert!(sizes > usage.blobs + usage.layers);
+    assert!(usage.images.iter().all(|image| 0 < image.unique && image.unique < image.size));
+    assert_eq!(usage.unreferenced, 0);
+}
+
+#[test]
+fn a_crash_leaves_nothing_that_a_start_does_not_sweep() {
+    let (dir, store) = store();
+    let kept = image(&store, "app", &[busybox_layer()], Compress::Gzip);
+    // What a killed process leaves: files without their locks.
+    fs::write(store.work("tmp").join("blob-dead"), b"half").unwrap();
+    fs::write(store.work("leases").join("lease-dead"), b"").unwrap();
+    fs::create_dir_all(store.staging().join("layer-dead/fs/a/b")).unwrap();
+    fs::create_dir(store.layers().join("f".repeat(64))).unwrap();
+    // And what one at work has.
+    let living = store.stage_layer().unwrap();
+    let lease = store.lease().unwrap();
+    let mut blob = store.stage_blob().unwrap();
+    let again = Store::open(dir.path()).unwrap();
+    assert!(!store.work("tmp").join("blob-dead").exists());
+    assert!(!store.staging().join("layer-dead").exists());
+    assert!(!store.layers().join("f".repeat(64)).exists());
+    assert!(living.fs().exists());
+    std::io::Write::write_all(&mut blob, b"whole").unwrap();
+    let (digest, size) = blob.finish(&lease).unwrap();
+    assert!(again.has_blob(digest, size).unwrap());
+    assert_eq!(again.list().unwrap()[0].image.id, kept.id);
+}
+
+#[test]
+fn layers_of_a_lost_boot_are_unpacked_again() {
+    let (dir, store) = store();
+    let made = image(&store, "app", &[busybox_layer()], Compress::Gzip);
+    store.settle().unwrap();
+    let diff_id = made.layers()[0];
+    let path = store.layers().join(diff_id.hex());
+    // As after a reboot: another boot's id in the marker.
+    let marker = fs::read_to_string(path.join("layer.json")).unwrap();
+    let boot = marker.split("\"boot\":\"").nth(1).unwrap()[..36].to_owned();
+    fs::write(path.join("layer.json"), marker.replace(&boot, "another")).unwrap();
+    assert!(Store::open(dir.path()).unwrap().layer_path(diff_id).is_some());
+    fs::remove_file(path.join("settled")).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.layer_path(diff_id), None);
+    store.unpack_missing(&made).unwrap();
+    assert_whole(&store);
+}
+
+#[test]
+fn a_torn_index_is_set_aside() {
+    let (dir, store) = store();
+    image(&store, "app", &[busybox_layer()], Compress::Gzip);
+    fs::write(store.index_path(), "{\"schemaVersion\":2,\"mani").unwrap();
+    assert!(store.list().is_err());
+    let store = Store::open(dir.path()).unwrap();
+    assert!(store.list().unwrap().is_empty());
+    assert!(store.work("damaged").join("index.json").exists());
+}
+
+#[test]
+fn many_change_the_index_at_once() {
+    let (dir, store) = store();
+    let made = image(&store, "app", &[busybox_layer()], Compress::Gzip);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (path, made) = (dir.path(), &made);
+            scope.spawn(move || {
+                let store = Store::open(path).unwrap();
+                for n in 0..8 {
+                    store.tag(made, &name(&format!("app:{thread}-{n}"))).unwrap();
+                    store.collect(&Pins::default(), Keep::nothing()).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(store.list().unwrap()[0].names.len(), 33);
+    assert_whole(&store);
+}

@@ -2,16 +2,18 @@
 
 use std::time::{Duration, SystemTime};
 
+use hyper::body::{Bytes, Incoming};
 use hyper::StatusCode;
-use hyper::body::Bytes;
 use serde_json::json;
 
-use super::model;
-use super::respond::{Answer, failure, json as as_json, no_content, refused, stream};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::respond::{Answer, created, failure, json as as_json, no_content, refused, stream};
 use super::route::Query;
+use super::{body, create, images, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
-use crate::manifest::scalar::Signal;
+use crate::manifest::scalar::{Name, Signal};
 
 pub async fn list(handle: &Handle, query: &Query) -> Answer {
     let filters = match query.filters() {
@@ -106,6 +108,8 @@ pub async fn act(handle: &Handle, which: &str, verb: &str, query: &Query) -> Ans
 /// Orders and waits until it is so, as Docker's daemon does.
 pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refusal> {
     let name = &view.name;
+    // One that is removed at its end is not before the outcome was seen here.
+    let _attached = matches!(verb, Verb::Start).then(|| handle.attached.enter(name));
     match &verb {
         Verb::Start if model::is_running(view) => return Err(Refusal::AlreadySo),
         // A person's stop is also told to what only waits to be started again.
@@ -168,23 +172,170 @@ pub async fn remove(handle: &Handle, which: &str, query: &Query) -> Answer {
         Err(refusal) => return refused(refusal),
     };
     let force = query.is_on("force");
-    if model::is_running(&view) && !force && view.source.is_none() {
+    if (model::is_running(&view) || view.state == "restarting") && !force && is_ours(handle, &view)
+    {
         return failure(
             StatusCode::CONFLICT,
             &format!(
-                "cannot remove container {:?}: container is running: stop the container before \
+                "cannot remove container \"/{}\": container is {}: stop the container before \
                  removing or force remove",
-                view.name.as_str()
+                view.name, view.state
             ),
         );
     }
     match order(handle, &view, Verb::Remove { force }).await {
+        Ok(()) => {
+            if query.is_on("v") {
+                volumes::remove_anonymous(handle, &view).await;
+            }
+            no_content()
+        }
+        Err(refusal) => refused(refusal),
+    }
+}
+
+/// Whether a client made it, or nothing declares it any more.
+fn is_ours(handle: &Handle, view: &View) -> bool {
+    let created = handle.paths.created_dir();
+    view.source.as_ref().is_none_or(|source| source.starts_with(created))
+}
+
+pub async fn create(handle: &Handle, query: &Query, body: Incoming) -> Answer {
+    let asked = match body::read(body).await {
+        Ok(asked) => asked,
+        Err(answer) => return *answer,
+    };
+    match make(handle, query.get("name"), asked).await {
+        Ok((id, warnings)) => created(&json!({ "Id": id, "Warnings": warnings })),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+async fn make(
+    handle: &Handle,
+    name: Option<&str>,
+    asked: serde_json::Value,
+) -> Result<(String, Vec<String>), Refusal> {
+    let asked = create::parse(asked).map_err(Refusal::Invalid)?;
+    let name = name.map(|name| name.trim_start_matches('/'));
+    let named = name.map(|text| {
+        text.parse::<Name>().map_err(|error| {
+            Refusal::Invalid(format!(
+                "Invalid container name ({text}), only [a-z0-9][a-z0-9_.-] are allowed: {error}"
+            ))
+        })
+    });
+    let named = named.transpose()?;
+    let size = super::exec::size(
+        asked.host_config.as_ref().and_then(|host| host.console_size.as_ref()),
+    );
+    let views = handle.list().await;
+    let lookup = |which: &str| {
+        let view = views.iter().find(|view| {
+            view.name.as_str() == which || !which.is_empty() && view.id.starts_with(which)
+        })?;
+        Some((view.name.to_string(), view.manifest.clone()))
+    };
+    let mut anonymous = || crate::engine::exec::random_id().unwrap_or_default();
+    let mut surroundings = create::Surroundings { container: &lookup, volume: &mut anonymous };
+    let made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
+    if let Some(image) = &made.container.image {
+        // The client pulls it when it reads this.
+        let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(image)));
+        images::find(handle, image).await.map_err(missing)?;
+    }
+    let name = match named {
+        Some(name) => name,
+        None => names::unused(|name| views.iter().any(|view| view.name.as_str() == name))
+            .parse()
+            .map_err(Refusal::Failed)?,
+    };
+    let id = handle.create(&name, made.container).await?;
+    if let Some(size) = size {
+        handle.resize(&name, size).await?;
+    }
+    Ok((id, made.warnings))
+}
+
+/// As Docker names an image that it has not: with its tag.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    match last.contains([':', '@']) {
+        true => image.to_owned(),
+        false => format!("{image}:latest"),
+    }
+}
+
+pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
+    let asked: bollard_stubs::models::HostConfig = match body::read(body).await {
+        Ok(asked) => asked,
+        Err(answer) => return *answer,
+    };
+    let updated = async {
+        let view = handle.find(which).await?;
+        let mut manifest = view.manifest.clone();
+        create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
+        if asked.restart_policy.as_ref().is_some_and(|policy| policy.name.is_some()) {
+            manifest.restart.policy =
+                create::policy(asked.restart_policy).map_err(Refusal::Invalid)?;
+        }
+        handle.change(&view.name, manifest).await
+    };
+    match updated.await {
+        Ok(()) => as_json(&json!({ "Warnings": [] })),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+pub async fn rename(handle: &Handle, which: &str, query: &Query) -> Answer {
+    let renamed = async {
+        let view = handle.find(which).await?;
+        let to = query.get("name").unwrap_or_default().trim_start_matches('/');
+        let to: Name = to.parse().map_err(Refusal::Invalid)?;
+        handle.rename(&view.name, &to).await
+    };
+    match renamed.await {
         Ok(()) => no_content(),
         Err(refusal) => refused(refusal),
     }
 }
 
+/// Removes all that clients made and that do not run.
+pub async fn prune(handle: &Handle, query: &Query) -> Answer {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let now = SystemTime::now();
+    let before = filters.get("until").and_then(|values| values.first());
+    let before = match before.map(|text| super::logs::parse_time(text, now)).transpose() {
+        Ok(before) => before,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let mut removed = Vec::new();
+    for view in handle.list().await {
+        let rests = matches!(view.state.as_str(), "created" | "exited" | "dead");
+        let fits = |key: &str, is: bool| {
+            filters
+                .get(key)
+                .is_none_or(|values| values.iter().all(|value| matches(&view, "label", value) == is))
+        };
+        if rests
+            && is_ours(handle, &view)
+            && before.is_none_or(|before| view.created < before)
+            && fits("label", true)
+            && fits("label!", false)
+            && order(handle, &view, Verb::Remove { force: false }).await.is_ok()
+        {
+            removed.push(view.id);
+        }
+    }
+    as_json(&json!({ "ContainersDeleted": removed, "SpaceReclaimed": 0 }))
+}
+
 pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
+    // Before the look at it: no end can fall between.
+    let (_, mut events) = handle.events.subscribe(u64::MAX);
     let view = match handle.find(which).await {
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
@@ -197,21 +348,50 @@ pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
     // The head goes out at once: a client starts the container only when it is
     // waited for.
     stream("application/json", move |pieces| async move {
-        let before = view.finished;
-        let mut last = view.clone();
-        let ended = handle
-            .wait_until(&view.name, |now| {
-                last = now.clone();
-                match condition.as_str() {
-                    "removed" => false,
-                    "next-exit" => now.finished != before,
-                    _ => !is_alive(now),
+        let at_once = condition == "not-running" && !is_alive(&view);
+        let mut code = i64::from(view.exit_code.unwrap_or(0));
+        let mut error = view.error.clone().filter(|_| at_once);
+        while !at_once {
+            let event = match events.recv().await {
+                Ok(event) if event.id == view.id => event,
+                Ok(_) => continue,
+                // This client was too slow for some of them: it looks again.
+                Err(RecvError::Lagged(_)) => match handle.find(&view.id).await {
+                    Ok(now) if condition == "not-running" && !is_alive(&now) => {
+                        code = i64::from(now.exit_code.unwrap_or(0));
+                        break;
+                    }
+                    Ok(_) => continue,
+                    Err(_) => break,
+                },
+                Err(RecvError::Closed) => return,
+            };
+            match event.action.as_str() {
+                "die" => {
+                    let said = event.attributes.get("exitCode");
+                    code = said.and_then(|code| code.parse().ok()).unwrap_or(code);
+                    error = event.attributes.get("error").cloned();
+                    let over = match condition.as_str() {
+                        "next-exit" => true,
+                        "removed" => false,
+                        // Its policy may start it again.
+                        _ => {
+                            let name = &view.name;
+                            let settled = |now: &View| now.pid == 0;
+                            let now = handle.wait_until(name, settled).await;
+                            now.is_none_or(|now| !is_alive(&now))
+                        }
+                    };
+                    if over {
+                        break;
+                    }
                 }
-            })
-            .await;
-        let view = ended.unwrap_or(last);
-        let mut answer = json!({ "StatusCode": view.exit_code.unwrap_or(0) });
-        if let Some(error) = view.error {
+                "destroy" => break,
+                _ => {}
+            }
+        }
+        let mut answer = json!({ "StatusCode": code });
+        if let Some(error) = error {
             answer["Error"] = json!({ "Message": error });
         }
         let _ = pieces.send(Bytes::from(format!("{answer}\n"))).await;

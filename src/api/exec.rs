@@ -140,13 +140,19 @@ async fn talk(
     let keys = keys.filter(|_| raw);
     let (detached, mut detach) = tokio::sync::oneshot::channel::<()>();
     let typing = tokio::task::spawn_local(async move {
-        // With the sink the process's standard input ends, unless it is a terminal.
-        if let (Some(input), Some(sink)) = (input, sink)
-            && type_in(input, &sink, keys).await
-        {
+        let detaches = match (input, sink) {
+            // With the sink the process's standard input ends, unless it is a terminal.
+            (Some(input), Some(sink)) => type_in(input, sink, keys).await,
+            (None, sink) => {
+                drop(sink);
+                false
+            }
+            (Some(_), None) => false,
+        };
+        if detaches {
             let _ = detached.send(());
         } else {
-            std::mem::forget(detached);
+            std::future::pending::<()>().await;
         }
     });
     let copy = |fd: &Option<std::os::fd::OwnedFd>| {
@@ -200,7 +206,7 @@ async fn next(source: &Option<Source>) -> Option<Vec<u8>> {
 }
 
 /// Passes on what the client types; whether it detached.
-pub async fn type_in(mut input: Input, sink: &Sink, mut keys: Option<DetachKeys>) -> bool {
+async fn type_in(mut input: Input, sink: Sink, mut keys: Option<DetachKeys>) -> bool {
     while let Some(bytes) = input.next().await {
         let (bytes, detached) = match &mut keys {
             Some(keys) => keys.filter(&bytes),

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
 
-use super::respond::{Answer, Pieces, stream, switching};
+use super::respond::{Answer, Gone, Pieces, stream, switching};
 use crate::sys::readiness;
 
 /// Bytes that are moved at once.
@@ -53,20 +53,19 @@ impl Input {
 pub enum Output {
     /// After an upgrade.
     Upgraded(WriteHalf<TokioIo<Upgraded>>),
-    /// The answer's body, or the messages of a websocket.
+    /// The answer's body.
     Pieces(Pieces),
+    /// Messages of a websocket.
+    Messages(tokio::sync::mpsc::Sender<Vec<u8>>),
 }
-
-/// The client is gone.
-#[derive(Debug)]
-pub struct Gone;
 
 impl Output {
     /// Sends; waits while the client is slow.
     pub async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Gone> {
         match self {
             Output::Upgraded(writer) => writer.write_all(&bytes).await.map_err(|_| Gone),
-            Output::Pieces(pieces) => pieces.send(Bytes::from(bytes)).await.map_err(|_| Gone),
+            Output::Pieces(pieces) => pieces.send(Bytes::from(bytes)).await,
+            Output::Messages(messages) => messages.send(bytes).await.map_err(|_| Gone),
         }
     }
 

@@ -5,8 +5,10 @@
 //! Called by the engine's start, on its thread; talks to the loop through
 //! [`Handle`] alone. Knows nothing of the kernel.
 
+mod attach;
 mod body;
 mod containers;
+pub mod create;
 mod events;
 mod exec;
 mod files;
@@ -14,12 +16,15 @@ mod hijack;
 mod images;
 mod logs;
 mod model;
+mod names;
 mod own;
 mod respond;
 mod route;
 mod settings;
 mod system;
 mod transfer;
+mod volumes;
+mod websocket;
 
 pub use model::{command_line, status as status_sentence};
 

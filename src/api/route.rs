@@ -7,7 +7,9 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{containers, events, exec, files, images, logs, own, system};
+use super::{
+    attach, containers, events, exec, files, images, logs, own, system, volumes,
+};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -97,6 +99,12 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
         ["containers", which, "exec"] if *request.method() == Method::POST => {
             exec::create(&handle, which, request).await
         }
+        ["containers", which, "attach"] if *request.method() == Method::POST => {
+            attach::attach(&handle, which, &query, request).await
+        }
+        ["containers", which, "attach", "ws"] if *request.method() == Method::GET => {
+            attach::attach_websocket(&handle, which, &query, request).await
+        }
         ["exec", id, "start"] if *request.method() == Method::POST => {
             exec::start(&handle, id, request).await
         }
@@ -122,6 +130,14 @@ async fn with_body(
     match parts {
         ["images", rest @ ..] => images::dispatch(&handle, head, rest, query, body).await,
         ["commit"] if *method == Method::POST => files::make_image(&handle, query, body).await,
+        ["containers", "create"] if *method == Method::POST => {
+            containers::create(&handle, query, body).await
+        }
+        ["containers", which, "update"] if *method == Method::POST => {
+            containers::update(&handle, which, body).await
+        }
+        ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
+        ["auth"] if *method == Method::POST => system::auth(body).await,
         ["containers", which, "archive"]
             if [Method::GET, Method::HEAD, Method::PUT].contains(method) =>
         {
@@ -179,6 +195,11 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which, "export"] if get => files::export(&handle, which).await,
         ["containers", which, "top"] if get => containers::top(&handle, which).await,
         ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
+        ["containers", "prune"] if post => containers::prune(&handle, query).await,
+        ["containers", which, "rename"] if post => {
+            containers::rename(&handle, which, query).await
+        }
+        ["containers", which, "resize"] if post => attach::resize(&handle, which, query).await,
         ["containers", which, verb] if post => containers::act(&handle, which, verb, query).await,
         ["containers", which] if *method == Method::DELETE => {
             containers::remove(&handle, which, query).await
@@ -186,10 +207,14 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["exec", id, "json"] if get => exec::inspect(&handle, id).await,
         ["exec", id, "resize"] if post => exec::resize(&handle, id, query).await,
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,
-        ["networks"] if get => super::respond::json(&[(); 0]),
-        ["volumes"] if get => {
-            super::respond::json(&serde_json::json!({"Volumes": [], "Warnings": []}))
+        ["volumes"] if get => volumes::list(&handle, query).await,
+        ["volumes", "prune"] if post => volumes::prune(&handle, query).await,
+        ["volumes", name] if get => volumes::inspect(&handle, name),
+        ["volumes", name] if *method == Method::DELETE => {
+            volumes::remove(&handle, name, query).await
         }
+        ["networks"] if get => super::respond::json(&[(); 0]),
+        ["system", "df"] if get => system::df(&handle).await,
         [
             "swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs",
             ..,

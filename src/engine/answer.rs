@@ -47,6 +47,15 @@ impl Engine {
                 self.manifests(loaded);
                 let _ = answer.send(());
             }
+            Request::Create(name, container, answer) => {
+                let _ = answer.send(self.create(&name, &container));
+            }
+            Request::Change(name, container, answer) => {
+                let _ = answer.send(self.change_created(&name, &container));
+            }
+            Request::Rename(name, to, answer) => {
+                let _ = answer.send(self.rename(&name, &to));
+            }
             Request::Exec(request) => self.answer_exec(request),
             Request::Attach(name, answer) => {
                 let _ = answer.send(self.ends(&name));
@@ -160,6 +169,11 @@ impl Engine {
     }
 
     fn order(&mut self, name: &Name, verb: Verb) -> Result<(), Refusal> {
+        if let Verb::Remove { force } = verb
+            && self.is_created(name)
+        {
+            return self.remove_created(name, force);
+        }
         if let Verb::Remove { .. } = verb
             && self.desired.declares(name)
         {
@@ -278,6 +292,6 @@ fn verb_word(verb: &Verb) -> Option<(&'static str, [(&'static str, String); 1])>
         Verb::Reload => ("reload", none),
         Verb::Pause => ("pause", none),
         Verb::Unpause => ("unpause", none),
-        Verb::Create { .. } | Verb::Start | Verb::Remove { .. } => return None,
+        Verb::Create { .. } | Verb::Amend(_) | Verb::Start | Verb::Remove { .. } => return None,
     })
 }

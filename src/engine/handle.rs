@@ -174,6 +174,12 @@ pub enum Request {
     Reexec(oneshot::Sender<Result<(), Refusal>>),
     /// Statistics of a container's cgroup.
     Stats(Name, oneshot::Sender<Result<crate::cgroup::Stats, Refusal>>),
+    /// Make a container known; answered with its id.
+    Create(Name, Box<Container>, oneshot::Sender<Result<String, Refusal>>),
+    /// Another version of the manifest of a container that a client made.
+    Change(Name, Box<Container>, oneshot::Sender<Result<(), Refusal>>),
+    /// Another name for a container that a client made and that does not run.
+    Rename(Name, Name, oneshot::Sender<Result<(), Refusal>>),
     /// Something about a command inside a container.
     Exec(ExecRequest),
     /// The ways to a container's terminal or standard input.
@@ -197,6 +203,47 @@ pub struct Handle {
     pub paths: Arc<Paths>,
     /// Images, and the way to registries.
     pub images: Images,
+    /// Named volumes.
+    pub volumes: Arc<crate::rootfs::Volumes>,
+    /// Who is attached to what.
+    pub attached: Attachments,
+}
+
+/// Counts the clients that still read what a container printed: one that is to be
+/// removed at its end waits for them.
+#[derive(Debug, Clone, Default)]
+pub struct Attachments(Arc<Mutex<BTreeMap<Name, u32>>>);
+
+/// A client that is attached, until this is dropped.
+#[derive(Debug)]
+pub struct Attached(Attachments, Name);
+
+impl Attachments {
+    /// A client comes.
+    pub fn enter(&self, name: &Name) -> Attached {
+        if let Ok(mut counts) = self.0.lock() {
+            *counts.entry(name.clone()).or_default() += 1;
+        }
+        Attached(self.clone(), name.clone())
+    }
+
+    /// Whether anybody is attached to a container.
+    pub fn any(&self, name: &Name) -> bool {
+        self.0.lock().is_ok_and(|counts| counts.contains_key(name))
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Ok(mut counts) = self.0.0.lock()
+            && let Some(count) = counts.get_mut(&self.1)
+        {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
 }
 
 impl Handle {
@@ -265,6 +312,29 @@ impl Handle {
     /// See [`Request::Reexec`].
     pub async fn reexec(&self) -> Result<(), Refusal> {
         self.ask(Request::Reexec).await.unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Create`].
+    pub async fn create(&self, name: &Name, container: Container) -> Result<String, Refusal> {
+        let container = Box::new(container);
+        self.ask(|answer| Request::Create(name.clone(), container, answer))
+            .await
+            .unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Change`].
+    pub async fn change(&self, name: &Name, container: Container) -> Result<(), Refusal> {
+        let container = Box::new(container);
+        self.ask(|answer| Request::Change(name.clone(), container, answer))
+            .await
+            .unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Rename`].
+    pub async fn rename(&self, name: &Name, to: &Name) -> Result<(), Refusal> {
+        self.ask(|answer| Request::Rename(name.clone(), to.clone(), answer))
+            .await
+            .unwrap_or_else(ending)
     }
 
     /// See [`Request::Attach`].

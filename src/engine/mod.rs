@@ -5,6 +5,7 @@
 mod act;
 mod adopt;
 mod answer;
+mod created;
 mod echo;
 pub mod exec;
 pub mod failure;

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::flight::Flight;
-use super::handle::{Events, Handle, Request};
+use super::handle::{Attachments, Events, Handle, Request};
 use super::link::Link;
 use super::live::Live;
 use super::prepare::{Kept, Order, Ready, Workshop};
@@ -45,6 +45,8 @@ pub(super) enum Effect {
     PipeClosed { key: u64, status: Status },
     /// Every process of a container was killed, as far as that could be.
     Killed { name: Name, incarnation: u64, error: Option<String> },
+    /// A container that is to be removed at its end has been read by all.
+    RemoveEnded { name: Name, id: String },
     /// Something for the reconciler.
     Event(Event),
     /// To be told to whoever reads the log.
@@ -92,6 +94,7 @@ pub(super) struct Engine {
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
     pub execs: super::exec::Execs,
+    pub attached: Attachments,
     pub effects: mpsc::UnboundedSender<Effect>,
     pub loader: Loader,
     pub boot_id: String,
@@ -130,6 +133,8 @@ impl Engine {
         mut watch: Watch,
     ) -> std::io::Result<()> {
         let mut wake_at = self.decide();
+        let all: Vec<Name> = self.observed.records().map(|record| record.name.clone()).collect();
+        self.remove_ended(&all);
         loop {
             let timer = async {
                 match wake_at {
@@ -234,6 +239,7 @@ impl Engine {
             self.note_disk(problem);
         }
         self.end_followers(&save);
+        self.remove_ended(&save);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
         }
@@ -316,6 +322,7 @@ impl Engine {
                     self.watch_health(&name, incarnation);
                 }
             }
+            Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::CatchUp => {
@@ -388,6 +395,7 @@ pub(super) fn handle(
     workshop: &Workshop,
     events: &Events,
     logs: &Logs,
+    attached: &Attachments,
 ) -> (Handle, mpsc::Receiver<Request>) {
     let (sender, requests) = mpsc::channel(256);
     let handle = Handle {
@@ -395,6 +403,8 @@ pub(super) fn handle(
         events: events.clone(),
         logs: logs.clone(),
         paths: Arc::clone(&workshop.paths),
+        volumes: Arc::clone(&workshop.volumes),
+        attached: attached.clone(),
         images: workshop.images.clone(),
     };
     (handle, requests)

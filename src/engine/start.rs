@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::adopt::Told;
-use super::handle::Events;
+use super::handle::{Attachments, Events};
 use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
@@ -106,6 +106,7 @@ async fn start(options: Options) -> io::Result<()> {
         sources: BTreeMap::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
+        attached: Attachments::default(),
         execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,
         loader: Loader::new(dirs),
@@ -130,7 +131,7 @@ async fn start(options: Options) -> io::Result<()> {
             listener
         }
     };
-    let (handle, requests) = handle(&engine.workshop, &events, &logs);
+    let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached);
 
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();

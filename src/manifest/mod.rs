@@ -19,11 +19,22 @@ mod schema;
 mod validate;
 pub mod variants;
 pub mod watch;
+mod write;
 
 pub use address::{http as http_address, tcp as tcp_address};
 pub use load::{Definition, Loaded, Loader};
 pub use problem::Problem;
 pub use schema::schema;
+pub use write::to_toml;
+
+/// What is wrong with a container that did not come from a file, a sentence each.
+pub fn objections(container: &model::Container) -> Vec<String> {
+    let sentence = |objection: validate::Objection| match objection.hint {
+        Some(hint) => format!("{}: {} ({hint})", objection.key, objection.message),
+        None => format!("{}: {}", objection.key, objection.message),
+    };
+    validate::alone(container).into_iter().map(sentence).collect()
+}
 
 /// Reads one text as a manifest would be, for fuzzing: every problem, or none.
 pub fn check_text(text: &str, is_kdl: bool) -> usize {

@@ -65,6 +65,9 @@ pub struct Container {
     pub init: Option<bool>,
     /// When to start it again after it ended.
     pub restart: Restart,
+    /// Removed when it has ended, with its manifest: only where an API client or
+    /// `berth run` wrote that.
+    pub auto_remove: bool,
     /// Started before this one, and stopped after it, if they are there at all.
     pub after: Vec<Name>,
     /// Must run for this one to start; it stops before they do.

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Container, Isolation, MountKind, NetworkMode};
+use super::model::{Container, Isolation, MountKind, NetworkMode, RestartPolicy};
 use super::scalar::Name;
 use crate::image::Reference;
 
@@ -160,6 +160,13 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
             "command",
             "there is no program to run",
             "write command = [\"program\", \"argument\"]",
+        ));
+    }
+    if container.auto_remove && container.restart.policy != RestartPolicy::No {
+        found.push(objection(
+            "auto-remove",
+            "it is started again when it has ended",
+            "write restart = \"no\", or take auto-remove out",
         ));
     }
     if container.stdin_once && !container.stdin {

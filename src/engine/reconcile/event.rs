@@ -136,6 +136,9 @@ pub enum Verb {
         /// Its Docker id, if it has been told to somebody already.
         id: Option<String>,
     },
+    /// The manifest is about to be this one. Unlike an edit by a person it starts
+    /// nothing that was stopped.
+    Amend(std::sync::Arc<crate::manifest::model::Container>),
     /// Run, now.
     Start,
     /// Stop, and stay stopped.
@@ -175,6 +178,8 @@ pub enum Refused {
     Exists,
     /// It does not run.
     NotRunning,
+    /// It runs.
+    Running,
     /// It is frozen already, or it is not.
     PausedAlready,
     /// See [`Refused::PausedAlready`].
@@ -191,6 +196,7 @@ impl std::fmt::Display for Refused {
             Refused::Unknown => "there is no such container",
             Refused::Exists => "there is a container of that name already",
             Refused::NotRunning => "it is not running",
+            Refused::Running => "it is running; stop it first",
             Refused::PausedAlready => "it is paused already",
             Refused::NotPaused => "it is not paused",
             Refused::NoReload => {

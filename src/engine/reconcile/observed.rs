@@ -506,6 +506,30 @@ impl Observed {
         }
     }
 
+    /// Gives a container that does not run another name; all else of it stays. Its
+    /// manifest must bear that name before the next decision.
+    ///
+    /// # Errors
+    /// There is none, one of the new name is there, or it runs.
+    pub fn rename(&mut self, name: &Name, to: &Name) -> Result<(), Refused> {
+        if self.record(to).is_some() {
+            return Err(Refused::Exists);
+        }
+        let record = self.record(name).ok_or(Refused::Unknown)?;
+        if !matches!(record.phase, Phase::Created | Phase::Exited(_)) {
+            return Err(Refused::Running);
+        }
+        let mut record = record.clone();
+        record.name = to.clone();
+        let manifest = record.last_good.clone();
+        self.forgotten.remove(to);
+        self.unsaved.insert(to.clone());
+        self.insert(record);
+        self.draw(to, manifest.as_deref());
+        self.forget(name);
+        Ok(())
+    }
+
     fn forget(&mut self, name: &Name) {
         if let Some(record) = self.records.remove(name)
             && let Some(at) = record.phase.deadline()

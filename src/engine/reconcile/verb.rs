@@ -28,6 +28,9 @@ impl Observed {
         }
         match verb {
             Verb::Create { .. } => {}
+            Verb::Amend(manifest) => {
+                self.edit(name, |record| record.last_good = Some(manifest));
+            }
             Verb::Start => {
                 self.edit(name, release);
             }

@@ -1,0 +1,222 @@
+//! `/containers/{id}/attach`: a container's input and output, over a hijacked
+//! connection or a websocket. Output comes from the log, so clients neither hold up
+//! the container nor each other.
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+
+use super::exec::queried_size;
+use super::hijack::{DetachKeys, Input, Output, STDERR, STDOUT, Sink, framed, hijack};
+use super::respond::{Answer, failure, no_content, refused};
+use super::route::Query;
+use super::websocket;
+use crate::engine::handle::{Attached, Handle, View};
+use crate::logs::{Follower, From, Piece, Stream};
+
+/// What a client wants of a container.
+struct Wanted {
+    view: View,
+    stream: bool,
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    keys: DetachKeys,
+    follower: Follower,
+    attached: Attached,
+}
+
+async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, Box<Answer>> {
+    let bad = |message: String| Box::new(failure(StatusCode::BAD_REQUEST, &message));
+    let view = handle.find(which).await.map_err(|refusal| Box::new(refused(refusal)))?;
+    let conflict = match view.state.as_str() {
+        "paused" => Some("paused, unpause the container before attach"),
+        "restarting" => Some("restarting, wait until the container is running before attach"),
+        _ => None,
+    };
+    if let Some(why) = conflict {
+        let message = format!("Container {} is {why}", view.id);
+        return Err(Box::new(failure(StatusCode::CONFLICT, &message)));
+    }
+    let keys = DetachKeys::parse(query.get("detachKeys")).map_err(bad)?;
+    let from = if query.is_on("logs") { From::Beginning } else { From::Now };
+    // The place is taken before the client is answered: what is printed from then on
+    // it gets.
+    let attached = handle.attached.enter(&view.name);
+    let follower = handle
+        .logs
+        .follow(&handle.paths.log_dir(view.name.as_str()), from)
+        .map_err(|error| bad(format!("reading the log: {error}")))?;
+    Ok(Wanted {
+        stream: query.is_on("stream"),
+        stdin: query.is_on("stdin") && view.manifest.stdin,
+        stdout: query.is_on("stdout"),
+        stderr: query.is_on("stderr"),
+        view,
+        keys,
+        follower,
+        attached,
+    })
+}
+
+pub async fn attach(
+    handle: &Handle,
+    which: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let wanted = match wanted(handle, which, query).await {
+        Ok(wanted) => wanted,
+        Err(answer) => return *answer,
+    };
+    let (handle, raw) = (handle.clone(), wanted.view.manifest.tty);
+    hijack(request, raw, move |input, output| serve(handle, wanted, raw, input, output))
+}
+
+/// The same over a websocket; its messages are the bytes as they are.
+pub async fn attach_websocket(
+    handle: &Handle,
+    which: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let wanted = match wanted(handle, which, query).await {
+        Ok(wanted) => wanted,
+        Err(answer) => return *answer,
+    };
+    let handle = handle.clone();
+    websocket::accept(request, move |input, output| serve(handle, wanted, true, input, output))
+}
+
+async fn serve(handle: Handle, wanted: Wanted, raw: bool, input: Input, mut output: Output) {
+    let Wanted { view, stream, stdin, stdout, stderr, keys, mut follower, attached } = wanted;
+    let is_wanted = |piece: &Piece| match piece.stream {
+        Stream::Stdout => stdout,
+        Stream::Stderr => stderr,
+        Stream::Berth | Stream::Filler => stderr && !raw,
+    };
+    let frame = |piece: Piece| {
+        let number = if piece.stream == Stream::Stdout { STDOUT } else { STDERR };
+        framed(number, &piece.bytes, raw)
+    };
+    if !stream {
+        while let Ok(Some(piece)) = follower.take() {
+            if is_wanted(&piece) && output.send(frame(piece)).await.is_err() {
+                return;
+            }
+        }
+        return output.finish().await;
+    }
+    let (detached, mut detach) = tokio::sync::oneshot::channel::<()>();
+    let keys = view.manifest.tty.then_some(keys);
+    let typing = {
+        let (handle, view) = (handle.clone(), view.clone());
+        tokio::task::spawn_local(async move {
+            if stdin && type_in(&handle, &view, input, keys).await {
+                let _ = detached.send(());
+            } else {
+                // The client may have closed its half alone: the output goes on.
+                std::future::pending::<()>().await;
+            }
+        })
+    };
+    // A container that does not run may be started by this very client.
+    let mut begun = super::model::is_running(&view);
+    loop {
+        let piece = tokio::select! {
+            piece = follower.next(), if begun => piece,
+            () = starts(&handle, &view), if !begun => {
+                begun = true;
+                continue;
+            }
+            Ok(()) = &mut detach => break,
+        };
+        match piece {
+            Ok(Some(piece)) if is_wanted(&piece) => {
+                if output.send(frame(piece)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(error) => {
+                tracing::warn!("a client attached to {}: {error}", view.name);
+                break;
+            }
+        }
+    }
+    typing.abort();
+    drop(attached);
+    output.finish().await;
+}
+
+/// Waits until a container runs, has run, or is gone.
+async fn starts(handle: &Handle, before: &View) {
+    let runs = |view: &View| {
+        super::model::is_running(view)
+            || view.finished != before.finished
+            || view.started != before.started
+    };
+    handle.wait_until(&before.name, runs).await;
+}
+
+/// Passes on what the client types, over restarts of the container; whether it
+/// detached.
+async fn type_in(
+    handle: &Handle,
+    view: &View,
+    mut input: Input,
+    mut keys: Option<DetachKeys>,
+) -> bool {
+    let mut sink: Option<Sink> = None;
+    while let Some(bytes) = input.next().await {
+        let (bytes, detached) = match &mut keys {
+            Some(keys) => keys.filter(&bytes),
+            None => (bytes, false),
+        };
+        if sink.is_none() {
+            sink = way_in(handle, view).await;
+        }
+        let written = match &sink {
+            Some(sink) => sink.write(&bytes).await.is_ok(),
+            None => return false,
+        };
+        if !written {
+            // That run of it has ended; what is typed next is for the next one.
+            sink = None;
+        }
+        if detached {
+            return true;
+        }
+    }
+    drop(sink);
+    if view.manifest.stdin_once && !view.manifest.tty {
+        let launched = handle.wait_until(&view.name, super::model::is_running);
+        // One that was never started has nothing to close.
+        if super::model::is_running(view) || launched.await.is_some() {
+            handle.close_stdin(&view.name).await;
+        }
+    }
+    false
+}
+
+/// The way to a container's input, once it runs.
+async fn way_in(handle: &Handle, view: &View) -> Option<Sink> {
+    handle.wait_until(&view.name, super::model::is_running).await?;
+    let ends = handle.attach(&view.name).await.ok()?;
+    Sink::new(ends.terminal.or(ends.stdin)?).ok()
+}
+
+pub async fn resize(handle: &Handle, which: &str, query: &Query) -> Answer {
+    let size = match queried_size(query) {
+        Ok(size) => size,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let view = match handle.find(which).await {
+        Ok(view) => view,
+        Err(refusal) => return refused(refusal),
+    };
+    match handle.resize(&view.name, size).await {
+        Ok(()) => no_content(),
+        Err(refusal) => refused(refusal),
+    }
+}

@@ -1,0 +1,128 @@
+use serde_json::json;
+
+use super::*;
+
+fn made(value: Value) -> Result<Made, String> {
+    let mut count = 0;
+    let mut volume = || {
+        count += 1;
+        format!("anonymous{count}")
+    };
+    let container = |which: &str| {
+        (which == "db").then(|| {
+            let data = volume_mount("data", "/data");
+            ("db".to_owned(), Container { mounts: vec![data], ..Container::default() })
+        })
+    };
+    manifest(parse(value)?, &mut Surroundings { container: &container, volume: &mut volume })
+}
+
+fn volume_mount(source: &str, target: &str) -> Mount {
+    super::volume(Some(source), target)
+}
+
+#[test]
+fn what_the_docker_command_sends_becomes_a_manifest() {
+    let made = made(json!({
+        "Hostname": "", "Tty": true, "OpenStdin": true, "StdinOnce": true,
+        "Env": ["A=1", "B=x=y"], "Cmd": ["sh", "-c", "true"], "Image": "/",
+        "Volumes": {"/var/lib": {}}, "WorkingDir": "/tmp", "Entrypoint": null,
+        "Labels": {"team": "shop"}, "StopSignal": "SIGINT", "StopTimeout": 3,
+        "HostConfig": {
+            "Binds": ["/srv:/srv:ro", "data:/data"], "NetworkMode": "default",
+            "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 4},
+            "ConsoleSize": [0, 0], "Memory": 67108864, "MemorySwap": 134217728,
+            "NanoCpus": 1500000000, "PidsLimit": 50, "CpuShares": 512,
+            "Tmpfs": {"/run": "size=64m,mode=1770"}, "Isolation": "", "CgroupnsMode": "",
+            "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": -1}],
+            "LogConfig": {"Type": "", "Config": {}}, "ShmSize": 0,
+            "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}],
+                             "53/udp": [{"HostIp": "127.0.0.1", "HostPort": "5353"}]},
+        },
+        "NetworkingConfig": {"EndpointsConfig": {}},
+    }))
+    .unwrap();
+    let Made { container, warnings } = made;
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(container.rootfs.as_deref(), Some(std::path::Path::new("/")));
+    assert!(container.tty && container.stdin && container.stdin_once);
+    assert_eq!(container.env["B"], "x=y");
+    assert_eq!(container.entrypoint, None);
+    assert_eq!(container.restart.policy, RestartPolicy::OnFailure { max: Some(4) });
+    assert_eq!(container.resources.swap, Some(Size(64 << 20)));
+    assert_eq!(container.resources.cpus, Some(Cpus { milli: 1500 }));
+    assert_eq!(container.resources.cpu_weight, Some(50));
+    assert_eq!(container.network.publish, ["127.0.0.1:5353:53/udp", "8080:80"]);
+    assert!(!container.security.no_new_privileges);
+    assert_eq!(container.rlimits["nofile"], Rlimit { soft: 10, hard: u64::MAX });
+    let kinds: Vec<_> =
+        container.mounts.iter().map(|m| (m.target.to_str().unwrap(), m.kind())).collect();
+    assert_eq!(
+        kinds,
+        [
+            ("/var/lib", MountKind::Volume),
+            ("/srv", MountKind::Bind),
+            ("/data", MountKind::Volume),
+            ("/run", MountKind::Tmpfs)
+        ]
+    );
+    assert_eq!(container.mounts[0].source.as_deref(), Some("anonymous1"));
+    assert!(container.mounts[1].read_only);
+    assert_eq!(container.mounts[3].size, Some(Size(64 << 20)));
+    assert_eq!(crate::manifest::validate::alone(&Container {
+        network: Default::default(), ..container
+    }), []);
+}
+
+#[test]
+fn what_can_t_be_is_said_in_docker_s_words() {
+    let host = |host: Value| made(json!({"Image": "/", "Cmd": ["x"], "HostConfig": host}));
+    let error = |value: Value| host(value).unwrap_err();
+    assert!(made(json!({"Cmd": ["x"]})).unwrap_err().contains("image"));
+    assert!(error(json!({"Memory": 1})).contains("6MB"));
+    assert!(error(json!({"Memory": 8 << 20, "MemorySwap": 7 << 20})).contains("memoryswap"));
+    assert!(error(json!({"NanoCpus": 1, "CpuQuota": 1})).contains("Conflicting"));
+    assert!(error(json!({"Binds": ["./x:/y"]})).contains("absolute"));
+    assert!(error(json!({"Binds": ["a:b:c:d"]})).contains("invalid volume"));
+    assert!(error(json!({"Binds": ["x:y"]})).contains("must be absolute"));
+    assert!(error(json!({"NetworkMode": "container:nobody"})).contains("No such container"));
+    assert!(error(json!({"NetworkMode": "shop"})).contains("network shop not found"));
+    assert!(error(json!({"AutoRemove": true, "RestartPolicy": {"Name": "always"}}))
+        .contains("AutoRemove"));
+    assert!(error(json!({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}))
+        .contains("on-failure"));
+    assert!(error(json!({"PidMode": "host"})).contains("PID mode"));
+    assert!(made(json!([])).is_err());
+    assert!(made(json!({"Image": 3})).is_err());
+}
+
+#[test]
+fn volumes_of_others_come_along_and_later_mounts_replace() {
+    let made = made(json!({
+        "Image": "/", "Cmd": "sleep", "Entrypoint": [""],
+        "HostConfig": {
+            "VolumesFrom": ["db:ro"], "Binds": ["other:/data"], "Privileged": true,
+            "Mounts": [{"Type": "tmpfs", "Target": "/t",
+                        "TmpfsOptions": {"SizeBytes": 1024, "Mode": 448}}],
+        },
+    }))
+    .unwrap();
+    let container = made.container;
+    assert_eq!(container.command, ["sleep"]);
+    assert_eq!(container.entrypoint, Some(Vec::new()));
+    assert_eq!(container.mounts.len(), 2);
+    assert_eq!(container.mounts[0].source.as_deref(), Some("other"));
+    assert_eq!(container.mounts[1].mode.as_deref(), Some("0700"));
+    assert_eq!(container.security.userns, Userns::Host);
+    assert_eq!(made.warnings.len(), 1);
+}
+
+#[test]
+fn sizes_are_docker_s() {
+    for (text, size) in
+        [("64m", 64 << 20), ("1.5g", 3 << 29), ("10", 10), ("2KB", 2048), ("1MiB", 1 << 20)]
+    {
+        assert_eq!(docker_size(text), Ok(Size(size)), "{text}");
+    }
+    assert!(docker_size("x").is_err() && docker_size("1q").is_err() && docker_size("").is_err());
+}

@@ -1,0 +1,178 @@
+//! `/volumes/…`: named volumes, as Docker's types have them.
+
+use std::collections::BTreeMap;
+
+use bollard_stubs::models::VolumeCreateRequest;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::body;
+use super::respond::{Answer, created, failure, json as as_json, no_content};
+use super::route::Query;
+use crate::engine::handle::{Handle, View};
+use crate::manifest::model::MountKind;
+use crate::rootfs::Volume;
+
+fn described(handle: &Handle, volume: &Volume) -> Value {
+    let data = handle.volumes.data(&volume.name).unwrap_or_default();
+    json!({
+        "Name": volume.name,
+        "Driver": "local",
+        "Mountpoint": data.display().to_string(),
+        "CreatedAt": volume.created,
+        "Labels": {},
+        "Options": {},
+        "Scope": "local",
+    })
+}
+
+/// Which containers use each volume.
+fn users(views: &[View]) -> BTreeMap<String, Vec<String>> {
+    let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for view in views {
+        for mount in view.manifest.mounts.iter().filter(|m| m.kind() == MountKind::Volume) {
+            if let Some(name) = &mount.source {
+                users.entry(name.clone()).or_default().push(view.id.clone());
+            }
+        }
+    }
+    users
+}
+
+/// All volumes with how many containers use them, as `/system/df` has them.
+pub fn all(handle: &Handle, views: &[View]) -> Vec<Value> {
+    let users = users(views);
+    let volumes = handle.volumes.list().unwrap_or_default();
+    volumes
+        .iter()
+        .map(|volume| {
+            let mut value = described(handle, volume);
+            let count = users.get(&volume.name).map_or(0, Vec::len);
+            value["UsageData"] = json!({ "Size": -1, "RefCount": count });
+            value
+        })
+        .collect()
+}
+
+pub async fn list(handle: &Handle, query: &Query) -> Answer {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let users = users(&handle.list().await);
+    let volumes = match handle.volumes.list() {
+        Ok(volumes) => volumes,
+        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
+    let fits = |volume: &Volume| {
+        filters.iter().all(|(key, values)| {
+            values.iter().any(|value| match key.as_str() {
+                "name" => volume.name.contains(value.as_str()),
+                "driver" => value == "local",
+                "dangling" => users.contains_key(&volume.name) != is_true(value),
+                // Volumes bear no labels.
+                "label" => false,
+                _ => true,
+            })
+        })
+    };
+    let volumes: Vec<_> =
+        volumes.iter().filter(|volume| fits(volume)).map(|v| described(handle, v)).collect();
+    as_json(&json!({ "Volumes": volumes, "Warnings": [] }))
+}
+
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "true" | "True")
+}
+
+pub async fn create(handle: &Handle, body: Incoming) -> Answer {
+    let asked: VolumeCreateRequest = match body::read(body).await {
+        Ok(asked) => asked,
+        Err(answer) => return *answer,
+    };
+    if let Some(driver) = asked.driver.filter(|driver| !driver.is_empty() && driver != "local") {
+        let message = format!("create volume: error looking up volume plugin {driver}: plugin \
+                               \"{driver}\" not found");
+        return failure(StatusCode::NOT_FOUND, &message);
+    }
+    if asked.driver_opts.is_some_and(|options| !options.is_empty()) {
+        return failure(StatusCode::BAD_REQUEST, "volumes of Berth have no driver options");
+    }
+    let name = match asked.name.filter(|name| !name.is_empty()) {
+        Some(name) => name,
+        None => match crate::engine::exec::random_id() {
+            Ok(id) => id,
+            Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        },
+    };
+    match handle.volumes.create(&name) {
+        Ok(volume) => created(&described(handle, &volume)),
+        Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+pub fn inspect(handle: &Handle, name: &str) -> Answer {
+    match handle.volumes.get(name) {
+        Ok(volume) => as_json(&described(handle, &volume)),
+        Err(_) => missing(name),
+    }
+}
+
+fn missing(name: &str) -> Answer {
+    failure(StatusCode::NOT_FOUND, &format!("get {name}: no such volume"))
+}
+
+pub async fn remove(handle: &Handle, name: &str, query: &Query) -> Answer {
+    if let Some(users) = users(&handle.list().await).get(name) {
+        let message =
+            format!("remove {name}: volume is in use - [{}]", users.join(", "));
+        return failure(StatusCode::CONFLICT, &message);
+    }
+    match handle.volumes.remove(name) {
+        Ok(true) => no_content(),
+        Ok(false) if query.is_on("force") => no_content(),
+        Ok(false) => missing(name),
+        Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+/// Whether Berth made the name up: 64 hexadecimal digits.
+fn is_anonymous(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+pub async fn prune(handle: &Handle, query: &Query) -> Answer {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let all = filters.get("all").is_some_and(|values| values.iter().any(|value| is_true(value)));
+    let users = users(&handle.list().await);
+    let mut removed = Vec::new();
+    for volume in handle.volumes.list().unwrap_or_default() {
+        let unused = !users.contains_key(&volume.name);
+        // Since API 1.42 a name that a person gave is spared.
+        if unused
+            && (all || is_anonymous(&volume.name))
+            && !filters.contains_key("label")
+            && handle.volumes.remove(&volume.name).unwrap_or(false)
+        {
+            removed.push(volume.name);
+        }
+    }
+    as_json(&json!({ "VolumesDeleted": removed, "SpaceReclaimed": 0 }))
+}
+
+/// The volumes without a name that only this container, which is gone, has used.
+pub async fn remove_anonymous(handle: &Handle, gone: &View) {
+    let others = users(&handle.list().await);
+    for mount in gone.manifest.mounts.iter().filter(|m| m.kind() == MountKind::Volume) {
+        if let Some(name) = mount.source.as_ref().filter(|name| is_anonymous(name))
+            && !others.contains_key(name)
+            && let Err(error) = handle.volumes.remove(name)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}

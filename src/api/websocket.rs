@@ -1,0 +1,219 @@
+//! A server's side of the WebSocket protocol (RFC 6455), as far as attaching needs it:
+//! binary and text messages in, binary messages out, pings answered.
+
+use base64::Engine as _;
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::hijack::{Input, Output};
+use super::respond::{Answer, failure, switching};
+
+/// Appended to a client's key (RFC 6455, 1.3).
+const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// The longest frame of a client's that is taken.
+const LONGEST: u64 = 1 << 20;
+/// Messages that wait for a slow reader.
+const WAITING: usize = 16;
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// What the server says to a client's key.
+fn accept_key(key: &str) -> String {
+    base64::engine::general_purpose::STANDARD.encode(sha1(format!("{key}{MAGIC}").as_bytes()))
+}
+
+/// Answers a handshake and gives the connection to `serve`.
+pub fn accept<F>(
+    mut request: Request<Incoming>,
+    serve: impl FnOnce(Input, Output) -> F + 'static,
+) -> Answer
+where
+    F: Future<Output = ()> + 'static,
+{
+    let key = request.headers().get("sec-websocket-key").and_then(|key| key.to_str().ok());
+    let Some(key) = key.map(accept_key) else {
+        return failure(StatusCode::BAD_REQUEST, "this route is for websockets (RFC 6455)");
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::task::spawn_local(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        let (typed, typing) = mpsc::channel(WAITING);
+        let (pieces, mut printed) = mpsc::channel::<Vec<u8>>(WAITING);
+        let (controls, mut control) = mpsc::channel::<Vec<u8>>(WAITING);
+        let reading = tokio::task::spawn_local(read(reader, typed, controls));
+        let writing = tokio::task::spawn_local(async move {
+            loop {
+                let frame = tokio::select! {
+                    Some(frame) = control.recv() => frame,
+                    piece = printed.recv() => match piece {
+                        Some(piece) => frame(BINARY, &piece),
+                        None => break,
+                    },
+                };
+                if writer.write_all(&frame).await.is_err() {
+                    return;
+                }
+            }
+            // 1000: a normal end (RFC 6455, 7.4.1).
+            let _ = writer.write_all(&frame(CLOSE, &1000u16.to_be_bytes())).await;
+            let _ = writer.shutdown().await;
+        });
+        serve(Input::Messages(typing), Output::Messages(pieces)).await;
+        let _ = writing.await;
+        reading.abort();
+    });
+    let mut answer = switching("websocket", "");
+    if let Ok(key) = header::HeaderValue::from_str(&key) {
+        answer.headers_mut().insert("sec-websocket-accept", key);
+    }
+    answer
+}
+
+/// A whole, unmasked frame: a server's are (RFC 6455, 5.1).
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        len @ 0..126 => frame.push(len as u8),
+        len @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(127);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+async fn read(
+    mut reader: impl AsyncReadExt + Unpin,
+    typed: mpsc::Sender<Vec<u8>>,
+    controls: mpsc::Sender<Vec<u8>>,
+) {
+    while let Some((opcode, payload)) = read_frame(&mut reader).await {
+        let sent = match opcode {
+            CLOSE => return,
+            PING => controls.send(frame(PONG, &payload)).await.is_ok(),
+            // A continuation goes on with what the frame before it was.
+            0 | TEXT | BINARY => typed.send(payload).await.is_ok(),
+            _ => true,
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+/// The next frame; none at the end or at one that no client may send.
+async fn read_frame(reader: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 2];
+    reader.read_exact(&mut head).await.ok()?;
+    let opcode = head[0] & 0x0f;
+    // A client's frames are masked (RFC 6455, 5.1).
+    if head[1] & 0x80 == 0 {
+        return None;
+    }
+    let len = match head[1] & 0x7f {
+        126 => u64::from(reader.read_u16().await.ok()?),
+        127 => reader.read_u64().await.ok()?,
+        len => u64::from(len),
+    };
+    if len > LONGEST {
+        return None;
+    }
+    let mut mask = [0; 4];
+    reader.read_exact(&mut mask).await.ok()?;
+    let mut payload = vec![0; usize::try_from(len).ok()?];
+    reader.read_exact(&mut payload).await.ok()?;
+    for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+    Some((opcode, payload))
+}
+
+/// SHA-1 (FIPS 180-4), which the handshake prescribes; it protects nothing here.
+fn sha1(message: &[u8]) -> [u8; 20] {
+    let mut state: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
+    let mut padded = message.to_vec();
+    padded.push(0x80);
+    padded.resize(padded.len().next_multiple_of(64), 0);
+    if padded.len() - message.len() < 9 {
+        padded.resize(padded.len() + 64, 0);
+    }
+    let end = padded.len() - 8;
+    padded[end..].copy_from_slice(&(message.len() as u64 * 8).to_be_bytes());
+    for block in padded.chunks_exact(64) {
+        let mut words = [0u32; 80];
+        for (word, bytes) in words.iter_mut().zip(block.chunks_exact(4)) {
+            *word = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        for at in 16..80 {
+            words[at] =
+                (words[at - 3] ^ words[at - 8] ^ words[at - 14] ^ words[at - 16]).rotate_left(1);
+        }
+        let [mut a, mut b, mut c, mut d, mut e] = state;
+        for (at, word) in words.iter().enumerate() {
+            let (mixed, constant) = match at {
+                0..20 => ((b & c) | (!b & d), 0x5a82_7999),
+                20..40 => (b ^ c ^ d, 0x6ed9_eba1),
+                40..60 => ((b & c) | (b & d) | (c & d), 0x8f1b_bcdc),
+                _ => (b ^ c ^ d, 0xca62_c1d6_u32),
+            };
+            let next = a
+                .rotate_left(5)
+                .wrapping_add(mixed)
+                .wrapping_add(e)
+                .wrapping_add(constant)
+                .wrapping_add(*word);
+            (e, d, c, b, a) = (d, c, b.rotate_left(30), a, next);
+        }
+        for (word, add) in state.iter_mut().zip([a, b, c, d, e]) {
+            *word = word.wrapping_add(add);
+        }
+    }
+    let mut digest = [0; 20];
+    for (bytes, word) in digest.chunks_exact_mut(4).zip(state) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handshake_is_that_of_the_rfc() {
+        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let long = sha1(&[b'a'; 119]);
+        assert_eq!(hex::encode(long), "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56");
+        assert_eq!(hex::encode(sha1(b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    }
+
+    #[tokio::test]
+    async fn masked_frames_are_read_and_others_refused() {
+        let masked = [0x81u8, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        let read = read_frame(&mut &masked[..]).await;
+        assert_eq!(read, Some((TEXT, b"Hello".to_vec())));
+        assert_eq!(read_frame(&mut &[0x81u8, 0x05, b'H'][..]).await, None);
+        let huge = [0x82u8, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(read_frame(&mut &huge[..]).await, None);
+    }
+
+    #[test]
+    fn lengths_have_three_forms() {
+        assert_eq!(frame(BINARY, b"ab"), [0x82, 2, b'a', b'b']);
+        assert_eq!(frame(BINARY, &[0; 300])[..4], [0x82, 126, 1, 44]);
+        assert_eq!(frame(BINARY, &[0; 70_000])[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70]);
+    }
+}

@@ -1,0 +1,238 @@
+//! Containers that clients made: each is a manifest file in a directory of its own, so
+//! that there is one desired set for all. What a person wrote elsewhere is never
+//! touched here.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handle::Refusal;
+use super::reconcile::{Event, Phase, Verb};
+use super::run::{Effect, Engine};
+use crate::manifest::model::Container;
+use crate::manifest::scalar::Name;
+
+/// How long a container that is to be removed at its end waits for clients that
+/// still read what it printed.
+const READERS: Duration = Duration::from_secs(30);
+
+impl Engine {
+    fn created_file(&self, name: &Name) -> PathBuf {
+        self.workshop.paths.created_dir().join(format!("{name}.toml"))
+    }
+
+    /// Whether a client made it, and not a person's manifest.
+    pub(super) fn is_created(&self, name: &Name) -> bool {
+        let dir = self.workshop.paths.created_dir();
+        self.sources.get(name).is_some_and(|source| source.starts_with(dir))
+    }
+
+    /// Makes a container known without starting it; gives its id.
+    pub(super) fn create(&mut self, name: &Name, container: &Container) -> Result<String, Refusal> {
+        if let Some(record) = self.observed.record(name) {
+            return Err(Refusal::Conflict(format!(
+                "Conflict. The container name \"/{name}\" is already in use by container \"{}\". \
+                 You have to remove (or rename) that container to be able to reuse that name.",
+                record.id
+            )));
+        }
+        if self.desired.declares(name) {
+            let file = self.sources.get(name).map(|file| file.display().to_string());
+            return Err(Refusal::Conflict(format!(
+                "Conflict. The container name \"/{name}\" is already in use by the manifest {}. \
+                 You have to remove (or rename) that container to be able to reuse that name.",
+                file.unwrap_or_default()
+            )));
+        }
+        check(container)?;
+        let id = super::exec::random_id()
+            .map_err(|error| Refusal::Failed(format!("making an id: {error}")))?;
+        // The record first: a manifest without one would be started by whoever reads
+        // it after a crash.
+        let verb = Verb::Create { id: Some(id.clone()) };
+        let created = Event::Verb { name: name.clone(), verb };
+        if let Err(refused) = self.observed.apply(created, &self.now()) {
+            return Err(Refusal::Conflict(format!("Container {name}: {refused}")));
+        }
+        if let Some(record) = self.observed.record(name)
+            && let Err(error) = self.store.save(record)
+        {
+            tracing::error!("{error}");
+        }
+        let written = write(&self.created_file(name), container);
+        self.reload();
+        if let Err(error) = written {
+            return Err(Refusal::Failed(error));
+        }
+        self.tell(name, "create", [("", String::new())]);
+        Ok(id)
+    }
+
+    fn reload(&mut self) {
+        let loaded = self.loader.load();
+        self.manifests(loaded);
+    }
+
+    /// Removes the manifest that a client made, and orders the removal of the rest.
+    pub(super) fn remove_created(&mut self, name: &Name, force: bool) -> Result<(), Refusal> {
+        let path = self.created_file(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let why = format!("removing {}: {error}", path.display());
+                return Err(Refusal::Failed(why));
+            }
+            _ => {}
+        }
+        let _ = sync_dir(&path);
+        self.reload();
+        let verb = Verb::Remove { force };
+        self.observed
+            .apply(Event::Verb { name: name.clone(), verb }, &self.now())
+            .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))
+    }
+
+    /// Writes another version of a manifest that a client made.
+    pub(super) fn change_created(
+        &mut self,
+        name: &Name,
+        container: &Container,
+    ) -> Result<(), Refusal> {
+        if !self.is_created(name) {
+            let file = self.sources.get(name).map(|file| file.display().to_string());
+            return Err(Refusal::Conflict(format!(
+                "{name} is declared in {}; edit that file",
+                file.unwrap_or_default()
+            )));
+        }
+        check(container)?;
+        self.amend(name, container)?;
+        let written = write(&self.created_file(name), container);
+        self.reload();
+        written.map_err(Refusal::Failed)
+    }
+
+    fn amend(&mut self, name: &Name, container: &Container) -> Result<(), Refusal> {
+        let verb = Verb::Amend(Arc::new(container.clone()));
+        self.observed
+            .apply(Event::Verb { name: name.clone(), verb }, &self.now())
+            .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))
+    }
+
+    /// Gives a container that a client made, and that does not run, another name.
+    pub(super) fn rename(&mut self, name: &Name, to: &Name) -> Result<(), Refusal> {
+        if let Some(record) = self.observed.record(to) {
+            return Err(Refusal::Conflict(format!(
+                "Conflict. The container name \"/{to}\" is already in use by container \"{}\". \
+                 You have to remove (or rename) that container to be able to reuse that name.",
+                record.id
+            )));
+        }
+        if self.desired.declares(to) {
+            let why = format!("Conflict. The container name \"/{to}\" is already in use");
+            return Err(Refusal::Conflict(why));
+        }
+        if !self.is_created(name) {
+            let why = format!("{name} is declared by a manifest; rename that file");
+            return Err(Refusal::Conflict(why));
+        }
+        let manifest = self.desired.containers.get(name).cloned();
+        let manifest =
+            manifest.ok_or_else(|| Refusal::NotFound(format!("No such container: {name}")))?;
+        self.observed
+            .rename(name, to)
+            .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))?;
+        if let Some(record) = self.observed.record(to)
+            && let Err(error) = self.store.save(record)
+        {
+            tracing::error!("{error}");
+        }
+        let written = write(&self.created_file(to), &manifest);
+        let _ = fs::remove_file(self.created_file(name));
+        let _ = sync_dir(&self.created_file(name));
+        let paths = Arc::clone(&self.workshop.paths);
+        if let Some(mut live) = self.lives.remove(name) {
+            // What bears the old name is made anew at the next launch; namespaces and
+            // root go along.
+            live.capture = None;
+            live.fifos = None;
+            if let Some(cgroup) = live.kept.cgroup.take()
+                && let Err(error) = cgroup.remove()
+            {
+                tracing::warn!("{error}");
+            }
+            self.lives.insert(to.clone(), live);
+        }
+        self.logs.forget(&paths.log_dir(name.as_str()));
+        let _ = fs::rename(paths.log_dir(name.as_str()), paths.log_dir(to.as_str()));
+        let _ = fs::remove_dir_all(paths.container_run_dir(name.as_str()));
+        self.reload();
+        self.tell(to, "rename", [("oldName", format!("/{name}"))]);
+        written.map_err(Refusal::Failed)
+    }
+
+    /// These containers changed: one that came to its end and is to be removed then,
+    /// is, once its clients have read all.
+    pub(super) fn remove_ended(&self, names: &[Name]) {
+        for name in names {
+            let Some(record) = self.observed.record(name) else { continue };
+            let wanted = record.applied.as_ref().is_some_and(|manifest| manifest.auto_remove);
+            if !wanted || !matches!(record.phase, Phase::Exited(_)) || !self.is_created(name) {
+                continue;
+            }
+            let (name, attached) = (name.clone(), self.attached.clone());
+            let (id, effects) = (record.id.clone(), self.effects.clone());
+            tokio::task::spawn_local(async move {
+                let read = async {
+                    while attached.any(&name) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let _ = tokio::time::timeout(READERS, read).await;
+                let _ = effects.send(Effect::RemoveEnded { name, id });
+            });
+        }
+    }
+
+    /// See [`Engine::remove_ended`].
+    pub(super) fn remove_if_ended(&mut self, name: &Name, id: &str) {
+        let rests = self.observed.record(name).is_some_and(|record| {
+            record.id == id && matches!(record.phase, Phase::Exited(_))
+        });
+        if rests
+            && let Err(refusal) = self.remove_created(name, false)
+        {
+            tracing::warn!("removing {name}, which has ended: {refusal:?}");
+        }
+    }
+}
+
+/// What the manifest's reader would object to.
+fn check(container: &Container) -> Result<(), Refusal> {
+    let objections = crate::manifest::objections(container);
+    match objections.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Invalid(objections.join("; "))),
+    }
+}
+
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Whole or not at all, and on the disk when this returns.
+fn write(path: &Path, container: &Container) -> Result<(), String> {
+    let fail = |error: std::io::Error| format!("writing {}: {error}", path.display());
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let text = crate::manifest::to_toml(container)?;
+    fs::create_dir_all(dir).map_err(fail)?;
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).map_err(fail)?;
+    file.write_all(text.as_bytes()).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(path).map_err(|error| fail(error.error))?;
+    sync_dir(path).map_err(fail)
+}

@@ -16,7 +16,7 @@ mod read_kdl;
 mod read_toml;
 pub mod scalar;
 mod schema;
-mod validate;
+pub(crate) mod validate;
 pub mod variants;
 pub mod watch;
 mod write;

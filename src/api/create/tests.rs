@@ -69,9 +69,10 @@ fn what_the_docker_command_sends_becomes_a_manifest() {
     assert_eq!(container.mounts[0].source.as_deref(), Some("anonymous1"));
     assert!(container.mounts[1].read_only);
     assert_eq!(container.mounts[3].size, Some(Size(64 << 20)));
-    assert_eq!(crate::manifest::validate::alone(&Container {
-        network: Default::default(), ..container
-    }), []);
+    assert_eq!(
+        crate::manifest::validate::alone(&Container { network: Default::default(), ..container }),
+        []
+    );
 }
 
 #[test]
@@ -87,10 +88,14 @@ fn what_can_t_be_is_said_in_docker_s_words() {
     assert!(error(json!({"Binds": ["x:y"]})).contains("must be absolute"));
     assert!(error(json!({"NetworkMode": "container:nobody"})).contains("No such container"));
     assert!(error(json!({"NetworkMode": "shop"})).contains("network shop not found"));
-    assert!(error(json!({"AutoRemove": true, "RestartPolicy": {"Name": "always"}}))
-        .contains("AutoRemove"));
-    assert!(error(json!({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}))
-        .contains("on-failure"));
+    assert!(
+        error(json!({"AutoRemove": true, "RestartPolicy": {"Name": "always"}}))
+            .contains("AutoRemove")
+    );
+    assert!(
+        error(json!({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}))
+            .contains("on-failure")
+    );
     assert!(error(json!({"PidMode": "host"})).contains("PID mode"));
     assert!(made(json!([])).is_err());
     assert!(made(json!({"Image": 3})).is_err());

@@ -307,7 +307,7 @@ fn inet_chains(plan: &Plan) -> Vec<Chain> {
     let admitted = || meta_is(META_IIFNAME, interface(&admitted)).to_vec();
     // route_localnet lets answers to 127.0.0.1 come back by a bridge; nothing else
     // may reach the host's loopback that way.
-    let mut first = vec![rule([
+    let first = vec![rule([
         interface_in(META_IIFNAME, "bridges").into(),
         in_destination_loopback(),
         vec![verdict(Verdict::Drop)],

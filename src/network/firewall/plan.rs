@@ -305,14 +305,13 @@ fn rule(parts: impl IntoIterator<Item = Vec<Expr>>) -> Vec<Expr> {
 fn inet_chains(plan: &Plan) -> Vec<Chain> {
     let (_, admitted) = plan.instance.admission();
     let admitted = || meta_is(META_IIFNAME, interface(&admitted)).to_vec();
-    let mut first = Vec::new();
     // route_localnet lets answers to 127.0.0.1 come back by a bridge; nothing else
     // may reach the host's loopback that way.
-    first.push(rule([
+    let first = vec![rule([
         interface_in(META_IIFNAME, "bridges").into(),
         in_destination_loopback(),
         vec![verdict(Verdict::Drop)],
-    ]));
+    ])];
     let mut prerouting = Vec::new();
     // `::1` can't leave the host: whoever serves it there must get it (`forward.rs`).
     let mut is_loopback6 = family(true).to_vec();

@@ -96,6 +96,10 @@ impl Host {
         let bridge = self.instance.bridge(&network.name);
         let mac = Mac::derived(self.instance.seed(&["bridge-mac", &network.name]));
         self.links.ensure_bridge(&bridge, mac, network.mtu)?;
+        // Until its link-local address is found to be unique, two seconds from now, the
+        // bridge could ask for no neighbour of a packet that it forwards. It follows
+        // from a hardware address that we chose: nobody else has it.
+        sysctl::set_if_there(&format!("ipv6/conf/{bridge}/accept_dad"), "0")?;
         self.links.add_address(&bridge, network.gateway.into(), network.subnet.prefix_len())?;
         let v6 = network.subnet6.zip(network.gateway6()).filter(|_| sysctl::has_ipv6());
         if let Some((subnet, gateway)) = v6 {

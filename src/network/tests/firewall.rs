@@ -114,10 +114,18 @@ fn networks_are_apart_and_the_hosts_loopback_is_its_own() {
             links.add_default_route("eth0", ip(HOST4)).unwrap();
             assert_eq!(tcp(&at.v4.to_string(), 80), None);
         });
+        // A container that sends 127.0.0.1 over its bridge to the host.
+        let reach =
+            || TcpStream::connect_timeout(&"127.0.0.1:7777".parse().unwrap(), PATIENCE).is_ok();
         within(&a, || {
-            let socket = TcpStream::connect_timeout(&"127.0.0.1:7777".parse().unwrap(), PATIENCE);
-            assert!(socket.is_err());
+            std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+            ip_command(&["address", "del", "127.0.0.1/8", "dev", "lo"]);
+            ip_command(&["route", "add", "127.0.0.0/8", "via", "10.70.1.1"]);
+            assert!(!reach());
         });
+        // It is our rule that stops it.
+        world.firewall.remove(&world.plan.instance).unwrap();
+        assert!(within(&a, reach));
         drop(local);
     });
 }

@@ -221,3 +221,8 @@ fn nft(text: &str) {
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{text}");
 }
+
+/// What a hostile container's root would do by hand, had it the right.
+fn ip_command(words: &[&str]) {
+    assert!(std::process::Command::new("ip").args(words).status().unwrap().success(), "{words:?}");
+}

@@ -3,6 +3,7 @@
 //! the container nor each other.
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::{Request, StatusCode};
 
 use super::exec::queried_size;
@@ -22,8 +23,14 @@ struct Wanted {
     stderr: bool,
     keys: DetachKeys,
     follower: Follower,
+    /// Bytes of standard output and error that the client has from before.
+    seen: [u64; 2],
     attached: Attached,
 }
+
+/// Tells our own command where it began, so that after the engine's death it can say
+/// (`from`, `seen-stdout`, `seen-stderr`) where to go on.
+const POSITION: &str = "berth-log-position";
 
 async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, Box<Answer>> {
     let bad = |message: String| Box::new(failure(StatusCode::BAD_REQUEST, &message));
@@ -38,7 +45,13 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
         return Err(Box::new(failure(StatusCode::CONFLICT, &message)));
     }
     let keys = DetachKeys::parse(query.get("detachKeys")).map_err(bad)?;
-    let from = if query.is_on("logs") { From::Beginning } else { From::Now };
+    let from = match query.get("from") {
+        Some(position) => From::At(position.parse().map_err(bad)?),
+        None if query.is_on("logs") => From::Beginning,
+        None => From::Now,
+    };
+    let seen = ["seen-stdout", "seen-stderr"]
+        .map(|key| query.get(key).and_then(|count| count.parse().ok()).unwrap_or(0));
     // The place is taken before the client is answered: what is printed from then on
     // it gets.
     let attached = handle.attached.enter(&view.name);
@@ -54,6 +67,7 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
         view,
         keys,
         follower,
+        seen,
         attached,
     })
 }
@@ -69,7 +83,13 @@ pub async fn attach(
         Err(answer) => return *answer,
     };
     let (handle, raw) = (handle.clone(), wanted.view.manifest.tty);
-    hijack(request, raw, move |input, output| serve(handle, wanted, raw, input, output))
+    let position = HeaderValue::from_str(&wanted.follower.position().to_string());
+    let mut answer =
+        hijack(request, raw, move |input, output| serve(handle, wanted, raw, input, output));
+    if let Ok(position) = position {
+        answer.headers_mut().insert(POSITION, position);
+    }
+    answer
 }
 
 /// The same over a websocket; its messages are the bytes as they are.
@@ -88,15 +108,22 @@ pub async fn attach_websocket(
 }
 
 async fn serve(handle: Handle, wanted: Wanted, raw: bool, input: Input, mut output: Output) {
-    let Wanted { view, stream, stdin, stdout, stderr, keys, mut follower, attached } = wanted;
+    let Wanted { view, stream, stdin, stdout, stderr, keys, mut follower, mut seen, attached } =
+        wanted;
     let is_wanted = |piece: &Piece| match piece.stream {
         Stream::Stdout => stdout,
         Stream::Stderr => stderr,
         Stream::Berth | Stream::Filler => stderr && !raw,
     };
-    let frame = |piece: Piece| {
+    let mut frame = |piece: Piece| {
         let number = if piece.stream == Stream::Stdout { STDOUT } else { STDERR };
-        framed(number, &piece.bytes, raw)
+        let seen = &mut seen[usize::from(number == STDERR)];
+        let skip = usize::try_from(*seen).map_or(piece.bytes.len(), |n| n.min(piece.bytes.len()));
+        *seen -= skip as u64;
+        match &piece.bytes[skip..] {
+            [] => Vec::new(),
+            bytes => framed(number, bytes, raw),
+        }
     };
     if !stream {
         while let Ok(Some(piece)) = follower.take() {

@@ -26,6 +26,7 @@ mod transfer;
 mod volumes;
 mod websocket;
 
+pub use hijack::DetachKeys;
 pub use model::{command_line, status as status_sentence};
 
 use std::convert::Infallible;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::run_args::{Attach, Create, Exec, Run};
+
 /// Keeps the machine as its manifests say: supervisor, container engine and init.
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, propagate_version = true, max_term_width = 100)]
@@ -32,6 +34,19 @@ pub enum Format {
 pub enum Command {
     /// Run what the manifests say, and keep it running.
     Up(Up),
+    /// Make a container and run it.
+    Run(Box<Run>),
+    /// Make a container without running it.
+    Create(Box<Create>),
+    /// Run a command inside a container.
+    Exec(Exec),
+    /// Attach to a container that runs.
+    Attach(Attach),
+    /// Print the manifest of a container, as a file that makes the same one elsewhere.
+    Manifest {
+        /// Which container.
+        name: String,
+    },
     /// List containers.
     Ps {
         /// Also those that do not run.

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
@@ -62,15 +64,51 @@ impl Client {
     }
 
     async fn try_request(&self, method: &Method, path: &str) -> Result<Response<Incoming>> {
+        self.send(method, path, Vec::new(), false).await
+    }
+
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Vec<u8>,
+        upgrade: bool,
+    ) -> Result<Response<Incoming>> {
         let stream = TokioIo::new(self.connect().await?);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-        tokio::task::spawn_local(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "berth")
-            .body(Empty::<Bytes>::new())?;
-        Ok(sender.send_request(request).await?)
+        tokio::task::spawn_local(connection.with_upgrades());
+        let mut request = Request::builder().method(method).uri(path).header("host", "berth");
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        if upgrade {
+            request = request.header("connection", "Upgrade").header("upgrade", "tcp");
+        }
+        Ok(sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?)
+    }
+
+    /// Sends a JSON body; the answer's status and body, whatever they say.
+    pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<(StatusCode, Bytes)> {
+        let body = serde_json::to_vec(body)?;
+        let answer = self.send(&Method::POST, path, body, false).await?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
+    }
+
+    /// Asks for a stream in both directions; the answer's head comes with it.
+    pub async fn hijack(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(Response<()>, TokioIo<Upgraded>)> {
+        let mut answer = self.send(&Method::POST, path, body, true).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let body = answer.into_body().collect().await?.to_bytes();
+            return Err(Failure(message(&body)));
+        }
+        let upgraded = hyper::upgrade::on(&mut answer).await?;
+        let (head, _) = answer.into_parts();
+        Ok((Response::from_parts(head, ()), TokioIo::new(upgraded)))
     }
 
     /// Asks. A connection that the engine's death broke before it answered is made

@@ -7,7 +7,12 @@ mod client;
 mod inspect;
 mod list;
 mod offline;
+mod request;
+mod run;
+mod run_args;
+mod session;
 mod stream;
+mod terminal;
 mod up;
 mod verbs;
 
@@ -59,13 +64,18 @@ fn run(args: Args) -> Result {
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, talk(Client::new(paths.socket()), command))
+            local.block_on(&runtime, talk(Client::new(paths.socket()), &paths, command))
         }
     }
 }
 
-async fn talk(client: Client, command: Command) -> Result {
+async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Command) -> Result {
     match command {
+        Command::Run(args) => run::run(&client, paths, &args).await,
+        Command::Create(args) => run::create(&client, paths, &args).await,
+        Command::Exec(args) => run::exec(&client, &args).await,
+        Command::Attach(args) => run::attach(&client, &args).await,
+        Command::Manifest { name } => run::manifest(&client, &name).await,
         Command::Ps { all, quiet, format } => list::ps(&client, all, quiet, format).await,
         Command::Inspect { names } => inspect::inspect(&client, &names).await,
         Command::Logs(logs) => stream::logs(&client, &logs).await,

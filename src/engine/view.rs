@@ -30,7 +30,12 @@ fn time(unix_nanos: i64) -> SystemTime {
 pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
     let run = record.phase.run();
     let ended = record.last_exit.as_ref();
-    let manifest = [&record.applied, &record.last_good]
+    // What runs, or what would be run.
+    let known = match run {
+        Some(_) => [&record.applied, &record.last_good],
+        None => [&record.last_good, &record.applied],
+    };
+    let manifest = known
         .into_iter()
         .find_map(|known| known.as_deref().cloned())
         .or(declared.manifest)

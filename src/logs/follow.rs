@@ -18,6 +18,37 @@ pub enum From {
     Beginning,
     /// With what comes from now on.
     Now,
+    /// With a place that [`Follower::position`] told earlier; from now on if its file
+    /// is not as it was.
+    At(Position),
+}
+
+/// A place in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The number of the file.
+    pub seq: u64,
+    /// The offset in it.
+    pub offset: u64,
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.seq, self.offset)
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once('.')
+            .and_then(|(seq, offset)| Some((seq.parse().ok()?, offset.parse().ok()?)));
+        parsed
+            .map(|(seq, offset)| Position { seq, offset })
+            .ok_or_else(|| format!("{text:?} is not a place in a log: write FILE.OFFSET"))
+    }
 }
 
 /// Bytes of one stream.
@@ -49,6 +80,16 @@ impl Follower {
     ) -> io::Result<Follower> {
         let state = match from {
             From::Beginning => State::Before(0),
+            From::At(position) => match open_from(&dir, position.seq)? {
+                None => State::Before(position.seq),
+                Some(mut segment) => {
+                    if segment.seq() != position.seq || segment.plain().is_none() {
+                        return Follower::new(dir, pulse, From::Now);
+                    }
+                    segment.seek(position.offset);
+                    State::In(segment)
+                }
+            },
             From::Now => match layout::scan(&dir)?.segments.last_key_value() {
                 None => State::Before(0),
                 Some((seq, _)) => match open_from(&dir, *seq)? {
@@ -61,6 +102,14 @@ impl Follower {
             },
         };
         Ok(Follower { dir, pulse, state })
+    }
+
+    /// The place of the next bytes.
+    pub fn position(&self) -> Position {
+        match &self.state {
+            State::In(segment) => Position { seq: segment.seq(), offset: segment.offset() },
+            State::Before(seq) => Position { seq: *seq, offset: 0 },
+        }
     }
 
     /// The next bytes that are there already.

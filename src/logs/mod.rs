@@ -37,7 +37,7 @@ mod crash_tests;
 mod tests;
 
 pub use capture::Capture;
-pub use follow::{Follower, From, Piece};
+pub use follow::{Follower, From, Piece, Position};
 pub use lines::Line;
 pub use read::{Query, Reader};
 pub use registry::{Logs, Warning};

@@ -128,6 +128,10 @@ impl Segment {
         self.seq
     }
 
+    pub(super) fn offset(&self) -> u64 {
+        self.at
+    }
+
     /// The file itself if it is a plain one, with its index and modification time.
     pub(super) fn plain(&mut self) -> Option<(&File, &mut Index)> {
         match &self.source {

@@ -69,10 +69,8 @@ fn what_the_docker_command_sends_becomes_a_manifest() {
     assert_eq!(container.mounts[0].source.as_deref(), Some("anonymous1"));
     assert!(container.mounts[1].read_only);
     assert_eq!(container.mounts[3].size, Some(Size(64 << 20)));
-    assert_eq!(
-        crate::manifest::validate::alone(&Container { network: Default::default(), ..container }),
-        []
-    );
+    let alone = Container { network: Default::default(), ..container };
+    assert_eq!(crate::manifest::objections(&alone), Vec::<String>::new());
 }
 
 #[test]

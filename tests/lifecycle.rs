@@ -237,3 +237,18 @@ fn a_probe_that_fails_makes_a_container_unhealthy() {
     });
     assert_eq!(berth.status("web"), "running");
 }
+
+/// More at once than the socket between keeper and engine holds.
+#[test]
+fn hundreds_start_and_stop_at_once() {
+    let mut berth = Berth::new();
+    let all = "instances = [".to_owned()
+        + &(0..400).map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ")
+        + "]\nisolation = \"none\"\ncommand = [\"sleep\", \"1000000\"]\n";
+    berth.write("many@.toml", &all);
+    berth.up();
+    berth.wait("all to run", || {
+        berth.ok(&["ps"]).lines().filter(|line| line.contains(" Up ")).count() == 400
+    });
+    assert_eq!(berth.down(), Some(0));
+}

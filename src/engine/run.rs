@@ -172,8 +172,10 @@ impl Engine {
                 self.effect(effect);
             }
             wake_at = self.decide();
-            self.link.flush().await?;
+            // Otherwise what waits goes out beside receiving: the keeper may wait for
+            // us to read, and gives a message up after a while.
             if self.finished {
+                self.link.flush().await?;
                 return Ok(());
             }
         }

@@ -9,6 +9,7 @@
 //! HTTP or what a key or tag of the engine means.
 
 pub mod launch;
+pub mod outbox;
 pub mod process;
 pub mod protocol;
 pub mod run;

@@ -12,6 +12,7 @@ use rustix::process::{WaitOptions, wait};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::launch::launch;
+use super::outbox::Outbox;
 use super::protocol::{self, Fds, Kind, Message, Received};
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
@@ -58,6 +59,7 @@ struct Keeper {
     caught: Caught,
     epoll: OwnedFd,
     second: SharedPid,
+    outbox: Outbox,
     /// How often the supervisor was told to end, for an engine that can't answer.
     told_to_end: u32,
     finish: Option<i32>,
@@ -112,6 +114,7 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<i32> {
         caught,
         epoll,
         second: SharedPid::new()?,
+        outbox: Outbox::default(),
         told_to_end: 0,
         finish: None,
     };
@@ -122,6 +125,7 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<i32> {
         keeper.reap();
         keeper.look_at_adopted();
         keeper.listen();
+        keeper.send();
         if let Some(code) = keeper.finish {
             return Ok(code);
         }
@@ -163,15 +167,28 @@ impl Keeper {
         let (caught, adopted) = (self.caught.as_fd(), self.epoll.as_fd());
         let _ = match self.socket() {
             Some(socket) => {
-                poll(&mut [fixed(caught), fixed(adopted), fixed(socket)], timeout.as_ref())
+                let out = match self.outbox.is_waiting() {
+                    true => PollFlags::OUT,
+                    false => PollFlags::empty(),
+                };
+                let socket = PollFd::from_borrowed_fd(socket, PollFlags::IN | out);
+                poll(&mut [fixed(caught), fixed(adopted), socket], timeout.as_ref())
             }
             None => poll(&mut [fixed(caught), fixed(adopted)], timeout.as_ref()),
         };
     }
 
-    fn tell(&mut self, message: &Message, fds: &[BorrowedFd<'_>]) {
-        if let Some(socket) = self.socket() {
-            tell(socket, message, fds);
+    fn tell(&mut self, message: Message) {
+        if self.socket().is_some() {
+            self.outbox.push(message);
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        let Keeper { engine, outbox, table, .. } = self;
+        if let Engine::Running { socket, .. } = engine {
+            outbox.send(socket.as_fd(), table);
         }
     }
 
@@ -186,7 +203,7 @@ impl Keeper {
                     self.give_up();
                 }
             }
-            self.tell(&Message { code: signal, ..Message::new(Kind::Signal) }, &[]);
+            self.tell(Message { code: signal, ..Message::new(Kind::Signal) });
         }
     }
 
@@ -218,7 +235,7 @@ impl Keeper {
             if let Some(process) = self.table.running(pid).filter(|process| !process.adopted) {
                 process.state = State::Exited(end_of(status));
                 let message = described(process, Kind::Exited);
-                self.tell(&message, &[]);
+                self.tell(message);
             }
         }
     }
@@ -234,7 +251,7 @@ impl Keeper {
         if !matches!(epoll::wait(&self.epoll, &mut events[..], Some(&none)), Ok(1..)) {
             return;
         }
-        let Keeper { table, engine, epoll, .. } = self;
+        let Keeper { table, engine, epoll, outbox, .. } = self;
         for process in &mut table.processes {
             if process.adopted
                 && process.state == State::Running
@@ -242,8 +259,8 @@ impl Keeper {
             {
                 let _ = epoll::delete(&*epoll, &process.pidfd);
                 process.state = State::Exited(None);
-                if let Engine::Running { socket, .. } = engine {
-                    tell(socket.as_fd(), &described(process, Kind::Exited), &[]);
+                if matches!(engine, Engine::Running { .. }) {
+                    outbox.push(described(process, Kind::Exited));
                 }
             }
         }
@@ -300,19 +317,18 @@ impl Keeper {
     }
 
     fn tell_all(&mut self) {
-        let Some(socket) = self.socket() else { return };
         for process in &self.table.processes {
-            tell(socket, &described(process, Kind::Process), &[process.pidfd.as_fd()]);
+            self.outbox.push(described(process, Kind::Process));
         }
         for held in &self.table.held {
-            let message = Message { tag: held.tag, ..Message::new(Kind::Held) };
-            tell(socket, &message, &[held.fd.as_fd()]);
+            self.outbox.push(Message { tag: held.tag, ..Message::new(Kind::Held) });
         }
-        tell(socket, &Message::new(Kind::Told), &[]);
+        self.outbox.push(Message::new(Kind::Told));
         // Whoever was told to end and died of something else has not ended everything.
         for _ in 0..self.told_to_end.min(2) {
-            tell(socket, &Message { code: libc::SIGTERM, ..Message::new(Kind::Signal) }, &[]);
+            self.outbox.push(Message { code: libc::SIGTERM, ..Message::new(Kind::Signal) });
         }
+        self.send();
     }
 
     fn launch(&mut self, message: Message, fds: &Fds) {
@@ -335,10 +351,8 @@ impl Keeper {
                     adopted: false,
                 };
                 let said = described(&process, Kind::Launched);
-                if let Some(socket) = self.socket() {
-                    tell(socket, &said, &[process.pidfd.as_fd()]);
-                }
                 let _ = self.table.add(process);
+                self.tell(said);
             }
             Err(errno) => {
                 let refused = Message {
@@ -346,7 +360,7 @@ impl Keeper {
                     code: errno.raw_os_error(),
                     ..Message::new(Kind::Refused)
                 };
-                self.tell(&refused, &[]);
+                self.tell(refused);
             }
         }
     }
@@ -356,6 +370,7 @@ impl Keeper {
             if now().saturating_sub(since) >= WELL {
                 self.pause = MIN_PAUSE;
             }
+            self.outbox.clear();
             say!("berth: the engine ended; starting it again in {} ms", self.pause.as_millis());
             self.engine = Engine::Down { until: now() + self.pause };
             self.pause = (self.pause * 2).min(MAX_PAUSE);
@@ -409,7 +424,7 @@ impl Keeper {
     fn reexec(&mut self) {
         let Err(errno) = self.try_reexec();
         say!("berth: can't become the new binary: {errno}");
-        self.tell(&Message { code: errno.raw_os_error(), ..Message::new(Kind::NotReplaced) }, &[]);
+        self.tell(Message { code: errno.raw_os_error(), ..Message::new(Kind::NotReplaced) });
     }
 
     fn try_reexec(&mut self) -> Result<std::convert::Infallible, Errno> {
@@ -446,23 +461,6 @@ impl Keeper {
         let error = replace(&self.settings.binary, &argv, &envp);
         kept(&self.table, FdFlags::CLOEXEC);
         Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    }
-}
-
-/// The engine may be slow: then it does not get the message now, but it learns
-/// all by `Hello` when it is started again, and an exit stays in the table.
-fn tell(socket: BorrowedFd<'_>, message: &Message, fds: &[BorrowedFd<'_>]) {
-    loop {
-        match protocol::send(socket, message, fds) {
-            Err(Errno::AGAIN) => {
-                let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-                let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-                if !matches!(poll(&mut ready, Some(&second)), Ok(1)) {
-                    return;
-                }
-            }
-            _ => return,
-        }
     }
 }
 

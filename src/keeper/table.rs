@@ -1,7 +1,7 @@
 //! The keeper's table: processes and held descriptors, in memory that is taken at
 //! the start and bounded. Written as a flat file for `reexec`.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::protocol::{TAG_LEN, Tag};
 use crate::sandbox::status::End;
@@ -93,8 +93,8 @@ impl Table {
     }
 
     /// The process with a key.
-    pub fn by_key(&mut self, key: u64) -> Option<&mut Process> {
-        self.processes.iter_mut().find(|process| process.key == key)
+    pub fn by_key(&self, key: u64) -> Option<&Process> {
+        self.processes.iter().find(|process| process.key == key)
     }
 
     /// Forgets a process that has ended.
@@ -113,6 +113,11 @@ impl Table {
         }
         self.held.push(Held { tag, fd });
         Ok(())
+    }
+
+    /// The descriptor that is held under a tag.
+    pub fn held_as(&self, tag: Tag) -> Option<BorrowedFd<'_>> {
+        self.held.iter().find(|held| held.tag == tag).map(|held| held.fd.as_fd())
     }
 
     /// Closes a held descriptor.

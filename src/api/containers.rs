@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use hyper::body::{Bytes, Incoming};
 use hyper::StatusCode;
+use hyper::body::{Bytes, Incoming};
 use serde_json::json;
 
 use tokio::sync::broadcast::error::RecvError;
@@ -226,9 +226,8 @@ async fn make(
         })
     });
     let named = named.transpose()?;
-    let size = super::exec::size(
-        asked.host_config.as_ref().and_then(|host| host.console_size.as_ref()),
-    );
+    let size =
+        super::exec::size(asked.host_config.as_ref().and_then(|host| host.console_size.as_ref()));
     let views = handle.list().await;
     let lookup = |which: &str| {
         let view = views.iter().find(|view| {
@@ -316,9 +315,9 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
     for view in handle.list().await {
         let rests = matches!(view.state.as_str(), "created" | "exited" | "dead");
         let fits = |key: &str, is: bool| {
-            filters
-                .get(key)
-                .is_none_or(|values| values.iter().all(|value| matches(&view, "label", value) == is))
+            filters.get(key).is_none_or(|values| {
+                values.iter().all(|value| matches(&view, "label", value) == is)
+            })
         };
         if rests
             && is_ours(handle, &view)

@@ -201,9 +201,9 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
     match (host.memory_swap, limits.memory) {
         (Some(total @ 1..), Some(memory)) => {
             let total = total.unsigned_abs();
-            let swap = total.checked_sub(memory.0).ok_or(
-                "Minimum memoryswap limit should be larger than memory limit, see usage",
-            )?;
+            let swap = total
+                .checked_sub(memory.0)
+                .ok_or("Minimum memoryswap limit should be larger than memory limit, see usage")?;
             limits.swap = Some(Size(swap));
         }
         (Some(1..), None) => {
@@ -233,10 +233,9 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
     if let Some(shares) = positive(host.cpu_shares) {
         limits.cpu_weight = Some(weight_of_shares(shares));
     }
-    for (asked, limit) in [
-        (&host.cpuset_cpus, &mut limits.cpuset),
-        (&host.cpuset_mems, &mut limits.cpuset_mems),
-    ] {
+    for (asked, limit) in
+        [(&host.cpuset_cpus, &mut limits.cpuset), (&host.cpuset_mems, &mut limits.cpuset_mems)]
+    {
         if let Some(set) = some(asked.clone()) {
             *limit = Some(set);
         }
@@ -303,8 +302,8 @@ fn mounts(
             Some((which, "rw")) => (which, false),
             _ => (from.as_str(), false),
         };
-        let (_, other) = (surroundings.container)(which)
-            .ok_or_else(|| format!("No such container: {which}"))?;
+        let (_, other) =
+            (surroundings.container)(which).ok_or_else(|| format!("No such container: {which}"))?;
         for mut mount in other.mounts {
             mount.read_only |= read_only;
             all.push(mount);
@@ -323,8 +322,10 @@ fn mounts(
     for mut mount in all {
         if !mount.target.is_absolute() {
             let target = mount.target.display();
-            return Err(format!("invalid mount config: invalid mount path: '{target}' mount path \
-                                must be absolute"));
+            return Err(format!(
+                "invalid mount config: invalid mount path: '{target}' mount path \
+                                must be absolute"
+            ));
         }
         container.mounts.retain(|earlier| earlier.target != mount.target);
         if mount.kind() == MountKind::Volume && mount.source.is_none() {
@@ -364,7 +365,9 @@ fn bind(text: &str) -> Result<Mount, String> {
             "rw" | "z" | "Z" | "nocopy" | "private" | "rprivate" | "shared" | "rshared"
             | "slave" | "rslave" | "cached" | "delegated" | "consistent" => {}
             other => {
-                return Err(format!("invalid volume specification: '{text}': invalid mode: {other}"));
+                return Err(format!(
+                    "invalid volume specification: '{text}': invalid mode: {other}"
+                ));
             }
         }
     }
@@ -382,8 +385,10 @@ fn typed(asked: &DockerMount) -> Result<Mount, String> {
     match asked.typ {
         Some(MountType::VOLUME) | None => {}
         Some(MountType::BIND) => {
-            let source = source.ok_or("invalid mount config for type \"bind\": field Source must \
-                                       not be empty")?;
+            let source = source.ok_or(
+                "invalid mount config for type \"bind\": field Source must \
+                                       not be empty",
+            )?;
             if !source.starts_with('/') {
                 return Err(format!(
                     "invalid mount config for type \"bind\": invalid mount path: '{source}' mount \
@@ -570,7 +575,9 @@ fn rest(
         log_options(log.config.unwrap_or_default(), container)?;
         match log.typ.as_deref() {
             None | Some("" | "json-file" | "local" | "berth") => {}
-            Some(other) => warnings.push(format!("log driver {other:?}: Berth keeps the log itself")),
+            Some(other) => {
+                warnings.push(format!("log driver {other:?}: Berth keeps the log itself"))
+            }
         }
     }
     for (what, mode) in [("PID", host.pid_mode), ("IPC", host.ipc_mode), ("UTS", host.uts_mode)] {

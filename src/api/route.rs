@@ -7,9 +7,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{
-    attach, containers, events, exec, files, images, logs, own, system, volumes,
-};
+use super::{attach, containers, events, exec, files, images, logs, own, system, volumes};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -196,9 +194,7 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which, "top"] if get => containers::top(&handle, which).await,
         ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
         ["containers", "prune"] if post => containers::prune(&handle, query).await,
-        ["containers", which, "rename"] if post => {
-            containers::rename(&handle, which, query).await
-        }
+        ["containers", which, "rename"] if post => containers::rename(&handle, which, query).await,
         ["containers", which, "resize"] if post => attach::resize(&handle, which, query).await,
         ["containers", which, verb] if post => containers::act(&handle, which, verb, query).await,
         ["containers", which] if *method == Method::DELETE => {

@@ -7,8 +7,8 @@ use bollard_stubs::models::{
     SystemVersionComponents, SystemVersionPlatform,
 };
 
-use hyper::body::Incoming;
 use hyper::StatusCode;
+use hyper::body::Incoming;
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure, json, text};
 use crate::engine::handle::Handle;

@@ -92,8 +92,10 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
         Err(answer) => return *answer,
     };
     if let Some(driver) = asked.driver.filter(|driver| !driver.is_empty() && driver != "local") {
-        let message = format!("create volume: error looking up volume plugin {driver}: plugin \
-                               \"{driver}\" not found");
+        let message = format!(
+            "create volume: error looking up volume plugin {driver}: plugin \
+                               \"{driver}\" not found"
+        );
         return failure(StatusCode::NOT_FOUND, &message);
     }
     if asked.driver_opts.is_some_and(|options| !options.is_empty()) {
@@ -125,8 +127,7 @@ fn missing(name: &str) -> Answer {
 
 pub async fn remove(handle: &Handle, name: &str, query: &Query) -> Answer {
     if let Some(users) = users(&handle.list().await).get(name) {
-        let message =
-            format!("remove {name}: volume is in use - [{}]", users.join(", "));
+        let message = format!("remove {name}: volume is in use - [{}]", users.join(", "));
         return failure(StatusCode::CONFLICT, &message);
     }
     match handle.volumes.remove(name) {

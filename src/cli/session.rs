@@ -84,16 +84,7 @@ impl<'a> Session<'a> {
             false => None,
         };
         let typing = options.stdin.then(|| Rc::new(Mutex::new(terminal::typing())));
-        Ok(Session {
-            client,
-            target,
-            options,
-            raw,
-            typing,
-            keys,
-            position: None,
-            seen: [0; 2],
-        })
+        Ok(Session { client, target, options, raw, typing, keys, position: None, seen: [0; 2] })
     }
 
     /// Attaches to a container; for one that was attached to before, goes on there.
@@ -244,9 +235,10 @@ impl<'a> Session<'a> {
             return terminal::show(false, bytes);
         }
         buffer.extend_from_slice(bytes);
-        while let Some(len) = buffer.get(4..8).map(|len| {
-            len.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte))
-        }) {
+        while let Some(len) = buffer
+            .get(4..8)
+            .map(|len| len.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte)))
+        {
             let Some(payload) = buffer.get(8..8 + len) else { return Ok(()) };
             let is_stderr = buffer.first() == Some(&2);
             terminal::show(is_stderr, payload)?;

@@ -199,12 +199,11 @@ impl Engine {
 
     /// See [`Engine::remove_ended`].
     pub(super) fn remove_if_ended(&mut self, name: &Name, id: &str) {
-        let rests = self.observed.record(name).is_some_and(|record| {
-            record.id == id && matches!(record.phase, Phase::Exited(_))
-        });
-        if rests
-            && let Err(refusal) = self.remove_created(name, false)
-        {
+        let rests = self
+            .observed
+            .record(name)
+            .is_some_and(|record| record.id == id && matches!(record.phase, Phase::Exited(_)));
+        if rests && let Err(refusal) = self.remove_created(name, false) {
             tracing::warn!("removing {name}, which has ended: {refusal:?}");
         }
     }

@@ -92,8 +92,11 @@ mod tests {
 
     #[test]
     fn a_small_one_stays_small() {
-        let container =
-            Container { rootfs: Some("/".into()), command: vec!["true".into()], ..Container::default() };
+        let container = Container {
+            rootfs: Some("/".into()),
+            command: vec!["true".into()],
+            ..Container::default()
+        };
         assert_eq!(to_toml(&container).unwrap().lines().count(), 2);
     }
 }

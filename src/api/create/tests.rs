@@ -86,10 +86,14 @@ fn what_can_t_be_is_said_in_docker_s_words() {
     assert!(error(json!({"Binds": ["x:y"]})).contains("must be absolute"));
     assert!(error(json!({"NetworkMode": "container:nobody"})).contains("No such container"));
     assert!(error(json!({"NetworkMode": "shop"})).contains("network shop not found"));
-    assert!(error(json!({"AutoRemove": true, "RestartPolicy": {"Name": "always"}}))
-        .contains("AutoRemove"));
-    assert!(error(json!({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}))
-        .contains("on-failure"));
+    assert!(
+        error(json!({"AutoRemove": true, "RestartPolicy": {"Name": "always"}}))
+            .contains("AutoRemove")
+    );
+    assert!(
+        error(json!({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}))
+            .contains("on-failure")
+    );
     assert!(error(json!({"PidMode": "host"})).contains("PID mode"));
     assert!(made(json!([])).is_err());
     assert!(made(json!({"Image": 3})).is_err());

@@ -12,6 +12,7 @@ pub mod image;
 pub mod keeper;
 pub mod logs;
 pub mod manifest;
+pub mod network;
 pub mod rootfs;
 pub mod sandbox;
 pub mod spec;

@@ -406,6 +406,7 @@ fn network_settings(view: &View) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::model::{Network, NetworkMode};
 
     fn view(manifest: Container) -> View {
         serde_json::from_value(json!({
@@ -423,6 +424,7 @@ mod tests {
     fn the_published_types_read_it() {
         let manifest = Container {
             image: Some("web:1".to_owned()),
+            network: Network { mode: Some(NetworkMode::Bridge), ..Network::default() },
             env: [("A".to_owned(), "2".to_owned())].into(),
             ..Container::default()
         };

@@ -1,0 +1,195 @@
+//! The resolver's sockets: UDP and TCP on a network's gateway, and the questions that
+//! go on to the host's servers. Memory is bounded: so many questions at once and no
+//! more, each of at most 64 KiB (TCP) or 4 KiB (UDP), each for a few seconds.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use super::{Answer, Zone, answer, failure};
+use crate::network::error::{Error, Result};
+
+/// Questions that wait for an upstream server, and TCP connections, at once.
+const AT_ONCE: usize = 256;
+/// The largest datagram that is taken.
+const DATAGRAM: usize = 4096;
+/// What every client takes by UDP (RFC 1035, section 2.3.4).
+const SHORT: usize = 512;
+/// How long one upstream server is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Both sockets of a resolver.
+#[derive(Debug)]
+pub struct Sockets {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Sockets {
+    /// Binds both in the calling thread's network namespace; in a tokio runtime.
+    pub async fn bind(address: SocketAddr) -> Result<Sockets> {
+        let failed = |error| {
+            Error::new("serve names on", address.to_string(), error)
+                .with_remedy("another resolver may listen there on all addresses")
+        };
+        let udp = UdpSocket::bind(address).await.map_err(failed)?;
+        let at = udp.local_addr().map_err(failed)?;
+        Ok(Sockets { udp, tcp: TcpListener::bind(at).await.map_err(failed)? })
+    }
+
+    /// Where they are bound.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.udp.local_addr()
+    }
+}
+
+struct Resolver {
+    zone: watch::Receiver<Arc<Zone>>,
+    upstream: Vec<SocketAddr>,
+    turn: AtomicUsize,
+    places: Arc<Semaphore>,
+}
+
+/// Answers until it is dropped. A change of the zone counts from the next query on.
+pub async fn serve(sockets: Sockets, zone: watch::Receiver<Arc<Zone>>, upstream: Vec<IpAddr>) {
+    let resolver = Arc::new(Resolver {
+        zone,
+        upstream: upstream.into_iter().map(|server| SocketAddr::new(server, 53)).collect(),
+        turn: AtomicUsize::new(0),
+        places: Arc::new(Semaphore::new(AT_ONCE)),
+    });
+    let Sockets { udp, tcp } = sockets;
+    tokio::join!(
+        datagrams(Arc::new(udp), Arc::clone(&resolver)),
+        connections(tcp, Arc::clone(&resolver)),
+    );
+}
+
+impl Resolver {
+    fn look(&self, query: &[u8], limit: usize) -> Answer {
+        let zone = Arc::clone(&self.zone.borrow());
+        answer(query, &zone, self.turn.fetch_add(1, Ordering::Relaxed), limit)
+    }
+}
+
+async fn datagrams(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {
+    let mut bytes = [0; DATAGRAM];
+    loop {
+        // An error is that of an earlier answer (ICMP unreachable): the next is fine.
+        let Ok((length, from)) = socket.recv_from(&mut bytes).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let query = &bytes[..length];
+        match resolver.look(query, SHORT) {
+            Answer::Ignore => {}
+            Answer::Reply(reply) => {
+                let _ = socket.try_send_to(&reply, from);
+            }
+            Answer::Forward => {
+                // Too many wait already: the client asks again.
+                let Ok(place) = Arc::clone(&resolver.places).try_acquire_owned() else { continue };
+                let (query, socket) = (query.to_vec(), Arc::clone(&socket));
+                let resolver = Arc::clone(&resolver);
+                tokio::spawn(async move {
+                    let reply = match ask(&query, &resolver.upstream).await {
+                        Some(reply) => Some(reply),
+                        None => failure(&query),
+                    };
+                    if let Some(reply) = reply {
+                        let _ = socket.send_to(&reply, from).await;
+                    }
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+/// Asks one server after the other by UDP, from a port that the kernel chooses anew
+/// each time: an answer can't be guessed (RFC 5452).
+async fn ask(query: &[u8], upstream: &[SocketAddr]) -> Option<Vec<u8>> {
+    for server in upstream {
+        let asked = timeout(PATIENCE, async {
+            let any: SocketAddr = match server {
+                SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+                SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+            };
+            let socket = UdpSocket::bind(any).await?;
+            socket.connect(server).await?;
+            socket.send(query).await?;
+            let mut bytes = vec![0; DATAGRAM];
+            loop {
+                let length = socket.recv(&mut bytes).await?;
+                // Its number must be that of the question.
+                if length >= 12 && bytes[..2] == query[..2] {
+                    bytes.truncate(length);
+                    return io::Result::Ok(bytes);
+                }
+            }
+        });
+        if let Ok(Ok(reply)) = asked.await {
+            return Some(reply);
+        }
+    }
+    None
+}
+
+async fn connections(listener: TcpListener, resolver: Arc<Resolver>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let resolver = Arc::clone(&resolver);
+        tokio::spawn(async move {
+            // Who says nothing for long makes room for others.
+            let _ = timeout(PATIENCE * 3, conversation(stream, &resolver)).await;
+            drop(place);
+        });
+    }
+}
+
+async fn conversation(mut stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
+    loop {
+        let mut query = vec![0; usize::from(stream.read_u16().await?)];
+        stream.read_exact(&mut query).await?;
+        let reply = match resolver.look(&query, usize::from(u16::MAX)) {
+            Answer::Ignore => return Ok(()),
+            Answer::Reply(reply) => Some(reply),
+            Answer::Forward => match ask_by_tcp(&query, &resolver.upstream).await {
+                Some(reply) => Some(reply),
+                None => failure(&query),
+            },
+        };
+        let Some(reply) = reply else { return Ok(()) };
+        stream.write_u16(u16::try_from(reply.len()).map_err(io::Error::other)?).await?;
+        stream.write_all(&reply).await?;
+    }
+}
+
+async fn ask_by_tcp(query: &[u8], upstream: &[SocketAddr]) -> Option<Vec<u8>> {
+    for server in upstream {
+        let asked = timeout(PATIENCE, async {
+            let mut stream = TcpStream::connect(server).await?;
+            stream.write_u16(u16::try_from(query.len()).map_err(io::Error::other)?).await?;
+            stream.write_all(query).await?;
+            let mut reply = vec![0; usize::from(stream.read_u16().await?)];
+            stream.read_exact(&mut reply).await?;
+            io::Result::Ok(reply)
+        });
+        if let Ok(Ok(reply)) = asked.await {
+            return Some(reply);
+        }
+    }
+    None
+}

@@ -1,0 +1,267 @@
+//! The host's side of networks: each maker beside its remover, and what finds what a
+//! crash left. All of it is idempotent: whoever died half way does it again.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use super::error::{Error, Result};
+use super::firewall::{ADMISSION_V4, ADMISSION_V6};
+use super::ipam::Lease;
+use super::link::{Join, Links, Traffic};
+use super::names::{Instance, Mac};
+use super::netns;
+use super::spec::{Driver, NetworkSpec, Taken};
+use super::sysctl;
+
+/// A container's interface on a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint<'a> {
+    /// The container.
+    pub container: &'a str,
+    /// The interface in it: `eth0`, `eth1`, …
+    pub interface: &'a str,
+    /// Its addresses.
+    pub lease: Lease,
+    /// Whether this network's gateway is the container's default route.
+    pub is_default_route: bool,
+}
+
+/// The host's interfaces, of the network namespace in which this was opened. Its
+/// methods must be called on threads of that namespace.
+#[derive(Debug)]
+pub struct Host {
+    instance: Instance,
+    links: Links,
+}
+
+impl Host {
+    /// Opens the calling thread's network namespace as the host.
+    pub fn open(instance: Instance) -> Result<Host> {
+        Ok(Host { instance, links: Links::open()? })
+    }
+
+    /// Which Berth this is.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// The host's interfaces.
+    pub fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn is_ours(instance: &Instance, name: &str) -> bool {
+        name == "berth0" && instance.table() == "berth"
+            || name.starts_with(&instance.bridge_prefix())
+            || name.starts_with(&instance.port_prefix())
+            || name == instance.admission().0
+            || name == instance.admission().1
+    }
+
+    /// Address ranges that the host uses but for our own networks.
+    pub fn taken(&mut self) -> Result<Vec<Taken>> {
+        let instance = self.instance.clone();
+        self.links.taken(|name| Host::is_ours(&instance, name))
+    }
+
+    /// Makes a network, or completes one that exists: the bridge, its addresses, the
+    /// settings that it needs. Gives the settings that were changed, to be said.
+    ///
+    /// # Errors
+    /// It overlaps what the host has, its parent is missing, or the kernel refuses.
+    pub fn ensure(&mut self, network: &NetworkSpec) -> Result<Vec<String>> {
+        if let Some(problem) = network.problems().into_iter().next() {
+            return Err(Error::refused("make the network", &network.name, problem));
+        }
+        if let Some(parent) = &network.parent {
+            return match self.links.find(parent)? {
+                Some(_) => Ok(Vec::new()),
+                None => Err(Error::refused(
+                    "make the network",
+                    &network.name,
+                    format!("its parent {parent} is no interface of the host"),
+                )),
+            };
+        }
+        let taken = self.taken()?;
+        if let Some(taken) = network.overlap(&taken) {
+            return Err(Error::refused(
+                "make the network",
+                &network.name,
+                format!("{} overlaps {}", network.subnet, taken.by),
+            )
+            .with_remedy("choose another subnet, or none: a free one is found then"));
+        }
+        let bridge = self.instance.bridge(&network.name);
+        let mac = Mac::derived(self.instance.seed(&["bridge-mac", &network.name]));
+        self.links.ensure_bridge(&bridge, mac, network.mtu)?;
+        // Until its link-local address is found to be unique, two seconds from now, the
+        // bridge could ask for no neighbour of a packet that it forwards. It follows
+        // from a hardware address that we chose: nobody else has it.
+        sysctl::set_if_there(&format!("ipv6/conf/{bridge}/accept_dad"), "0")?;
+        self.links.add_address(&bridge, network.gateway.into(), network.subnet.prefix_len())?;
+        let v6 = network.subnet6.zip(network.gateway6()).filter(|_| sysctl::has_ipv6());
+        if let Some((subnet, gateway)) = v6 {
+            self.links.add_address(&bridge, gateway.into(), subnet.prefix_len())?;
+        }
+        let mut changes = Vec::new();
+        changes.extend(sysctl::set(&format!("ipv4/conf/{bridge}/route_localnet"), "1")?);
+        sysctl::set_if_there(&format!("ipv6/conf/{bridge}/accept_ra"), "0")?;
+        if !network.internal {
+            changes.extend(sysctl::forward(v6.is_some())?);
+        }
+        Ok(changes)
+    }
+
+    /// Removes a network's bridge; containers that are on it lose it.
+    pub fn remove(&mut self, network: &NetworkSpec) -> Result<bool> {
+        match network.driver {
+            Driver::Bridge => self.links.remove(&self.instance.bridge(&network.name)),
+            Driver::Macvlan | Driver::Ipvlan => Ok(false),
+        }
+    }
+
+    /// Makes the pair through which connections to published ports are admitted;
+    /// gives the index of its sending end for [`super::firewall::Plan::admission`].
+    pub fn ensure_admission(&mut self) -> Result<u32> {
+        let (sending, receiving) = self.instance.admission();
+        let (out, into) = self.links.ensure_pair(&sending, &receiving)?;
+        let mac = into.mac.ok_or_else(|| {
+            Error::refused("read the hardware address of", &receiving, "it has none")
+        })?;
+        // The route to the address that is only a name for the other end; and loose
+        // checks of sources at the other end, which wants an address for that.
+        let near = |last| IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 77, last));
+        self.links.add_address(&sending, near(1), 30)?;
+        self.links.add_address(&receiving, near(6), 32)?;
+        self.links.add_neighbour(out.index, ADMISSION_V4.into(), mac)?;
+        sysctl::set(&format!("ipv4/conf/{receiving}/rp_filter"), "2")?;
+        sysctl::set(&format!("ipv4/conf/{receiving}/forwarding"), "1")?;
+        if sysctl::has_ipv6() {
+            let near = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1);
+            self.links.add_address(&sending, near.into(), 64)?;
+            self.links.add_neighbour(out.index, ADMISSION_V6.into(), mac)?;
+            sysctl::set_if_there(&format!("ipv6/conf/{receiving}/accept_ra"), "0")?;
+        }
+        Ok(out.index)
+    }
+
+    /// Removes that pair.
+    pub fn remove_admission(&mut self) -> Result<bool> {
+        let (sending, _) = self.instance.admission();
+        self.links.remove(&sending)
+    }
+
+    /// Gives a container an interface on a network: made straight inside `netns`,
+    /// with its addresses and routes, up. What an attempt before left is replaced.
+    pub fn attach(
+        &mut self,
+        network: &NetworkSpec,
+        endpoint: &Endpoint<'_>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<()> {
+        let host_end = self.instance.port(endpoint.container, &network.name);
+        let bridge = self.instance.bridge(&network.name);
+        let parent = network.parent.as_deref().unwrap_or_default();
+        let join = match network.driver {
+            Driver::Bridge => {
+                Join::Port { host_end: &host_end, bridge: &bridge, isolated: network.isolated }
+            }
+            Driver::Macvlan => Join::Macvlan { parent },
+            Driver::Ipvlan => Join::Ipvlan { parent },
+        };
+        self.links.join(netns, endpoint.interface, endpoint.lease.mac, network.mtu, join)?;
+        netns::inside(netns, || configure(network, endpoint))
+    }
+
+    /// Takes a container's interface away, from its netns too; also when that has
+    /// gone already.
+    pub fn detach(&mut self, network: &NetworkSpec, container: &str) -> Result<bool> {
+        // A macvlan or ipvlan is gone with the container's namespace.
+        self.links.remove(&self.instance.port(container, &network.name))
+    }
+
+    /// Joins a container's interface to a bridge that was deleted and made again.
+    pub fn reattach(&mut self, network: &NetworkSpec, container: &str) -> Result<()> {
+        let host_end = self.instance.port(container, &network.name);
+        let bridge = self.instance.bridge(&network.name);
+        self.links.plug(&host_end, &bridge, network.isolated)
+    }
+
+    /// Whether a network's bridge is there, with its address.
+    pub fn is_whole(&mut self, network: &NetworkSpec) -> Result<bool> {
+        if let Some(parent) = &network.parent {
+            return Ok(self.links.find(parent)?.is_some());
+        }
+        let bridge = self.instance.bridge(&network.name);
+        match self.links.find(&bridge)? {
+            Some(link) if link.up => {
+                Ok(self.links.addresses(&bridge)?.contains(&network.gateway.into()))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Removes every interface of ours that is none of these networks' bridges and
+    /// none of these containers' (container, network); says which. For what an
+    /// engine that died left.
+    pub fn sweep<'a>(
+        &mut self,
+        networks: impl IntoIterator<Item = &'a str>,
+        endpoints: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Vec<String>> {
+        let mut wanted: BTreeSet<String> =
+            networks.into_iter().map(|network| self.instance.bridge(network)).collect();
+        wanted.extend(
+            endpoints
+                .into_iter()
+                .map(|(container, network)| self.instance.port(container, network)),
+        );
+        let mut prefixes = vec![self.instance.port_prefix(), self.instance.bridge_prefix()];
+        if self.instance.table() == "berth" {
+            prefixes.push("berth0".into());
+        }
+        self.links.sweep(&prefixes, &wanted)
+    }
+}
+
+/// Inside the container's namespace: addresses, loopback, up, routes.
+fn configure(network: &NetworkSpec, endpoint: &Endpoint<'_>) -> Result<()> {
+    let mut links = Links::open()?;
+    let name = endpoint.interface;
+    links.add_address(name, endpoint.lease.v4.into(), network.subnet.prefix_len())?;
+    let v6 = network.subnet6.zip(endpoint.lease.v6).filter(|_| sysctl::has_ipv6());
+    if sysctl::has_ipv6() {
+        // Addresses come from Berth, not from whoever advertises a router.
+        sysctl::set_if_there(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+        sysctl::set_if_there(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
+    }
+    if let Some((subnet, address)) = v6 {
+        links.add_address(name, address.into(), subnet.prefix_len())?;
+    }
+    for name in ["lo", name] {
+        if let Some(link) = links.find(name)? {
+            links.up(link.index, name, None)?;
+        }
+    }
+    if endpoint.is_default_route && !network.internal {
+        links.add_default_route(name, network.gateway.into())?;
+        if let Some(gateway) = v6.and_then(|_| network.gateway6()) {
+            links.add_default_route(name, gateway.into())?;
+        }
+    }
+    Ok(())
+}
+
+/// What a container's interfaces counted, by name, but for its loopback.
+pub fn traffic(netns: BorrowedFd<'_>) -> Result<Vec<(String, Traffic)>> {
+    netns::inside(netns, || {
+        let links = Links::open()?.all()?;
+        Ok(links
+            .into_iter()
+            .filter(|link| link.name != "lo")
+            .map(|link| (link.name, link.traffic))
+            .collect())
+    })
+}

@@ -1,0 +1,340 @@
+//! Addresses: who has which. A pure allocator over a small state, and its file.
+//!
+//! A container keeps its lease until it is released, running or not, so its
+//! addresses are the same after every restart. A lease is on disk before its
+//! address is used: whoever dies between the two leaks nothing, the next `lease`
+//! of that container finds it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::names::{Instance, Mac};
+use super::spec::NetworkSpec;
+
+/// The version of the file's form.
+const VERSION: u32 = 1;
+
+/// What a container has on a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address, if the network has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Ipv6Addr>,
+    /// Its hardware address.
+    pub mac: Mac,
+}
+
+/// What a container asks for; nothing is chosen for it where it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wish {
+    /// This IPv4 address and no other.
+    pub v4: Option<Ipv4Addr>,
+    /// This hardware address and no other.
+    pub mac: Option<Mac>,
+}
+
+/// Why there is no lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The wished address is another container's.
+    Held(String),
+    /// The wished address is not a host of the subnet, or the gateway's.
+    Unusable(Ipv4Addr),
+    /// Every address is given out.
+    Full,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Held(by) => write!(f, "the address is the container {by}'s"),
+            Refusal::Unusable(address) => {
+                write!(f, "{address} is not a host's address in the subnet, or is the gateway's")
+            }
+            Refusal::Full => f.write_str("every address of the subnet is given out"),
+        }
+    }
+}
+
+/// The leases of one network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Leases {
+    by_container: BTreeMap<String, Lease>,
+}
+
+impl Leases {
+    /// All leases, by container.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Lease)> {
+        self.by_container.iter().map(|(name, lease)| (name.as_str(), lease))
+    }
+
+    /// A container's lease.
+    pub fn of(&self, container: &str) -> Option<&Lease> {
+        self.by_container.get(container)
+    }
+
+    /// Gives a container its addresses: those that it has, if they still fit the
+    /// network and the wish, or new ones that nobody has.
+    pub fn lease(
+        &mut self,
+        instance: &Instance,
+        network: &NetworkSpec,
+        container: &str,
+        wish: Wish,
+    ) -> std::result::Result<Lease, Refusal> {
+        let before = self.by_container.get(container).copied();
+        let usable = |address: &Ipv4Addr| {
+            network.subnet.contains(address)
+                && *address != network.subnet.network()
+                && *address != network.subnet.broadcast()
+                && *address != network.gateway
+        };
+        let holder = |leases: &Leases, address: Ipv4Addr| {
+            leases
+                .by_container
+                .iter()
+                .find(|(name, lease)| lease.v4 == address && *name != container)
+                .map(|(name, _)| name.clone())
+        };
+        let v4 = match wish.v4 {
+            Some(address) if !usable(&address) => return Err(Refusal::Unusable(address)),
+            Some(address) => match holder(self, address) {
+                Some(by) => return Err(Refusal::Held(by)),
+                None => address,
+            },
+            None => match before.map(|lease| lease.v4).filter(usable) {
+                Some(address) => address,
+                None => self.free(instance, network, container, usable)?,
+            },
+        };
+        let mac = match wish.mac {
+            Some(mac) => match self
+                .by_container
+                .iter()
+                .find(|(name, lease)| lease.mac == mac && *name != container)
+            {
+                Some((by, _)) => return Err(Refusal::Held(by.clone())),
+                None => mac,
+            },
+            // From the address, so that it is as unique as that.
+            None => Mac::derived(instance.seed(&["mac", &network.name, &v4.to_string()])),
+        };
+        let lease = Lease { v4, v6: v6_of(network, v4), mac };
+        self.by_container.insert(container.to_owned(), lease);
+        Ok(lease)
+    }
+
+    fn free(
+        &self,
+        instance: &Instance,
+        network: &NetworkSpec,
+        container: &str,
+        usable: impl Fn(&Ipv4Addr) -> bool,
+    ) -> std::result::Result<Ipv4Addr, Refusal> {
+        let base = u32::from(network.subnet.network());
+        let size =
+            1u32.checked_shl(32 - u32::from(network.subnet.prefix_len())).unwrap_or(u32::MAX);
+        // Begin where this name hashes to: the same name tends to the same address
+        // even after its lease was released, and addresses are not re-used at once.
+        let seed = instance.seed(&["v4", &network.name, container]);
+        let start = u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]) % size;
+        let used: std::collections::BTreeSet<Ipv4Addr> =
+            self.by_container.values().map(|lease| lease.v4).collect();
+        (0..size)
+            .map(|step| Ipv4Addr::from(base + (start + step) % size))
+            .find(|address| usable(address) && !used.contains(address))
+            .ok_or(Refusal::Full)
+    }
+
+    /// Takes a container's addresses back; says whether it had any.
+    pub fn release(&mut self, container: &str) -> bool {
+        self.by_container.remove(container).is_some()
+    }
+
+    /// Takes back what containers have that are not in `known`; says whose.
+    pub fn release_unknown(&mut self, known: impl Fn(&str) -> bool) -> Vec<String> {
+        let gone: Vec<String> =
+            self.by_container.keys().filter(|name| !known(name)).cloned().collect();
+        for name in &gone {
+            self.by_container.remove(name);
+        }
+        gone
+    }
+}
+
+/// The IPv6 address beside an IPv4 one: the same host's number in the other subnet.
+fn v6_of(network: &NetworkSpec, v4: Ipv4Addr) -> Option<Ipv6Addr> {
+    let net = network.subnet6?;
+    let host = u32::from(v4) & u32::from(network.subnet.hostmask());
+    let address = Ipv6Addr::from(u128::from(net.network()) | u128::from(host));
+    // Should it be the router's, the number gets a bit that no IPv4 host has.
+    if network.gateway6() == Some(address) {
+        let beyond = 1u128 << (32 - network.subnet.prefix_len());
+        return Some(Ipv6Addr::from(u128::from(address) | beyond));
+    }
+    Some(address)
+}
+
+#[derive(Serialize, Deserialize)]
+struct File<T> {
+    version: u32,
+    leases: T,
+}
+
+/// Reads a network's leases; none if there is no file yet.
+///
+/// # Errors
+/// The file can't be read, is torn or is of another version: it must not be taken
+/// for an empty one, or addresses would be given twice.
+pub fn load(path: &Path) -> Result<Leases> {
+    let failed = |error: io::Error| {
+        Error::new("read the leases", path.display().to_string(), error).with_remedy(
+            "move the file away; running containers' addresses must then be leased again",
+        )
+    };
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Leases::default()),
+        other => other.map_err(failed)?,
+    };
+    let file: File<Leases> =
+        serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
+    if file.version != VERSION {
+        return Err(failed(io::Error::other(format!("it is of version {}", file.version))));
+    }
+    Ok(file.leases)
+}
+
+/// Replaces a network's leases on disk; when it returns they outlive a power cut.
+pub fn save(path: &Path, leases: &Leases) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let dir = path.parent().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        fs::create_dir_all(dir)?;
+        let mut file = tempfile::Builder::new().prefix(".leases").tempfile_in(dir)?;
+        serde_json::to_writer_pretty(&mut file, &File { version: VERSION, leases })?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|error| Error::new("save the leases", path.display().to_string(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn network(prefix: u8) -> NetworkSpec {
+        NetworkSpec::bridge(
+            "n",
+            format!("10.1.2.0/{prefix}").parse().unwrap(),
+            Some("fd00:1::/64".parse().unwrap()),
+        )
+    }
+
+    fn lease(
+        leases: &mut Leases,
+        prefix: u8,
+        name: &str,
+        wish: Wish,
+    ) -> std::result::Result<Lease, Refusal> {
+        leases.lease(&Instance::of_root("/"), &network(prefix), name, wish)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Lease(u8),
+        Fixed(u8, u8),
+        Release(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u8..20).prop_map(Step::Lease),
+            (0u8..20, any::<u8>()).prop_map(|(name, host)| Step::Fixed(name, host)),
+            (0u8..20).prop_map(Step::Release),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_is_given_twice_and_none_leaks(steps in prop::collection::vec(step(), 0..120)) {
+            let mut leases = Leases::default();
+            for step in steps {
+                match step {
+                    Step::Lease(name) => {
+                        let name = name.to_string();
+                        let before = leases.of(&name).copied();
+                        match lease(&mut leases, 28, &name, Wish::default()) {
+                            Ok(now) => prop_assert!(before.is_none_or(|before| before.v4 == now.v4)),
+                            Err(refusal) => {
+                                prop_assert_eq!(refusal, Refusal::Full);
+                                // 16 addresses less network, broadcast and gateway.
+                                prop_assert_eq!(leases.all().count(), 13);
+                            }
+                        }
+                    }
+                    Step::Fixed(name, host) => {
+                        let v4 = Ipv4Addr::new(10, 1, 2, host);
+                        let wish = Wish { v4: Some(v4), mac: None };
+                        if let Ok(now) = lease(&mut leases, 28, &name.to_string(), wish) {
+                            prop_assert_eq!(now.v4, v4);
+                        }
+                    }
+                    Step::Release(name) => {
+                        leases.release(&name.to_string());
+                    }
+                }
+                let all: Vec<Lease> = leases.all().map(|(_, lease)| *lease).collect();
+                let v4: BTreeSet<_> = all.iter().map(|lease| lease.v4).collect();
+                let v6: BTreeSet<_> = all.iter().map(|lease| lease.v6).collect();
+                let mac: BTreeSet<_> = all.iter().map(|lease| lease.mac).collect();
+                prop_assert_eq!((v4.len(), v6.len(), mac.len()), (all.len(), all.len(), all.len()));
+                for lease in &all {
+                    prop_assert!(network(28).subnet.contains(&lease.v4));
+                    prop_assert!(lease.v4 != network(28).gateway);
+                    prop_assert!(lease.v6 != network(28).gateway6());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn leases_come_back_from_disk_and_a_torn_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("networks/n.leases.json");
+        assert_eq!(load(&path).unwrap(), Leases::default());
+        let mut leases = Leases::default();
+        let first = lease(&mut leases, 24, "web", Wish::default()).unwrap();
+        save(&path, &leases).unwrap();
+        let mut again = load(&path).unwrap();
+        assert_eq!(lease(&mut again, 24, "web", Wish::default()), Ok(first));
+        assert_eq!(again.release_unknown(|_| false), ["web"]);
+        fs::write(&path, b"{\"version\":1,").unwrap();
+        assert!(load(&path).is_err());
+        fs::write(&path, b"{\"version\":9,\"leases\":{\"by_container\":{}}}").unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("version 9"));
+    }
+
+    #[test]
+    fn a_fixed_address_is_given_or_refused_with_its_holder() {
+        let mut leases = Leases::default();
+        let v4 = Ipv4Addr::new(10, 1, 2, 77);
+        let wish = Wish { v4: Some(v4), mac: Some("02:00:00:00:00:07".parse().unwrap()) };
+        assert_eq!(lease(&mut leases, 24, "a", wish).unwrap().v4, v4);
+        assert_eq!(lease(&mut leases, 24, "b", wish), Err(Refusal::Held("a".into())));
+        let gateway = Wish { v4: Some(Ipv4Addr::new(10, 1, 2, 1)), mac: None };
+        assert!(matches!(lease(&mut leases, 24, "b", gateway), Err(Refusal::Unusable(_))));
+    }
+}

@@ -50,7 +50,7 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
         None if query.is_on("logs") => From::Beginning,
         None => From::Now,
     };
-    let seen = ["seen-stdout", "seen-stderr"]
+    let mut seen = ["seen-stdout", "seen-stderr"]
         .map(|key| query.get(key).and_then(|count| count.parse().ok()).unwrap_or(0));
     // The place is taken before the client is answered: what is printed from then on
     // it gets.
@@ -59,6 +59,12 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
         .logs
         .follow(&handle.paths.log_dir(view.name.as_str()), from)
         .map_err(|error| bad(format!("reading the log: {error}")))?;
+    if let From::At(position) = from
+        && follower.position() != position
+    {
+        // That place is gone: it goes on with what comes now.
+        seen = [0; 2];
+    }
     Ok(Wanted {
         stream: query.is_on("stream"),
         stdin: query.is_on("stdin") && view.manifest.stdin,

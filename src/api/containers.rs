@@ -1,17 +1,19 @@
 //! `/containers/…`.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use hyper::body::{Bytes, Incoming};
 use serde_json::json;
 
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused, stream};
 use super::route::Query;
-use super::{body, create, images, model, names, volumes};
-use crate::engine::handle::{Handle, Refusal, View};
+use super::{body, create, images, inspect, model, names, volumes};
+use crate::engine::handle::{Event, Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
 use crate::manifest::scalar::{Name, Signal};
 
@@ -20,8 +22,13 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         Ok(filters) => filters,
         Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
+    if let Some(unknown) = filters.keys().find(|key| !FILTERS.contains(&key.as_str())) {
+        return failure(StatusCode::BAD_REQUEST, &format!("invalid filter '{unknown}'"));
+    }
     let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).filter(|n| *n > 0);
-    let all = query.is_on("all") || limit.is_some() || filters.contains_key("status");
+    let all = query.is_on("all")
+        || limit.is_some()
+        || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
     let fits = |view: &View| {
         filters.iter().all(|(key, values)| {
             values.is_empty() || values.iter().any(|value| matches(view, key, value))
@@ -31,22 +38,67 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
     let mut views = handle.list().await;
     views.retain(|view| !view.id.is_empty() && (all || model::is_running(view)) && fits(view));
     views.sort_by_key(|view| std::cmp::Reverse(view.created));
+    for (key, later) in [("since", true), ("before", false)] {
+        for which in filters.get(key).into_iter().flatten() {
+            let other = match handle.find(which).await {
+                Ok(other) => other,
+                Err(refusal) => return refused(refusal),
+            };
+            views.retain(|view| view.id != other.id && (view.created > other.created) == later);
+        }
+    }
     views.truncate(limit.unwrap_or(usize::MAX));
     let list: Vec<_> = views.iter().map(|view| model::summary(view, now)).collect();
     as_json(&list)
 }
+
+/// The filters of the API; another one is an error.
+const FILTERS: [&str; 16] = [
+    "ancestor",
+    "annotation",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+];
 
 fn matches(view: &View, key: &str, value: &str) -> bool {
     match key {
         "id" => view.id.starts_with(value),
         "name" => view.name.as_str().contains(value.trim_start_matches('/')),
         "status" => view.state == value,
-        "exited" => view.exit_code.is_some_and(|code| code.to_string() == value),
+        "exited" => {
+            !model::is_running(view) && view.exit_code.is_some_and(|code| code.to_string() == value)
+        }
         "health" => view.health.as_deref().unwrap_or("none") == value,
         "label" => match value.split_once('=') {
             Some((name, value)) => view.manifest.labels.get(name).is_some_and(|v| v == value),
             None => view.manifest.labels.contains_key(value),
         },
+        "ancestor" => {
+            let image = model::image(view);
+            image == value || image.split(':').next() == Some(value)
+        }
+        "network" => view.manifest.network_mode().to_string() == value,
+        "volume" => view.manifest.mounts.iter().any(|mount| {
+            mount.source.as_deref() == Some(value) || mount.target.to_str() == Some(value)
+        }),
+        "publish" | "expose" => {
+            let wanted =
+                if value.contains('/') { value.to_owned() } else { format!("{value}/tcp") };
+            inspect::port_bindings(&view.manifest).contains_key(&wanted)
+        }
+        "is-task" => !matches!(value, "true" | "1"),
         _ => true,
     }
 }
@@ -55,9 +107,29 @@ pub async fn inspect(handle: &Handle, which: &str) -> Answer {
     match handle.find(which).await {
         Ok(view) => {
             let log = handle.paths.log_dir(view.name.as_str()).join("current.log");
-            as_json(&model::inspect(&view, log.display().to_string()))
+            let upper = crate::rootfs::Writable::at(&handle.paths.state_dir(), &view.id);
+            let places = inspect::Places {
+                log: log.display().to_string(),
+                upper: upper
+                    .map(|writable| writable.upper().display().to_string())
+                    .unwrap_or_default(),
+            };
+            as_json(&inspect::inspect(&view, &base(handle, &view).await, &places))
         }
         Err(refusal) => refused(refusal),
+    }
+}
+
+/// What the image of a container says.
+async fn base(handle: &Handle, view: &View) -> inspect::Base {
+    let Some(image) = &view.manifest.image else {
+        return inspect::Base::default();
+    };
+    match images::find(handle, image).await {
+        Ok(image) => {
+            inspect::Base { id: image.id.to_string(), process: image.config.config.clone() }
+        }
+        Err(_) => inspect::Base::default(),
     }
 }
 
@@ -347,57 +419,66 @@ pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
     // The head goes out at once: a client starts the container only when it is
     // waited for.
     stream("application/json", move |pieces| async move {
-        let at_once = condition == "not-running" && !is_alive(&view);
-        let mut code = i64::from(view.exit_code.unwrap_or(0));
-        let mut error = view.error.clone().filter(|_| at_once);
-        loop {
-            if at_once {
-                break;
-            }
-            let event = match events.recv().await {
-                Ok(event) if event.id == view.id => event,
-                Ok(_) => continue,
-                // This client was too slow for some of them: it looks again.
-                Err(RecvError::Lagged(_)) => match handle.find(&view.id).await {
-                    Ok(now) if condition == "not-running" && !is_alive(&now) => {
-                        code = i64::from(now.exit_code.unwrap_or(0));
-                        break;
-                    }
-                    Ok(_) => continue,
-                    Err(_) => break,
-                },
-                Err(RecvError::Closed) => return,
-            };
-            match event.action.as_str() {
-                "die" => {
-                    let said = event.attributes.get("exitCode");
-                    code = said.and_then(|code| code.parse().ok()).unwrap_or(code);
-                    error = event.attributes.get("error").cloned();
-                    let over = match condition.as_str() {
-                        "next-exit" => true,
-                        "removed" => false,
-                        // Its policy may start it again.
-                        _ => {
-                            let name = &view.name;
-                            let settled = |now: &View| now.pid == 0;
-                            let now = handle.wait_until(name, settled).await;
-                            now.is_none_or(|now| !is_alive(&now))
-                        }
-                    };
-                    if over {
-                        break;
-                    }
-                }
-                "destroy" => break,
-                _ => {}
-            }
-        }
+        let (code, error) = match condition == "not-running" && !is_alive(&view) {
+            true => (i64::from(view.exit_code.unwrap_or(0)), view.error.clone()),
+            false => match ends(&handle, &view, &condition, &mut events).await {
+                Some(end) => end,
+                None => return,
+            },
+        };
         let mut answer = json!({ "StatusCode": code });
         if let Some(error) = error {
             answer["Error"] = json!({ "Message": error });
         }
         let _ = pieces.send(Bytes::from(format!("{answer}\n"))).await;
     })
+}
+
+/// Waits until a container has ended as the condition says: its exit status and what
+/// kept it from running. None when Berth itself ends.
+async fn ends(
+    handle: &Handle,
+    view: &View,
+    condition: &str,
+    events: &mut Receiver<Arc<Event>>,
+) -> Option<(i64, Option<String>)> {
+    let (mut code, mut error) = (i64::from(view.exit_code.unwrap_or(0)), None);
+    loop {
+        let event = match events.recv().await {
+            Ok(event) if event.id == view.id => event,
+            Ok(_) => continue,
+            // This client was too slow for some of them: it looks again.
+            Err(RecvError::Lagged(_)) => match handle.find(&view.id).await {
+                Ok(now) if condition == "not-running" && !is_alive(&now) => {
+                    return Some((i64::from(now.exit_code.unwrap_or(0)), now.error));
+                }
+                Ok(_) => continue,
+                Err(_) => return Some((code, error)),
+            },
+            Err(RecvError::Closed) => return None,
+        };
+        match event.action.as_str() {
+            "die" => {
+                let said = event.attributes.get("exitCode");
+                code = said.and_then(|code| code.parse().ok()).unwrap_or(code);
+                error = event.attributes.get("error").cloned();
+                let over = match condition {
+                    "next-exit" => true,
+                    "removed" => false,
+                    // Its policy may start it again.
+                    _ => {
+                        let now = handle.wait_until(&view.name, |now| now.pid == 0).await;
+                        now.is_none_or(|now| !is_alive(&now))
+                    }
+                };
+                if over {
+                    return Some((code, error));
+                }
+            }
+            "destroy" => return Some((code, error)),
+            _ => {}
+        }
+    }
 }
 
 /// Docker's interval of a stats stream.
@@ -413,26 +494,32 @@ pub async fn stats(handle: &Handle, which: &str, query: &Query) -> Answer {
     let handle = handle.clone();
     let online = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     stream("application/json", move |pieces| async move {
-        let (mut before, mut system) = (crate::cgroup::Stats::default(), 0);
+        let mut before = None;
         if !go_on && !at_once {
-            before = handle.stats(&view.name).await.unwrap_or_default();
-            system = system_cpu();
-            tokio::time::sleep(STATS_INTERVAL).await;
+            before = reading(&handle, &view).await;
+            if before.is_some() {
+                tokio::time::sleep(STATS_INTERVAL).await;
+            }
         }
         loop {
-            let now = handle.stats(&view.name).await.unwrap_or_default();
-            let system_now = system_cpu();
-            let value = model::stats(&view, &before, &now, online, (system, system_now));
+            let now = reading(&handle, &view).await;
+            let value = model::stats(&view, before.as_ref(), now.as_ref(), online);
             if pieces.send(Bytes::from(format!("{value}\n"))).await.is_err() || !go_on {
                 return;
             }
-            (before, system) = (now, system_now);
+            before = now;
             tokio::time::sleep(STATS_INTERVAL).await;
-            if handle.find(view.name.as_str()).await.is_err() {
+            if handle.find(&view.id).await.is_err() {
                 return;
             }
         }
     })
+}
+
+async fn reading(handle: &Handle, view: &View) -> Option<model::Reading> {
+    let now = handle.find(&view.id).await.ok().filter(model::is_running)?;
+    let stats = handle.stats(&now.name).await.ok()?;
+    Some(model::Reading { stats, system: system_cpu(), time: SystemTime::now() })
 }
 
 /// Processor time of the whole machine in nanoseconds (proc_stat(5)).
@@ -442,17 +529,4 @@ fn system_cpu() -> u64 {
     let ticks: u64 =
         line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse::<u64>().ok()).sum();
     ticks.saturating_mul(1_000_000_000 / rustix::param::clock_ticks_per_second().max(1))
-}
-
-pub async fn top(handle: &Handle, which: &str) -> Answer {
-    let view = match handle.find(which).await {
-        Ok(view) if view.pid > 0 => view,
-        Ok(view) => {
-            let message = format!("container {} is not running", view.id);
-            return failure(StatusCode::CONFLICT, &message);
-        }
-        Err(refusal) => return refused(refusal),
-    };
-    let processes: Vec<[String; 4]> = handle.processes(&view.name).await;
-    as_json(&json!({ "Titles": ["PID", "PPID", "UID", "CMD"], "Processes": processes }))
 }

@@ -63,8 +63,23 @@ fn matches(event: &Event, filters: &Filters) -> bool {
         values.is_empty()
             || values.iter().any(|value| match key.as_str() {
                 "container" => event.name == *value || event.id.starts_with(value),
-                "event" => event.action.split(':').next() == Some(value),
+                // `health_status: healthy` also by its first word.
+                "event" => event.action == *value || event.action.split(':').next() == Some(value),
                 "type" => value == "container",
+                "label" => {
+                    let (name, wanted) = match value.split_once('=') {
+                        Some((name, wanted)) => (name, Some(wanted)),
+                        None => (value.as_str(), None),
+                    };
+                    let label = event.attributes.get(name);
+                    label.is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
+                }
+                "image" => event
+                    .attributes
+                    .get("image")
+                    .is_some_and(|image| image == value || image.split(':').next() == Some(value)),
+                "volume" | "network" | "daemon" | "plugin" | "node" | "service" | "secret"
+                | "config" => false,
                 _ => true,
             })
     })
@@ -76,6 +91,7 @@ fn described(event: &Event) -> Value {
     json!({
         "status": event.action,
         "id": event.id,
+        "from": event.attributes.get("image").cloned().unwrap_or_default(),
         "Type": "container",
         "Action": event.action,
         "Actor": {"ID": event.id, "Attributes": attributes},

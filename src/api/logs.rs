@@ -59,7 +59,9 @@ pub async fn logs(handle: &Handle, which: &str, query: &Query) -> Answer {
         stderr,
     };
     let mut lines = handle.logs.read(&handle.paths.log_dir(view.name.as_str()), wanted);
-    let (with_time, raw) = (query.is_on("timestamps"), view.manifest.tty);
+    // Our own command asks for frames in any case: by them it knows where lines end.
+    let raw = view.manifest.tty && !query.is_on("framed");
+    let with_time = query.is_on("timestamps");
     let kind = match raw {
         true => "application/vnd.docker.raw-stream",
         false => "application/vnd.docker.multiplexed-stream",

@@ -1,15 +1,12 @@
 //! A container as Docker's types have it. Pure.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use bollard_stubs::models::{
-    ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
-    ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryStateEnum, Health,
-    HealthStatusEnum, HostConfig, MountPoint, NetworkSettings, RestartPolicy as DockerPolicy,
-    RestartPolicyNameEnum,
+    ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryStateEnum, MountPoint,
+    RestartPolicy as DockerPolicy, RestartPolicyNameEnum,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cgroup::Stats;
 use crate::engine::handle::View;
@@ -38,7 +35,8 @@ pub fn command_line(view: &View) -> String {
     argv(view).join(" ")
 }
 
-fn argv(view: &View) -> Vec<String> {
+/// The words of its command that the manifest says.
+pub fn argv(view: &View) -> Vec<String> {
     view.manifest.entrypoint.iter().flatten().chain(&view.manifest.command).cloned().collect()
 }
 
@@ -120,7 +118,8 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
     }
 }
 
-fn mounts(view: &View) -> Vec<MountPoint> {
+/// What is mounted in it.
+pub fn mounts(view: &View) -> Vec<MountPoint> {
     view.manifest
         .mounts
         .iter()
@@ -141,74 +140,8 @@ fn mounts(view: &View) -> Vec<MountPoint> {
         .collect()
 }
 
-/// `docker inspect`; what Docker has no field for is under `Berth`.
-pub fn inspect(view: &View, log_path: String) -> Value {
-    let manifest = &view.manifest;
-    let resources = &manifest.resources;
-    let argv = argv(view);
-    let bytes = |size: Option<crate::manifest::scalar::Size>| size.map(|size| size.0 as i64);
-    let host = HostConfig {
-        memory: Some(bytes(resources.memory).unwrap_or(0)),
-        memory_reservation: bytes(resources.memory_reservation),
-        nano_cpus: resources.cpus.map(|cpus| i64::from(cpus.milli) * 1_000_000),
-        cpuset_cpus: resources.cpuset.clone(),
-        pids_limit: resources.pids.map(|pids| pids as i64),
-        network_mode: Some(manifest.network_mode().to_string()),
-        restart_policy: Some(policy(manifest.restart.policy)),
-        readonly_rootfs: Some(manifest.security.read_only),
-        cap_add: Some(manifest.security.cap_add.clone()),
-        cap_drop: Some(manifest.security.cap_drop.clone()),
-        init: Some(manifest.has_init()),
-        oom_score_adj: manifest.oom_score_adj.map(i64::from),
-        userns_mode: Some(manifest.security.userns.to_string()),
-        ..HostConfig::default()
-    };
-    let config = ContainerConfig {
-        hostname: Some(manifest.hostname.clone().unwrap_or_else(|| view.name.to_string())),
-        user: Some(manifest.user.clone().unwrap_or_default()),
-        tty: Some(manifest.tty),
-        open_stdin: Some(manifest.stdin),
-        env: Some(manifest.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        cmd: Some(manifest.command.clone()),
-        entrypoint: manifest.entrypoint.clone(),
-        image: Some(image(view)),
-        working_dir: Some(
-            manifest
-                .workdir
-                .as_ref()
-                .map_or_else(|| "/".to_owned(), |dir| dir.display().to_string()),
-        ),
-        labels: Some(manifest.labels.clone().into_iter().collect::<HashMap<_, _>>()),
-        stop_signal: manifest.stop.signal.map(|signal| signal.to_string()),
-        stop_timeout: Some(manifest.stop.timeout.as_secs() as i64),
-        ..ContainerConfig::default()
-    };
-    let response = ContainerInspectResponse {
-        id: Some(view.id.clone()),
-        created: Some(timestamp(view.created)),
-        path: Some(argv.first().cloned().unwrap_or_default()),
-        args: Some(argv.into_iter().skip(1).collect()),
-        state: Some(state(view)),
-        image: Some(String::new()),
-        log_path: Some(log_path),
-        name: Some(format!("/{}", view.name)),
-        restart_count: Some(i64::from(view.restarts)),
-        driver: Some("overlay".to_owned()),
-        platform: Some("linux".to_owned()),
-        host_config: Some(host),
-        mounts: Some(mounts(view)),
-        config: Some(config),
-        network_settings: Some(NetworkSettings::default()),
-        ..ContainerInspectResponse::default()
-    };
-    let mut value = serde_json::to_value(response).unwrap_or_default();
-    if let Value::Object(object) = &mut value {
-        object.insert("Berth".to_owned(), serde_json::to_value(view).unwrap_or_default());
-    }
-    value
-}
-
-fn policy(policy: RestartPolicy) -> DockerPolicy {
+/// A restart policy as Docker has it.
+pub fn policy(policy: RestartPolicy) -> DockerPolicy {
     let (name, count) = match policy {
         RestartPolicy::No => (RestartPolicyNameEnum::NO, 0),
         RestartPolicy::OnFailure { max } => {
@@ -220,48 +153,36 @@ fn policy(policy: RestartPolicy) -> DockerPolicy {
     DockerPolicy { name: Some(name), maximum_retry_count: Some(count) }
 }
 
-fn state(view: &View) -> ContainerState {
-    let time = |time: Option<SystemTime>| Some(time.map_or_else(|| NEVER.to_owned(), timestamp));
-    ContainerState {
-        status: Some(match view.state.as_str() {
-            "running" => ContainerStateStatusEnum::RUNNING,
-            "paused" => ContainerStateStatusEnum::PAUSED,
-            "restarting" => ContainerStateStatusEnum::RESTARTING,
-            "removing" => ContainerStateStatusEnum::REMOVING,
-            "exited" => ContainerStateStatusEnum::EXITED,
-            "dead" => ContainerStateStatusEnum::DEAD,
-            _ => ContainerStateStatusEnum::CREATED,
-        }),
-        running: Some(is_running(view)),
-        paused: Some(view.state == "paused"),
-        restarting: Some(view.state == "restarting"),
-        oom_killed: Some(view.oom_killed),
-        dead: Some(view.state == "dead"),
-        pid: Some(i64::from(view.pid)),
-        exit_code: Some(i64::from(view.exit_code.unwrap_or(0))),
-        error: Some(view.error.clone().unwrap_or_default()),
-        started_at: time(view.started),
-        finished_at: time(view.finished),
-        health: view.health.as_ref().map(|health| Health {
-            status: Some(match health.as_str() {
-                "healthy" => HealthStatusEnum::HEALTHY,
-                "unhealthy" => HealthStatusEnum::UNHEALTHY,
-                _ => HealthStatusEnum::STARTING,
-            }),
-            failing_streak: Some(0),
-            log: Some(Vec::new()),
-        }),
-    }
+/// A measurement, and when it was made.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// What the container uses.
+    pub stats: Stats,
+    /// Processor time of the whole machine in nanoseconds.
+    pub system: u64,
+    /// When.
+    pub time: SystemTime,
 }
 
-/// One reading of `/stats`, with the one before it.
-pub fn stats(view: &View, before: &Stats, now: &Stats, online: usize, system: (u64, u64)) -> Value {
-    let cpu = |stats: &Stats, system: u64| {
+/// One reading of `/stats`, with the one before it; of a container that does not run
+/// there is none, and everything is zero, as with Docker.
+pub fn stats(view: &View, before: Option<&Reading>, now: Option<&Reading>, online: usize) -> Value {
+    let cpu = |reading: Option<&Reading>| {
+        let Some(Reading { stats, system, .. }) = reading else {
+            return json!({
+                "cpu_usage": {
+                    "total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0,
+                },
+                "throttling_data": {
+                    "periods": 0, "throttled_periods": 0, "throttled_time": 0,
+                },
+            });
+        };
         json!({
             "cpu_usage": {
                 "total_usage": stats.cpu_total,
-                "usage_in_usermode": stats.cpu_user,
                 "usage_in_kernelmode": stats.cpu_system,
+                "usage_in_usermode": stats.cpu_user,
             },
             "system_cpu_usage": system,
             "online_cpus": online,
@@ -272,46 +193,63 @@ pub fn stats(view: &View, before: &Stats, now: &Stats, online: usize, system: (u
             },
         })
     };
-    let total = rustix::system::sysinfo();
-    let total = total.totalram as u64 * u64::from(total.mem_unit);
-    let mut io: Vec<Value> = Vec::new();
-    for (device, stats) in &now.io {
+    let time = |reading: Option<&Reading>| {
+        reading.map_or_else(|| NEVER.to_owned(), |reading| timestamp(reading.time))
+    };
+    let mut value = json!({
+        "id": view.id,
+        "name": format!("/{}", view.name),
+        "read": time(now),
+        "preread": time(before),
+        "num_procs": 0,
+        "storage_stats": {},
+        "cpu_stats": cpu(now),
+        "precpu_stats": cpu(before),
+        "memory_stats": {},
+        "pids_stats": {},
+        "blkio_stats": blkio(now.map(|now| &now.stats)),
+    });
+    if let Some(Reading { stats, .. }) = now {
+        let total = rustix::system::sysinfo();
+        let total = total.totalram as u64 * u64::from(total.mem_unit);
+        value["memory_stats"] = json!({
+            "usage": stats.memory,
+            "max_usage": stats.memory_peak,
+            "limit": stats.memory_limit.unwrap_or(total),
+            "stats": {
+                "inactive_file": stats.memory_inactive_file,
+                "total_inactive_file": stats.memory_inactive_file,
+                "anon": stats.memory_anonymous,
+            },
+        });
+        value["pids_stats"] = json!({ "current": stats.pids });
+        if let Some(limit) = stats.pids_limit {
+            value["pids_stats"]["limit"] = json!(limit);
+        }
+        value["networks"] = json!({});
+    }
+    value
+}
+
+fn blkio(stats: Option<&Stats>) -> Value {
+    let mut bytes: Vec<Value> = Vec::new();
+    for (device, stats) in stats.into_iter().flat_map(|stats| &stats.io) {
         let (major, minor) = device.split_once(':').unwrap_or((device, "0"));
         let (major, minor) = (major.parse().unwrap_or(0u64), minor.parse().unwrap_or(0u64));
         for (op, value) in [("read", stats.read_bytes), ("write", stats.write_bytes)] {
-            io.push(json!({"major": major, "minor": minor, "op": op, "value": value}));
+            bytes.push(json!({ "major": major, "minor": minor, "op": op, "value": value }));
         }
     }
-    let read = timestamp(SystemTime::now());
-    let mut object = Map::new();
-    for (key, value) in [
-        ("id", json!(view.id)),
-        ("name", json!(format!("/{}", view.name))),
-        ("read", json!(read)),
-        ("preread", json!(read)),
-        ("num_procs", json!(0)),
-        ("cpu_stats", cpu(now, system.1)),
-        ("precpu_stats", cpu(before, system.0)),
-        (
-            "memory_stats",
-            json!({
-                "usage": now.memory,
-                "max_usage": now.memory_peak,
-                "limit": now.memory_limit.unwrap_or(total),
-                "stats": {
-                    "inactive_file": now.memory_inactive_file,
-                    "total_inactive_file": now.memory_inactive_file,
-                    "anon": now.memory_anonymous,
-                },
-            }),
-        ),
-        ("pids_stats", json!({"current": now.pids, "limit": now.pids_limit.unwrap_or(0)})),
-        ("blkio_stats", json!({"io_service_bytes_recursive": io})),
-        ("networks", json!({})),
-    ] {
-        object.insert(key.to_owned(), value);
-    }
-    Value::Object(object)
+    json!({
+        "io_service_bytes_recursive": bytes,
+        "io_serviced_recursive": null,
+        "io_queue_recursive": null,
+        "io_service_time_recursive": null,
+        "io_wait_time_recursive": null,
+        "io_merged_recursive": null,
+        "io_time_recursive": null,
+        "sectors_recursive": null,
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{attach, containers, events, exec, files, images, logs, own, system, volumes};
+use super::{attach, containers, events, exec, files, images, logs, own, system, top, volumes};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -191,7 +191,7 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which, "stats"] if get => containers::stats(&handle, which, query).await,
         ["containers", which, "changes"] if get => files::changes(&handle, which).await,
         ["containers", which, "export"] if get => files::export(&handle, which).await,
-        ["containers", which, "top"] if get => containers::top(&handle, which).await,
+        ["containers", which, "top"] if get => top::top(&handle, which, query).await,
         ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
         ["containers", "prune"] if post => containers::prune(&handle, query).await,
         ["containers", which, "rename"] if post => containers::rename(&handle, which, query).await,

@@ -61,7 +61,7 @@ pub async fn logs(client: &Client, args: &Logs) -> Result {
     let mut seen: Option<(String, usize)> = None;
     loop {
         let mut query = format!(
-            "timestamps=1&follow={}&stdout={}&stderr={}",
+            "framed=1&timestamps=1&follow={}&stdout={}&stderr={}",
             u8::from(args.follow),
             u8::from(both || args.stdout),
             u8::from(both || args.stderr)

@@ -203,16 +203,24 @@ impl Engine {
         action: &str,
         attributes: [(&str, String); N],
     ) {
-        let id = self.observed.record(name).map(|record| record.id.clone()).unwrap_or_default();
+        let record = self.observed.record(name);
+        let manifest = record.and_then(|r| r.last_good.as_ref().or(r.applied.as_ref()));
+        let manifest = manifest.or_else(|| self.desired.containers.get(name));
+        // As with Docker: the labels, and where the root comes from.
+        let mut known = manifest.map(|manifest| manifest.labels.clone()).unwrap_or_default();
+        if let Some(manifest) = manifest {
+            let root = manifest.rootfs.as_ref().map(|path| path.display().to_string());
+            known.extend(manifest.image.clone().or(root).map(|image| ("image".to_owned(), image)));
+        }
         self.events.publish(Told {
             time: wall().unsigned_abs(),
             action: action.to_owned(),
             name: name.to_string(),
-            id,
-            attributes: attributes
+            id: record.map(|record| record.id.clone()).unwrap_or_default(),
+            attributes: known
                 .into_iter()
+                .chain(attributes.into_iter().map(|(key, value)| (key.to_owned(), value)))
                 .filter(|(key, _)| !key.is_empty())
-                .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
         });
     }

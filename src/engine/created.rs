@@ -173,8 +173,9 @@ impl Engine {
     }
 
     /// These containers changed: one that came to its end and is to be removed then,
-    /// is, once its clients have read all.
-    pub(super) fn remove_ended(&self, names: &[Name]) {
+    /// is, once its clients have read all. `grace` is for those that are to come back
+    /// after an engine's death.
+    pub(super) fn remove_ended(&self, names: &[Name], grace: Duration) {
         for name in names {
             let Some(record) = self.observed.record(name) else { continue };
             let wanted = record.applied.as_ref().is_some_and(|manifest| manifest.auto_remove);
@@ -184,6 +185,7 @@ impl Engine {
             let (name, attached) = (name.clone(), self.attached.clone());
             let (id, effects) = (record.id.clone(), self.effects.clone());
             tokio::task::spawn_local(async move {
+                tokio::time::sleep(grace).await;
                 let read = async {
                     while attached.any(&name) {
                         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -134,7 +134,7 @@ impl Engine {
     ) -> std::io::Result<()> {
         let mut wake_at = self.decide();
         let all: Vec<Name> = self.observed.records().map(|record| record.name.clone()).collect();
-        self.remove_ended(&all);
+        self.remove_ended(&all, COME_BACK);
         loop {
             let timer = async {
                 match wake_at {
@@ -241,7 +241,7 @@ impl Engine {
             self.note_disk(problem);
         }
         self.end_followers(&save);
-        self.remove_ended(&save);
+        self.remove_ended(&save, Duration::ZERO);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
         }
@@ -387,6 +387,8 @@ impl Engine {
     }
 }
 
+/// How long clients of the engine before us may take to come back.
+const COME_BACK: Duration = Duration::from_secs(2);
 /// How long counts may be behind on the disk.
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// When a full disk is tried again.

@@ -80,6 +80,8 @@ impl Follower {
     ) -> io::Result<Follower> {
         let state = match from {
             From::Beginning => State::Before(0),
+            // What follows that place, whatever number it will have.
+            From::At(position) if position.offset == 0 => State::Before(position.seq),
             From::At(position) => match open_from(&dir, position.seq)? {
                 None => State::Before(position.seq),
                 Some(mut segment) => {

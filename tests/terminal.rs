@@ -1,0 +1,399 @@
+//! Exec, terminals, attach, create and run: at the level of the API's protocol, and
+//! with our own command.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use support::http::{Answer, connect, frames, hijack, parse, request};
+use support::{Berth, binary, kill};
+
+const SLEEPER: &str = "rootfs = \"/\"\ncommand = [\"sleep\", \"1000\"]\nenv = { A = \"1\" }\n\
+                       stop = { timeout = \"1s\", signal = \"SIGKILL\" }\n";
+
+fn api(berth: &Berth, method: &str, path: &str, body: Option<Value>) -> Answer {
+    request(&berth.path("run/berth/berth.sock"), method, path, body.as_ref())
+}
+
+fn make(berth: &Berth, name: &str, body: Value) -> String {
+    let answer = api(berth, "POST", &format!("/v1.41/containers/create?name={name}"), Some(body));
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+    answer.json()["Id"].as_str().unwrap().to_owned()
+}
+
+fn shell(script: &str) -> Value {
+    json!({"Image": "/", "Cmd": ["sh", "-c", script], "StopSignal": "SIGKILL"})
+}
+
+/// Whether a container printed this on its standard error.
+fn printed_error(berth: &Berth, name: &str, text: &str) -> bool {
+    let output = berth.cli(&["logs", "--stderr", name]);
+    String::from_utf8_lossy(&output.stderr).contains(text)
+}
+
+/// Makes an exec of `web`; gives its id.
+fn exec(berth: &Berth, mut body: Value) -> String {
+    body["AttachStdout"] = json!(true);
+    body["AttachStderr"] = json!(true);
+    let answer = api(berth, "POST", "/containers/web/exec", Some(body));
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+    answer.json()["Id"].as_str().unwrap().to_owned()
+}
+
+fn exit_code(berth: &Berth, id: &str) -> i64 {
+    let path = format!("/exec/{id}/json");
+    berth.wait("the exec to end", || api(berth, "GET", &path, None).json()["ExitCode"].is_i64());
+    api(berth, "GET", &path, None).json()["ExitCode"].as_i64().unwrap()
+}
+
+#[test]
+fn an_exec_has_frames_an_environment_and_an_exit_status() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let id = exec(
+        &berth,
+        json!({
+            "Cmd": ["sh", "-c", "echo $A$B from $PWD; id -un >&2; exit 7"],
+            "Env": ["B=2"], "WorkingDir": "/tmp", "User": "daemon",
+        }),
+    );
+    let mut hijacked = hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({})));
+    assert!(hijacked.head.starts_with("HTTP/1.1 101 "), "{}", hijacked.head);
+    let (stdout, stderr) = frames(&hijacked.rest());
+    assert_eq!(String::from_utf8_lossy(&stdout), "12 from /tmp\n");
+    assert_eq!(String::from_utf8_lossy(&stderr), "daemon\n");
+    assert_eq!(exit_code(&berth, &id), 7);
+    let again = api(&berth, "POST", &format!("/exec/{id}/start"), Some(json!({})));
+    assert_eq!(again.status, 409, "{}", again.message());
+    assert_eq!(api(&berth, "GET", "/exec/nobody/json", None).status, 404);
+
+    let id = exec(&berth, json!({"Cmd": ["nosuch"]}));
+    let text = hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({}))).rest();
+    let (stdout, _) = frames(&text);
+    assert!(String::from_utf8_lossy(&stdout).contains("executable file not found in $PATH"));
+    assert_eq!(exit_code(&berth, &id), 127);
+}
+
+#[test]
+fn an_exec_reads_its_input_to_the_end_and_is_binary_safe() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let id = exec(&berth, json!({"Cmd": ["cat"], "AttachStdin": true}));
+    let mut hijacked = hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({})));
+    let sent: Vec<u8> =
+        (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut writer = hijacked.stream.try_clone().unwrap();
+    let copy = sent.clone();
+    let typing = std::thread::spawn(move || {
+        writer.write_all(&copy).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let (stdout, stderr) = frames(&hijacked.rest());
+    typing.join().unwrap();
+    assert!(stdout == sent, "{} bytes of {}", stdout.len(), sent.len());
+    assert!(stderr.is_empty());
+    assert_eq!(exit_code(&berth, &id), 0);
+}
+
+#[test]
+fn an_exec_on_a_terminal_survives_the_engine() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let id = exec(&berth, json!({"Cmd": ["sh"], "AttachStdin": true, "Tty": true}));
+    let start = json!({"Tty": true, "ConsoleSize": [33, 111]});
+    let mut hijacked = hijack(&socket, &format!("/exec/{id}/start"), Some(&start));
+    hijacked.send(b"stty size; tty; echo $TERM; X=kept\n");
+    hijacked.until("33 111\r\n/dev/pts/0\r\nxterm\r\n");
+    let resized = api(&berth, "POST", &format!("/exec/{id}/resize?h=20&w=50"), None);
+    assert_eq!(resized.status, 204);
+    hijacked.send(b"stty size\n");
+    hijacked.until("20 50\r\n");
+    let engine = berth.engine_pid().unwrap();
+    kill(engine, 9);
+    berth.wait("another engine", || berth.engine_pid().is_some_and(|pid| pid != engine));
+    berth.wait("it to answer", || berth.cli(&["ps"]).status.success());
+    let state = api(&berth, "GET", &format!("/exec/{id}/json"), None).json();
+    assert_eq!(state["Running"], true);
+    let mut hijacked = hijack(&socket, &format!("/berth/exec/{id}/join"), None);
+    hijacked.send(b"echo $X-$X; exit 4\n");
+    hijacked.until("kept-kept\r\n");
+    hijacked.rest();
+    assert_eq!(exit_code(&berth, &id), 4);
+}
+
+#[test]
+fn a_container_s_terminal_is_shown_to_all_and_logged_and_survives_the_engine() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let id = make(
+        &berth,
+        "sh",
+        json!({"Image": "/", "Cmd": ["sh", "-i"], "Tty": true, "OpenStdin": true,
+               "Env": ["PS1=> "], "HostConfig": {"ConsoleSize": [31, 99]}}),
+    );
+    let path = format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1");
+    let mut first = hijack(&socket, &path, None);
+    assert!(first.head.contains("application/vnd.docker.raw-stream"), "{}", first.head);
+    assert_eq!(api(&berth, "POST", &format!("/containers/{id}/start"), None).status, 204);
+    first.send(b"stty size; ls -l /dev/console | cut -c1; tty\n");
+    first.until("31 99\r\nc\r\n/dev/pts/0\r\n");
+    let mut second = hijack(&socket, &path, None);
+    second.send(b"echo $((40 + 2))\n");
+    first.until("\r\n42\r\n");
+    second.until("\r\n42\r\n");
+    // Job control: Ctrl-C ends what is in the foreground, not the shell.
+    first.send(b"sleep 1000\n");
+    berth.wait("sleep to run", || berth.ok(&["top", "sh"]).contains("sleep 1000"));
+    first.send(b"\x03");
+    first.send(b"echo still $((6 * 7))\n");
+    first.until("still 42\r\n");
+    let engine = berth.engine_pid().unwrap();
+    kill(engine, 9);
+    berth.wait("another engine", || berth.engine_pid().is_some_and(|pid| pid != engine));
+    berth.wait("it to answer", || berth.cli(&["ps"]).status.success());
+    let mut third = hijack(&socket, &format!("{path}&logs=1"), None);
+    third.until("still 42\r\n");
+    third.send(b"echo after $((1 + 1))\n");
+    third.until("after 2\r\n");
+    // Ctrl-P Ctrl-Q, typed apart.
+    third.send(b"\x10");
+    third.send(b"\x11");
+    third.rest();
+    assert_eq!(berth.status("sh"), "running");
+    let mut last = hijack(&socket, &path, None);
+    last.send(b"exit 9\n");
+    last.rest();
+    let answer = api(&berth, "POST", &format!("/containers/{id}/wait"), None);
+    assert_eq!(answer.json()["StatusCode"], 9);
+    assert!(berth.logs("sh").contains("after 2"));
+}
+
+#[test]
+fn a_client_that_comes_back_gets_what_it_has_not_seen() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let script = "echo one; echo error >&2; read x; echo two";
+    make(&berth, "job", json!({"Image": "/", "Cmd": ["sh", "-c", script], "OpenStdin": true}));
+    let path = "/containers/job/attach?stream=1&stdin=1&stdout=1&stderr=1";
+    let mut first = hijack(&socket, path, None);
+    let position = first
+        .head
+        .lines()
+        .find_map(|line| line.strip_prefix("berth-log-position: "))
+        .unwrap()
+        .to_owned();
+    api(&berth, "POST", "/containers/job/start", None);
+    first.until("one\n");
+    berth.wait("the error", || printed_error(&berth, "job", "error"));
+    drop(first);
+    let path = format!("{path}&from={position}&seen-stdout=4&seen-stderr=0");
+    let mut again = hijack(&socket, &path, None);
+    again.send(b"go\n");
+    let (stdout, stderr) = frames(&again.rest());
+    assert_eq!(String::from_utf8_lossy(&stdout), "two\n");
+    assert_eq!(String::from_utf8_lossy(&stderr), "error\n");
+}
+
+#[test]
+fn input_ends_when_the_client_s_does() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let body = json!({"Image": "/", "Cmd": ["sh", "-c", "cat; echo end >&2"],
+                      "OpenStdin": true, "StdinOnce": true});
+    make(&berth, "cat", body);
+    let path = "/containers/cat/attach?stream=1&stdin=1&stdout=1&stderr=1";
+    let mut hijacked = hijack(&socket, path, None);
+    hijacked.send(b"typed before the start\n");
+    api(&berth, "POST", "/containers/cat/start", None);
+    hijacked.half_close();
+    let (stdout, stderr) = frames(&hijacked.rest());
+    assert_eq!(String::from_utf8_lossy(&stdout), "typed before the start\n");
+    assert_eq!(String::from_utf8_lossy(&stderr), "end\n");
+    berth.wait_status("cat", "exited");
+}
+
+#[test]
+fn a_created_container_is_a_manifest_until_it_is_removed() {
+    let berth = Berth::up_with(&[("declared.toml", SLEEPER)]);
+    let id = make(&berth, "web", shell("sleep 1000"));
+    assert_eq!(berth.status("web"), "created");
+    let file = berth.path("var/lib/berth/containers.d/web.toml");
+    assert!(file.exists());
+    let conflict = api(&berth, "POST", "/containers/create?name=web", Some(shell("true")));
+    assert_eq!(conflict.status, 409);
+    assert_eq!(
+        conflict.message(),
+        format!(
+            "Conflict. The container name \"/web\" is already in use by container \"{id}\". You \
+             have to remove (or rename) that container to be able to reuse that name."
+        )
+    );
+    for bad in ["declared", "..%2Fx", "a%2Fb", "-x"] {
+        let path = format!("/containers/create?name={bad}");
+        let status = api(&berth, "POST", &path, Some(shell("true"))).status;
+        assert!(matches!(status, 400 | 409), "{bad}: {status}");
+    }
+    // Neither reading the manifests again nor another engine starts it.
+    kill(berth.engine_pid().unwrap(), 9);
+    berth.wait("the API to answer", || berth.cli(&["ps"]).status.success());
+    assert_eq!(berth.status("web"), "created");
+    berth.ok(&["start", "web"]);
+    let refused = api(&berth, "DELETE", "/containers/web", None);
+    assert_eq!(refused.status, 409);
+    assert!(refused.message().contains("stop the container before removing or force remove"));
+    assert_eq!(api(&berth, "DELETE", "/containers/web?force=1", None).status, 204);
+    assert!(!file.exists());
+    assert_eq!(api(&berth, "GET", "/containers/web/json", None).status, 404);
+}
+
+#[test]
+fn limits_change_and_names_too() {
+    let berth = Berth::up_with(&[]);
+    let id = make(&berth, "old", shell("echo hello"));
+    berth.ok(&["start", "old"]);
+    berth.wait_status("old", "exited");
+    let limits = json!({"Memory": 64 << 20, "PidsLimit": 99});
+    let updated = api(&berth, "POST", "/containers/old/update", Some(limits));
+    assert_eq!(updated.status, 200, "{}", String::from_utf8_lossy(&updated.body));
+    assert_eq!(berth.status("old"), "exited", "a change of limits starts nothing");
+    assert_eq!(api(&berth, "POST", "/containers/old/rename?name=new", None).status, 204);
+    assert_eq!(api(&berth, "GET", "/containers/old/json", None).status, 404);
+    let inspected = berth.inspect("new");
+    assert_eq!(inspected["Id"], id.as_str());
+    assert_eq!(inspected["HostConfig"]["Memory"], 64 << 20);
+    assert!(berth.logs("new").contains("hello"));
+    berth.ok(&["start", "new"]);
+    berth.wait("it to run again", || berth.logs("new").matches("hello").count() == 2);
+    let pruned = api(&berth, "POST", "/containers/prune", None).json();
+    assert_eq!(pruned["ContainersDeleted"], json!([id]));
+}
+
+#[test]
+fn run_passes_on_input_output_and_the_exit_status() {
+    let berth = Berth::up_with(&[]);
+    let run = |args: &[&str], input: &[u8]| {
+        let mut child = Command::new(binary())
+            .arg("--root")
+            .arg(berth.root())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = run(&["run", "--rm", "/", "sh", "-c", "echo out; echo err >&2; exit 5"], b"");
+    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.stdout, b"out\n");
+    assert_eq!(output.stderr, b"err\n");
+    assert_eq!(run(&["run", "--rm", "-i", "/", "cat"], b"a\0b\n").stdout, b"a\0b\n");
+    assert_eq!(run(&["run", "--rm", "/", "nosuch"], b"").status.code(), Some(127));
+    assert_eq!(run(&["run", "--rm", "/", "/etc/passwd"], b"").status.code(), Some(126));
+    assert_eq!(run(&["run", "--name", "../x", "/", "true"], b"").status.code(), Some(125));
+    berth.wait("all to be removed", || berth.ok(&["ps", "-aq"]).is_empty());
+    berth.ok(&["run", "-d", "--name", "web", "-m", "64m", "/", "sleep", "1000"]);
+    assert_eq!(run(&["exec", "-i", "web", "cat"], b"x").stdout, b"x");
+    assert_eq!(run(&["exec", "web", "sh", "-c", "exit 6"], b"").status.code(), Some(6));
+    let manifest = berth.ok(&["manifest", "web"]);
+    assert!(manifest.contains("memory = \"64MiB\""), "{manifest}");
+    berth.ok(&["rm", "-f", "web"]);
+    // The file makes the same container elsewhere.
+    berth.write("web.toml", &manifest);
+    berth.wait_status("web", "running");
+    assert_eq!(berth.ok(&["manifest", "web"]), manifest);
+    berth.ok(&["run", "--save", "kept", "-e", "A=1", "/", "sleep", "1000"]);
+    berth.wait_status("kept", "running");
+    assert!(berth.manifests().join("kept.toml").exists());
+}
+
+#[test]
+fn hostile_clients_hurt_nobody() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let mut garbage = connect(&socket);
+    garbage.write_all(b"\x00\x01 nonsense\r\n\r\n").unwrap();
+    let mut text = Vec::new();
+    let _ = garbage.read_to_end(&mut text);
+    assert!(text.is_empty() || parse(&text).status == 400);
+    // A body of 1 GB is refused long before it is sent.
+    let mut large = connect(&socket);
+    write!(
+        large,
+        "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    )
+    .unwrap();
+    let part = vec![b' '; 1 << 20];
+    let mut sent = 0u64;
+    while sent < 1_000_000_000 && large.write_all(&part).is_ok() {
+        sent += part.len() as u64;
+    }
+    assert!(sent < 100_000_000, "{sent} bytes of a body were taken");
+    let none = api(&berth, "POST", "/containers/create", Some(json!([1])));
+    assert_eq!(none.status, 400);
+    // One that never reads what a container prints holds nobody up.
+    make(&berth, "loud", shell("yes | head -c 20000000; echo done >&2; sleep 1000"));
+    let _deaf = hijack(&socket, "/containers/loud/attach?stream=1&stdout=1&stderr=1", None);
+    api(&berth, "POST", "/containers/loud/start", None);
+    berth.wait("it to be done", || printed_error(&berth, "loud", "done"));
+    // Half a hijack, and ids that mean several.
+    let id = exec(&berth, json!({"Cmd": ["cat"], "AttachStdin": true}));
+    drop(hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({}))));
+    assert_eq!(exit_code(&berth, &id), 0);
+    for path in ["/containers/..%2F..%2Fetc/json", "/exec/..%2F/json", "/volumes/..%2Fx"] {
+        let status = api(&berth, "GET", path, None).status;
+        assert!(matches!(status, 400 | 404), "{path}: {status}");
+    }
+    assert_eq!(berth.status("web"), "running");
+}
+
+/// The `docker` command, where it is installed.
+#[test]
+fn the_docker_command_execs_attaches_and_runs() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let docker = |args: &[&str]| {
+        Command::new("docker")
+            .arg("-H")
+            .arg(format!("unix://{}", berth.path("run/berth/berth.sock").display()))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+    };
+    let Ok(version) = docker(&["version"]) else { return };
+    assert!(version.status.success(), "{}", String::from_utf8_lossy(&version.stderr));
+    let run = |args: &[&str]| docker(args).unwrap();
+    let output = run(&["exec", "-e", "B=2", "web", "sh", "-c", "echo $A$B; exit 3"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(output.stdout, b"12\n");
+    assert_eq!(run(&["exec", "web", "nosuch"]).status.code(), Some(127));
+    make(&berth, "job", shell("echo from the job; exit 4"));
+    let output = run(&["start", "-a", "job"]);
+    assert_eq!(output.stdout, b"from the job\n");
+    assert_eq!(output.status.code(), Some(4));
+    for args in [
+        &["update", "-m", "64m", "job"][..],
+        &["rename", "job", "task"],
+        &["inspect", "task"],
+        &["rm", "-v", "task"],
+        &["volume", "create", "data"],
+        &["volume", "inspect", "data"],
+        &["volume", "rm", "data"],
+        &["system", "df"],
+        &["info"],
+    ] {
+        let output = run(args);
+        assert!(
+            output.status.success(),
+            "docker {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}

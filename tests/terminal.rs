@@ -200,6 +200,24 @@ fn a_client_that_comes_back_gets_what_it_has_not_seen() {
 }
 
 #[test]
+fn a_slow_client_gets_all_of_what_is_more_than_the_log_keeps() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let body = json!({"Image": "/", "Cmd": ["head", "-c", "20000000", "/dev/zero"],
+                      "HostConfig": {"AutoRemove": true, "LogConfig": {"Type": "", "Config":
+                          {"max-size": "1m", "max-file": "2"}}}});
+    make(&berth, "loud", body);
+    let path = "/containers/loud/attach?stream=1&stdout=1&stderr=1";
+    let mut hijacked = hijack(&socket, path, None);
+    api(&berth, "POST", "/containers/loud/start", None);
+    // Long enough that the log would have rotated all of it away.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let (stdout, _) = frames(&hijacked.rest());
+    assert_eq!(stdout.len(), 20_000_000);
+    berth.wait("it to be removed", || berth.ok(&["ps", "-aq"]).is_empty());
+}
+
+#[test]
 fn input_ends_when_the_client_s_does() {
     let berth = Berth::up_with(&[]);
     let socket = berth.path("run/berth/berth.sock");

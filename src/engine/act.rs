@@ -310,6 +310,10 @@ impl Engine {
         let cgroup = live.cgroup().filter(|cgroup| cgroup.is_populated());
         let fifos = live.written_to();
         let pump = live.pump.take();
+        let patience = match self.attached.any(&name) {
+            true => super::live::SLOW_READER,
+            false => super::live::STUCK,
+        };
         let all = pump.as_ref().and_then(|_| live.copy_fifos());
         let ends = std::mem::take(&mut live.ends);
         let (has_terminal, has_stdin) = (ends.terminal.is_some(), ends.stdin.is_some());
@@ -330,10 +334,10 @@ impl Engine {
                 let _ = effects.send(Effect::Problem(error.to_string()));
             }
             if let Some(pump) = pump {
-                pump.finish().await;
+                pump.finish(patience).await;
             }
             if let Some(fifos) = all.or(fifos) {
-                super::live::moved(&fifos).await;
+                super::live::moved(&fifos, patience).await;
             }
             let _ = effects.send(Effect::Event(emptied));
         });

@@ -3,6 +3,9 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::prepare::{Ends, Kept};
 use super::terminal::{Pump, Size};
@@ -82,16 +85,27 @@ fn waiting(fifo: &OwnedFd) -> u64 {
     rustix::io::ioctl_fionread(fifo).unwrap_or(0)
 }
 
-/// How often it is looked, before a log that can't be written is left behind.
-const LOOKS: u32 = 200;
+/// So long nothing may move, before a log that can't be written is left behind.
+pub const STUCK: Duration = Duration::from_millis(200);
+/// The same while a client is attached, which the log may be waiting for (longer than
+/// the log's own patience).
+pub const SLOW_READER: Duration = Duration::from_secs(12);
 
 /// Waits until what is in the FIFOs was moved to the log. The last moments of a
 /// container only: nothing waits here while it runs.
-pub async fn moved(fifos: &[OwnedFd; 2]) {
-    for _ in 0..LOOKS {
-        if fifos.iter().all(|fifo| waiting(fifo) == 0) {
+pub async fn moved(fifos: &[OwnedFd; 2], patience: Duration) {
+    let mut before = u64::MAX;
+    let mut since = Instant::now();
+    loop {
+        let left = fifos.iter().map(waiting).sum();
+        if left == 0 {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        if left < before {
+            (before, since) = (left, Instant::now());
+        } else if since.elapsed() > patience {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -180,10 +180,10 @@ impl Pump {
     }
 
     /// No process is left: waits until all that they printed is in the FIFO.
-    pub async fn finish(mut self) {
+    /// A FIFO that nobody empties (a full disk) holds the container up for `patience`.
+    pub async fn finish(mut self, patience: Duration) {
         self.ending.notify_one();
-        // A FIFO that nobody empties (a full disk) must not hold the container up.
-        let _ = tokio::time::timeout(LAST_WORDS, &mut self.task).await;
+        let _ = tokio::time::timeout(patience, &mut self.task).await;
     }
 }
 
@@ -193,8 +193,6 @@ impl Drop for Pump {
     }
 }
 
-/// How long the last output of a container may take to its FIFO.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often it is looked whether somebody opened the terminal again.
 const NOBODY: Duration = Duration::from_millis(100);
 /// The most that is moved at once.

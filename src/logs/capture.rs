@@ -22,6 +22,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// After data that came this soon after other data, more is let gather.
 const HOT: Duration = Duration::from_millis(4);
 const GATHER: Duration = Duration::from_millis(1);
+/// How often it is looked whether a client has read on.
+const AWAITED: Duration = Duration::from_millis(5);
 const PIPE: u64 = 64 << 10;
 const LARGE_PIPE: u64 = 1 << 20;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -64,6 +66,7 @@ impl Capture {
             floor: 0,
             stalled: None,
             moved_at: None,
+            awaiting: false,
             limit: Limit::default(),
             tidying: None,
             tidy_again: Arc::default(),
@@ -171,6 +174,8 @@ struct Pump {
     floor: u64,
     stalled: Option<Duration>,
     moved_at: Option<Instant>,
+    /// A client has to read before there can be another file.
+    awaiting: bool,
     limit: Limit,
     tidying: Option<JoinHandle<()>>,
     tidy_again: Arc<AtomicBool>,
@@ -203,6 +208,9 @@ impl Pump {
                 },
                 Ok(moved) => {
                     self.resumed();
+                    if std::mem::take(&mut self.awaiting) {
+                        sleep(AWAITED).await;
+                    }
                     self.gather(moved, control.drain).await;
                     Woken::Look
                 }
@@ -290,6 +298,11 @@ impl Pump {
                     None => break,
                     Some(Cut::Take(n)) => count = n,
                     Some(Cut::Rotate) => {
+                        let seq = self.writer()?.seq();
+                        if self.logs.is_awaited(&self.dir, seq, settings.max_files) {
+                            self.awaiting = true;
+                            break;
+                        }
                         self.rotate(settings)?;
                         continue;
                     }

@@ -1,14 +1,17 @@
 //! A log's bytes as they were written, without regard to lines: what a client sees
 //! that is attached to a container. It is read from the log and not from the
-//! container, so a client that is slow or gone holds up nobody, several see the same,
-//! and the engine's death loses nothing.
+//! container, so several see the same, and the engine's death loses nothing. A client
+//! that is slower than its container slows that down, once the log would otherwise
+//! remove what it has not read; one that stands still is left behind.
 
 use super::Stream;
 use super::layout;
 use super::read::{Segment, open_from};
-use super::registry::Pulse;
+use super::registry::{Progress, Pulse};
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// Where to begin.
@@ -70,6 +73,7 @@ pub struct Follower {
     dir: PathBuf,
     pulse: watch::Receiver<Pulse>,
     state: State,
+    progress: Arc<Mutex<Progress>>,
 }
 
 impl Follower {
@@ -77,6 +81,7 @@ impl Follower {
         dir: PathBuf,
         pulse: watch::Receiver<Pulse>,
         from: From,
+        progress: Arc<Mutex<Progress>>,
     ) -> io::Result<Follower> {
         let state = match from {
             From::Beginning => State::Before(0),
@@ -86,7 +91,7 @@ impl Follower {
                 None => State::Before(position.seq),
                 Some(mut segment) => {
                     if segment.seq() != position.seq || segment.plain().is_none() {
-                        return Follower::new(dir, pulse, From::Now);
+                        return Follower::new(dir, pulse, From::Now, progress);
                     }
                     segment.seek(position.offset);
                     State::In(segment)
@@ -103,7 +108,22 @@ impl Follower {
                 },
             },
         };
-        Ok(Follower { dir, pulse, state })
+        // Where nothing is yet, the first file will be it.
+        let seq = match &state {
+            State::In(segment) => segment.seq(),
+            State::Before(_) => {
+                layout::scan(&dir)?.segments.last_key_value().map_or(1, |(seq, _)| *seq)
+            }
+        };
+        let follower = Follower { dir, pulse, state, progress };
+        follower.progressed(seq);
+        Ok(follower)
+    }
+
+    fn progressed(&self, seq: u64) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.seq = seq;
+        progress.at = Instant::now();
     }
 
     /// The place of the next bytes.
@@ -151,6 +171,7 @@ impl Follower {
                     }
                 },
             };
+            self.progressed(self.position().seq);
             if run.stream != Stream::Filler {
                 return Ok(Some(Piece { stream: run.stream, bytes: run.bytes }));
             }

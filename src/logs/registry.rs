@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 /// What the engine is told of a log, once each time it changes.
@@ -39,6 +40,21 @@ pub(super) struct Pulse {
     pub ended: bool,
 }
 
+/// How far a follower has come: the log waits for it a while before it removes what
+/// the follower has not read.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub seq: u64,
+    pub at: Instant,
+    given_up: bool,
+}
+
+/// A follower that took nothing for so long is not waited for any more, ever: it may
+/// slow its container down, but not stop it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many files a follower may be behind without being waited for.
+const BEHIND: u32 = 2;
+
 /// All logs of an engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Logs(Arc<Shared>);
@@ -47,6 +63,7 @@ pub struct Logs(Arc<Shared>);
 struct Shared {
     warnings: mpsc::UnboundedSender<Warning>,
     pulses: Mutex<HashMap<PathBuf, watch::Sender<Pulse>>>,
+    followers: Mutex<HashMap<PathBuf, Vec<Weak<Mutex<Progress>>>>>,
     scratch: Mutex<Option<Scratch>>,
     compressing: Semaphore,
 }
@@ -57,6 +74,7 @@ impl Logs {
         Logs(Arc::new(Shared {
             warnings,
             pulses: Mutex::default(),
+            followers: Mutex::default(),
             scratch: Mutex::default(),
             compressing: Semaphore::new(1),
         }))
@@ -90,7 +108,35 @@ impl Logs {
     /// # Errors
     /// The folder can't be read.
     pub fn follow(&self, dir: &Path, from: From) -> io::Result<Follower> {
-        Follower::new(dir.to_owned(), self.pulse(dir).subscribe(), from)
+        let progress = Progress { seq: u64::MAX, at: Instant::now(), given_up: false };
+        let progress = Arc::new(Mutex::new(progress));
+        let follower =
+            Follower::new(dir.to_owned(), self.pulse(dir).subscribe(), from, progress.clone())?;
+        let mut followers = lock(&self.0.followers);
+        followers.retain(|_, of| {
+            of.retain(|follower| follower.strong_count() > 0);
+            !of.is_empty()
+        });
+        followers.entry(dir.to_owned()).or_default().push(Arc::downgrade(&progress));
+        Ok(follower)
+    }
+
+    /// Whether a rotation, after which `seq` is the newest whole file, has to wait for
+    /// a follower that would miss something by it.
+    pub(super) fn is_awaited(&self, dir: &Path, seq: u64, max_files: u32) -> bool {
+        let mut followers = lock(&self.0.followers);
+        let Some(of) = followers.get_mut(dir) else {
+            return false;
+        };
+        of.retain(|follower| follower.strong_count() > 0);
+        of.iter().filter_map(Weak::upgrade).any(|progress| {
+            let mut progress = lock(&progress);
+            let late = seq.saturating_sub(progress.seq) > u64::from(max_files.min(BEHIND));
+            if late && progress.at.elapsed() > PATIENCE {
+                progress.given_up = true;
+            }
+            late && !progress.given_up
+        })
     }
 
     /// Says that nothing more comes (until the next capture): followers end when

@@ -252,3 +252,18 @@ fn hundreds_start_and_stop_at_once() {
     });
     assert_eq!(berth.down(), Some(0));
 }
+
+/// A registry that accepts and never answers: the container can be stopped nonetheless,
+/// and nothing is launched for it afterwards.
+#[test]
+fn a_container_is_stopped_while_its_image_is_pulled() {
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = registry.local_addr().unwrap().port();
+    let text = format!("image = \"127.0.0.1:{port}/slow:1\"\n");
+    let berth = Berth::up_with(&[("web.toml", &text), ("other.toml", &shell("sleep 1000"))]);
+    let (_asked, _) = registry.accept().unwrap();
+    berth.ok(&["stop", "web"]);
+    berth.wait("it to rest", || berth.ok(&["ps", "-a"]).contains("Exited (125)"));
+    assert!(berth.ok(&["ps", "-a"]).contains("by hand"));
+    assert_eq!(berth.status("other"), "running");
+}

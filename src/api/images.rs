@@ -146,16 +146,32 @@ fn fits(name: &Reference, wanted: &str) -> bool {
     pattern(&familiar) || pattern(&repository) || pattern(&name.to_string())
 }
 
+/// Part by part between slashes, which `*` and `?` do not match; within a part only the
+/// last star is ever tried again, so no pattern takes long.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern, text) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => (0..=text.len())
-            .take_while(|len| !text[..*len].contains(&b'/'))
-            .any(|len| glob(rest, &text[len..])),
-        ([b'?', rest @ ..], [_, more @ ..]) => glob(rest, more),
-        ([a, rest @ ..], [b, more @ ..]) => a == b && glob(rest, more),
-        _ => false,
+    let parts = |of| <[u8]>::split(of, |byte| *byte == b'/');
+    parts(pattern).count() == parts(text).count()
+        && parts(pattern).zip(parts(text)).all(|(pattern, text)| glob_part(pattern, text))
+}
+
+fn glob_part(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == text[t] => (p, t) = (p + 1, t + 1),
+            _ => {
+                let Some((at, from)) = star else { return false };
+                star = Some((at, from + 1));
+                (p, t) = (at + 1, from + 1);
+            }
+        }
     }
+    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 fn names(references: &[Reference]) -> Vec<String> {
@@ -354,6 +370,9 @@ mod tests {
         for other in ["web", "*", "*:1.4", "127.0.0.1:5000/shop/web:2"] {
             assert!(!fits(&name, other), "{other}");
         }
+        let slow = "*a".repeat(60) + "b";
+        assert!(!glob(slow.as_bytes(), &[b'a'; 4000]));
+        assert!(glob(b"a*b?d", b"axxbcbxd") && !glob(b"a*b?d", b"axxbcbd/d"));
         let short: Reference = "redis".parse().unwrap();
         assert!(fits(&short, "redis") && fits(&short, "red*") && !fits(&short, "redis:7"));
     }

@@ -221,18 +221,6 @@ impl Engine {
         }
     }
 
-    /// Ends the commands whose answer nobody waits for any more: a probe that hangs
-    /// must not pile up.
-    pub(super) fn end_abandoned(&self) {
-        for flight in self.flights.values() {
-            if let (Some(Purpose::Probe(asked)), Some(pidfd)) = (&flight.command, &flight.pidfd)
-                && asked.is_closed()
-            {
-                let _ = signals::send(pidfd.as_fd(), libc::SIGKILL);
-            }
-        }
-    }
-
     /// Tells the reconciler what became of a launch.
     pub(super) fn outcomes(&mut self, key: u64, outcomes: Vec<Outcome>) {
         let Some(flight) = self.flights.get(&key) else {
@@ -461,87 +449,6 @@ impl Engine {
             echo.follow(name, &self.logs, &paths);
         }
         Ok(())
-    }
-
-    /// Runs a command inside a container.
-    pub(super) fn command(&mut self, name: Name, incarnation: u64, job: Job, purpose: Purpose) {
-        let inside = match self.inside(&name, incarnation) {
-            Some(inside) => inside,
-            None => {
-                self.command_ready(name, Err("the container is not running".to_owned()), purpose);
-                return;
-            }
-        };
-        let record = self.observed.record(&name);
-        let image = record.and_then(|record| record.image.as_ref()).map(|image| image.id.clone());
-        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_local(async move {
-            let image = match image {
-                Some(id) => workshop.images.config(&id).await.map(Some),
-                None => Ok(None),
-            };
-            tokio::task::spawn_blocking(move || {
-                let inside = image.map(|image| prepare::Inside { image, ..inside });
-                let result = inside.and_then(|inside| prepare::command(&workshop, &inside, job));
-                let result = result.map(Box::new);
-                let _ = effects.send(Effect::CommandReady { name, result, purpose });
-            });
-        });
-    }
-
-    fn inside(&self, name: &Name, incarnation: u64) -> Option<prepare::Inside> {
-        let live = self.lives.get(name)?;
-        let process = live.running(incarnation)?;
-        Some(prepare::Inside {
-            name: name.to_string(),
-            manifest: self.observed.record(name)?.applied.clone()?,
-            pidfd: process.pidfd.try_clone().ok()?,
-            pid: process.pid,
-            cgroup: live.cgroup(),
-            image: None,
-        })
-    }
-
-    pub(super) fn command_ready(
-        &mut self,
-        name: Name,
-        result: Result<Box<Ready>, String>,
-        purpose: Purpose,
-    ) {
-        match (result, purpose) {
-            (result, Purpose::Exec(id)) => self.exec_ready(name, id, result),
-            (Ok(ready), purpose) => {
-                let incarnation = self.observed.record(&name).map_or(0, |r| r.incarnation);
-                self.take_off(name, incarnation, *ready, Some(purpose));
-            }
-            (Err(error), Purpose::Probe(asked)) => drop(asked.send(Err(error))),
-            (Err(error), Purpose::Reload) => tracing::warn!("{name}: reload: {error}"),
-        }
-    }
-
-    fn command_outcome(&mut self, name: &Name, key: u64, outcome: Outcome) {
-        let Some(flight) = self.flights.get_mut(&key) else { return };
-        if let Some(Purpose::Exec(id)) = &flight.command {
-            let (id, plan) = (id.clone(), flight.plan.take());
-            self.exec_outcome(&id, outcome, plan);
-            return;
-        }
-        let result = match outcome {
-            Outcome::Launched { .. } => return,
-            Outcome::Failed { status: Status { failure: Some(failure), .. }, .. } => {
-                Err(sentence(&failure, flight.plan.as_ref()))
-            }
-            Outcome::Failed { errno: Some(errno), .. } => Err(refusal(errno)),
-            Outcome::Failed { .. } => Err("it ended before it was executed".to_owned()),
-            Outcome::Ended(Some(End::Exit(0))) => Ok(()),
-            Outcome::Ended(Some(end)) => Err(format!("it ended with status {}", end.code())),
-            Outcome::Ended(None) => Err("how it ended is not known".to_owned()),
-        };
-        match (flight.command.replace(Purpose::Reload), result) {
-            (Some(Purpose::Probe(asked)), result) => drop(asked.send(result)),
-            (_, Err(error)) => tracing::warn!("{name}: reload: {error}"),
-            (_, Ok(())) => {}
-        }
     }
 }
 

@@ -79,17 +79,7 @@ impl Engine {
         let mut flight = Flight::default();
         let mut outcomes = flight.cloned(message.pid.unsigned_abs());
         outcomes.extend(flight.pipe_closed(status));
-        self.flights.insert(
-            message.key,
-            InFlight {
-                name: name.clone(),
-                incarnation,
-                flight,
-                plan: None,
-                command: None,
-                pidfd: None,
-            },
-        );
+        self.flights.insert(message.key, InFlight::adopted(name.clone(), incarnation, flight));
         self.hold_live(name, incarnation, message.pid, pidfd);
         if status.failure.is_none() {
             self.announce_adopted(name, incarnation, message.pid, message.start);
@@ -146,17 +136,7 @@ impl Engine {
             let adopt = Message { key, pid, start, tag, ..Message::new(Kind::Adopt) };
             self.link.send(adopt, vec![copy]);
             let flight = Flight::running(pid.unsigned_abs());
-            self.flights.insert(
-                key,
-                InFlight {
-                    name: name.clone(),
-                    incarnation,
-                    flight,
-                    plan: None,
-                    command: None,
-                    pidfd: None,
-                },
-            );
+            self.flights.insert(key, InFlight::adopted(name.clone(), incarnation, flight));
             self.hold_live(name, incarnation, pid, pidfd);
             self.announce_adopted(name, incarnation, pid, start);
             return;

@@ -11,6 +11,7 @@ impl Engine {
     pub(super) fn fetch(&mut self, mut order: Box<Order>, named: String, has: Option<Image>) {
         let (images, effects) = (self.workshop.images.clone(), self.effects.clone());
         let (name, policy) = (order.name.clone(), order.manifest.pull);
+        let incarnation = order.incarnation;
         let task = tokio::task::spawn_local(async move {
             let silent = crate::image::progress::silent();
             let result = images.root(&named, has.as_ref(), policy, &silent).await;
@@ -18,7 +19,7 @@ impl Engine {
             let _ = effects.send(Effect::Fetched { order, result });
         });
         if let Ok(name) = name.parse::<Name>() {
-            self.lives.entry(name).or_default().fetching = Some(task.abort_handle());
+            self.fetches.insert(name, (incarnation, task.abort_handle()));
         }
     }
 
@@ -26,8 +27,11 @@ impl Engine {
     pub(super) fn fetched(&mut self, order: Box<Order>, result: Result<(), String>) {
         let Ok(name) = order.name.parse::<Name>() else { return };
         let incarnation = order.incarnation;
-        let live = self.lives.entry(name.clone()).or_default();
-        live.fetching = None;
+        // One that was given up has failed already, whatever came of it meanwhile.
+        if self.fetches.get(&name).is_none_or(|(of, _)| *of != incarnation) {
+            return;
+        }
+        self.fetches.remove(&name);
         match result {
             Ok(()) => {
                 if let Some(root) = &order.image {
@@ -44,20 +48,18 @@ impl Engine {
 
     /// Gives up the pulls of containers that are no longer to run.
     pub(super) fn end_unwanted_fetches(&mut self) {
-        for (name, live) in &mut self.lives {
-            if live.fetching.is_none() || self.observed.wants(name) {
-                continue;
+        let Engine { fetches, observed, effects, .. } = self;
+        fetches.retain(|name, (incarnation, task)| {
+            if observed.wants(name) {
+                return true;
             }
-            if let Some(task) = live.fetching.take() {
-                task.abort();
-            }
-            let Some(incarnation) = self.observed.record(name).map(|r| r.incarnation) else {
-                continue;
-            };
+            task.abort();
             let error = "it was not to run any more before its image was there".to_owned();
-            let failed = Event::LaunchFailed { name: name.clone(), incarnation, code: 125, error };
-            let _ = self.effects.send(Effect::Event(failed));
-        }
+            let (name, incarnation) = (name.clone(), *incarnation);
+            let failed = Event::LaunchFailed { name, incarnation, code: 125, error };
+            let _ = effects.send(Effect::Event(failed));
+            false
+        });
     }
 
     /// Makes everything else of a launch ready.

@@ -47,8 +47,6 @@ pub struct Live {
     pub size: Size,
     /// How many processes of it the kernel had ended for memory at its launch.
     pub oom_kills: u64,
-    /// The task that gets its image, while there is one.
-    pub fetching: Option<tokio::task::AbortHandle>,
     /// The range of ids of an adopted container whose namespaces we don't hold.
     pub reserved: Option<u32>,
 }

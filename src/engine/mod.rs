@@ -5,6 +5,7 @@
 mod act;
 mod adopt;
 mod answer;
+mod command;
 mod created;
 mod echo;
 pub mod exec;

@@ -82,6 +82,13 @@ pub(super) struct InFlight {
     pub pidfd: Option<OwnedFd>,
 }
 
+impl InFlight {
+    /// A container's that was launched before this engine.
+    pub(super) fn adopted(name: Name, incarnation: u64, flight: Flight) -> Self {
+        InFlight { name, incarnation, flight, plan: None, command: None, pidfd: None }
+    }
+}
+
 pub(super) struct Engine {
     pub workshop: Workshop,
     pub link: Link,
@@ -93,6 +100,8 @@ pub(super) struct Engine {
     pub sources: BTreeMap<Name, PathBuf>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
+    /// Launches that wait for their image: which, and the task that gets it.
+    pub fetches: HashMap<Name, (u64, tokio::task::AbortHandle)>,
     pub execs: super::exec::Execs,
     pub attached: Attachments,
     pub effects: mpsc::UnboundedSender<Effect>,

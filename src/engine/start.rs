@@ -106,6 +106,7 @@ async fn start(options: Options) -> io::Result<()> {
         sources: BTreeMap::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
+        fetches: HashMap::new(),
         attached: Attachments::default(),
         execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,

@@ -10,10 +10,9 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use super::process::{pidfd, start_time};
 use super::protocol::{Fds, MAX_FDS};
 use crate::sandbox::child::{self, Inherited};
-use crate::sandbox::plan::flags;
 use crate::sandbox::status::append;
 use crate::sandbox::tape::Reader;
-use crate::sys::process::{self, Clone, Mapping, SharedPid, clone3};
+use crate::sys::process::{Mapping, SharedPid};
 use crate::sys::signals;
 
 /// Where the descriptors that every launch has stand in its message.
@@ -61,31 +60,22 @@ pub fn launch(fds: &Fds, second: &SharedPid) -> Result<Born, Errno> {
     };
 
     let (go, go_write) = pipe_with(PipeFlags::CLOEXEC)?;
-    let two_step = head.flags & flags::TWO_STEP != 0;
+    let two_step = child::is_two_step(&head);
     second.get().store(0, Ordering::SeqCst);
     // The child starts with every signal blocked: handlers of the keeper must
     // not run in it, and init must lose none that comes early.
     let mask = signals::block_all();
-    // The first of two steps shares nothing and ends soon; VFORK saves a wait.
-    let clone_flags = if two_step { process::flags::VFORK } else { 0 };
-    // SAFETY: the keeper has one thread; the child only runs `child::run`, which
-    // keeps to async-signal-safe calls and never returns.
-    let cloned = unsafe { clone3(clone_flags, cgroup) };
-    if let Ok(Clone::Child) = cloned {
-        let inherited = Inherited {
-            fds: given,
-            status: status.as_raw_fd(),
-            error_pipe: error_pipe.as_raw_fd(),
-            go: go.as_raw_fd(),
-            go_write: go_write.as_raw_fd(),
-            second: second.get(),
-        };
-        child::run(head, tape, &inherited)
-    }
-    signals::restore(mask);
-    let Clone::Parent(first) = cloned.map_err(errno_of)? else {
-        return Err(Errno::INVAL);
+    let inherited = Inherited {
+        fds: given,
+        status: status.as_raw_fd(),
+        error_pipe: error_pipe.as_raw_fd(),
+        go: go.as_raw_fd(),
+        go_write: go_write.as_raw_fd(),
+        second: second.get(),
     };
+    let cloned = child::spawn(head, tape, &inherited, cgroup);
+    signals::restore(mask);
+    let first = cloned.map_err(errno_of)?;
 
     let pid = if two_step {
         reap(first);
@@ -128,7 +118,7 @@ fn errno_of(error: std::io::Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::plan::{Plan, PlanMount, PlanSource};
+    use crate::sandbox::plan::{Plan, PlanMount, PlanSource, flags};
     use crate::sandbox::status::{self, End, Status, Step};
     use rustix::mount::{OpenTreeFlags, open_tree};
     use std::fs::File;
@@ -199,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_root_of_its_own_is_entered_for_good() {
-        use process::flags::{NEWIPC, NEWNS, NEWPID, NEWUTS};
+        use crate::sys::process::flags::{NEWIPC, NEWNS, NEWPID, NEWUTS};
         let root = open_tree(
             rustix::fs::CWD,
             "/",

@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 use super::protocol::{self, Fds, Kind, Message, Received};
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
-use crate::sys::process::{Clone, SharedPid, clone3, exit_now, replace};
+use crate::sys::process::{SharedPid, replace};
 use crate::sys::signals::{self, Caught};
 
 /// The first pause before a dead engine is started again; doubled up to
@@ -396,25 +396,15 @@ impl Keeper {
         let (ours, its) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mask = signals::block_all();
-        // SAFETY: the keeper has one thread; the child calls only
-        // async-signal-safe functions until it execs or exits.
-        let cloned = unsafe { clone3(0, None) };
-        if let Ok(Clone::Child) = cloned {
-            signals::reset_all();
-            // A terminal's Ctrl-C is for the keeper alone.
-            let _ = rustix::process::setsid();
-            crate::sys::process::become_engine(
-                its.as_raw_fd(),
-                ENGINE_FD,
-                &self.settings.engine_argv,
-                &self.settings.environment,
-            );
-            exit_now(127)
-        }
+        let cloned = crate::sys::process::spawn_engine(
+            its.as_raw_fd(),
+            ENGINE_FD,
+            &self.settings.engine_argv,
+            &self.settings.environment,
+        );
         signals::restore(mask);
         match cloned {
-            Ok(Clone::Parent(pid)) => Ok((pid, ours)),
-            Ok(Clone::Child) => Err(Errno::INVAL),
+            Ok(pid) => Ok((pid, ours)),
             Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         }
     }

@@ -67,10 +67,34 @@ pub(super) fn read<T>(value: Option<T>) -> Stepped<T> {
     value.ok_or(Failure { step: Step::Plan, index: 0, errno: Errno::INVAL })
 }
 
+/// Whether the first process of a launch only makes the second one.
+pub fn is_two_step(head: &Head) -> bool {
+    head.flags & plan::flags::TWO_STEP != 0
+}
+
+/// Clones the first process of a launch, into `cgroup` if there is one; gives its pid.
+/// To be called with all signals blocked: none may run a handler of the caller's in the
+/// child, and container init must lose none that comes early.
+pub fn spawn(
+    head: Head,
+    tape: Reader<'_>,
+    inherited: &Inherited<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> std::io::Result<i32> {
+    // The first of two steps shares nothing and ends soon; VFORK saves a wait.
+    let flags = if is_two_step(&head) { process::flags::VFORK } else { 0 };
+    // SAFETY: the child only runs `run`, which keeps to async-signal-safe calls and
+    // never returns.
+    match unsafe { clone3(flags, cgroup) }? {
+        Clone::Parent(pid) => Ok(pid),
+        Clone::Child => run(head, tape, inherited),
+    }
+}
+
 /// Everything the child does; `tape` stands behind the head. Never returns.
 ///
 /// All signals must be blocked.
-pub fn run(head: Head, mut tape: Reader<'_>, inherited: &Inherited<'_>) -> ! {
+fn run(head: Head, mut tape: Reader<'_>, inherited: &Inherited<'_>) -> ! {
     let Err(failure) = sequence(head, &mut tape, inherited);
     fail(inherited, failure)
 }

@@ -131,10 +131,31 @@ pub fn replace(path: &CStr, argv: &[&CStr], envp: &[&CStr]) -> io::Error {
     )
 }
 
+/// Clones a child that becomes the engine, in a session of its own: a terminal's Ctrl-C
+/// is for the keeper alone. Its arguments are those of [`become_engine`]; to be called
+/// with all signals blocked.
+pub fn spawn_engine(
+    socket: RawFd,
+    number: RawFd,
+    argv: &[CString],
+    envp: &[CString],
+) -> io::Result<i32> {
+    // SAFETY: the child calls only async-signal-safe functions until it execs or exits.
+    match unsafe { clone3(0, None) }? {
+        Clone::Parent(pid) => Ok(pid),
+        Clone::Child => {
+            super::signals::reset_all();
+            let _ = rustix::process::setsid();
+            become_engine(socket, number, argv, envp);
+            exit_now(127)
+        }
+    }
+}
+
 /// In the child that is to become the engine: gives it its end of the socket as
 /// descriptor `number` and executes the running binary itself, whatever is at its
 /// path by now. Returns only on failure.
-pub fn become_engine(socket: RawFd, number: RawFd, argv: &[CString], envp: &[CString]) {
+fn become_engine(socket: RawFd, number: RawFd, argv: &[CString], envp: &[CString]) {
     const MAX: usize = 1024;
     let mut arrays = [[ptr::null::<libc::c_char>(); MAX]; 2];
     for (array, strings) in arrays.iter_mut().zip([argv, envp]) {

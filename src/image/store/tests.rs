@@ -45,6 +45,24 @@ fn names_move_and_go() {
     assert_eq!((usage.total(), usage.images.len()), (0, 0));
 }
 
+/// Files that would be missing, or seen though they are hidden, are no image.
+#[test]
+fn a_layer_that_needs_those_below_it_is_refused_in_words() {
+    let (_dir, store) = store();
+    let mut links = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    links.append_link(&mut header, "here", "bin/elsewhere").unwrap();
+    let links = links.into_inner().unwrap();
+    for (tar, word) in [(links, "hard links"), (tar_of(&[(".wh..wh..opq", b"")]), "hides")] {
+        let error = store.unpack(&tar[..]).err().unwrap();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    assert!(super::list(&store.staging()).unwrap().is_empty());
+}
+
 #[test]
 fn what_is_held_is_not_collected() {
     let (_dir, store) = store();

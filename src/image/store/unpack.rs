@@ -80,6 +80,7 @@ impl Store {
             }
         })?;
         let (diff_id, tar_size) = tar.finish().map_err(torn)?;
+        whole_by_itself(&unpacked)?;
         Ok(UnpackedLayer { staged, diff_id, tar_size, compression, unpacked })
     }
 
@@ -157,6 +158,25 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Kind {
         at = error.source();
     }
     Kind::Corrupt
+}
+
+/// A layer is shared under its diff id, so it must be the same on whatever it lies:
+/// rather no image than one that lacks files, or shows those that it hides.
+fn whole_by_itself(unpacked: &layer::Unpacked) -> Result<(), Error> {
+    let links = unpacked.below.links();
+    if links > 0 {
+        return Err(Error::invalid(format!(
+            "the layer has {links} hard links to files of layers below it; make the image \
+             anew, such as with `umoci repack`, so that each layer has its own files"
+        )));
+    }
+    if unpacked.opaque {
+        return Err(Error::invalid(
+            "the layer hides all layers below it (`.wh..wh..opq` at its top); make the image \
+             anew without those",
+        ));
+    }
+    Ok(())
 }
 
 /// The pushing end. Dropped unfinished, it waits until the thread has given up and

@@ -1,6 +1,9 @@
 //! Everything slow about a launch, made ready as descriptors: root, namespaces,
 //! cgroup, standard input and output, the plan. Runs on a thread that may block.
 
+mod command;
+mod stdio;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,19 +12,21 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, Mode, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
 use super::paths::Paths;
-use super::terminal::{self, Size};
+use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
-use crate::image::ImageConfig;
 use crate::manifest::model::{Container, Isolation, MountKind, NetworkMode, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
 use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
+
+pub use command::{Inside, Job, Stdio, command};
+pub use stdio::{Ends, open_fifo};
 
 /// What a container keeps from one launch to the next.
 #[derive(Debug, Default)]
@@ -85,36 +90,6 @@ pub struct Ready {
     pub warnings: Vec<String>,
     /// Our ends of its standard input and output.
     pub ends: Ends,
-}
-
-/// The engine's ends of a process's standard streams, as far as they don't lead to
-/// the container's log. All of them are non-blocking.
-#[derive(Debug, Default)]
-pub struct Ends {
-    /// The terminal's master, which is all three of them.
-    pub terminal: Option<OwnedFd>,
-    /// Where its standard input is written to; closed, it is at its end.
-    pub stdin: Option<OwnedFd>,
-    /// Where its standard output is read from.
-    pub stdout: Option<OwnedFd>,
-    /// Where its standard error is read from.
-    pub stderr: Option<OwnedFd>,
-}
-
-impl Ends {
-    /// The same ends once more.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn copy(&self) -> io::Result<Ends> {
-        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
-        Ok(Ends {
-            terminal: copy(&self.terminal)?,
-            stdin: copy(&self.stdin)?,
-            stdout: copy(&self.stdout)?,
-            stderr: copy(&self.stderr)?,
-        })
-    }
 }
 
 /// Makes a launch ready. What is kept comes back in any case.
@@ -221,45 +196,6 @@ impl<'a> Preparation<'a> {
         }
         let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
         self.ready(plan, &status_path(&run_dir, order.incarnation))
-    }
-
-    /// The terminal of a container, in a devpts of its own if it is isolated.
-    fn console(
-        &mut self,
-        first: u32,
-        isolated: bool,
-        size: Size,
-        parts: &mut Parts,
-    ) -> Result<terminal::Pty, String> {
-        if !isolated {
-            return terminal::host(size);
-        }
-        let console = terminal::console(first, size)?;
-        let devpts = self.add(console.devpts);
-        parts.binds.insert(PathBuf::from("/dev/pts"), (devpts, false));
-        parts.console = console.node.map(|node| self.add(node));
-        Ok(console.pty)
-    }
-
-    /// A terminal as all three standard streams.
-    fn terminal(&mut self, pty: terminal::Pty, uid: u32, parts: &mut Parts) -> Result<(), String> {
-        terminal::give_to(pty.slave.as_fd(), uid)?;
-        parts.stdio = [self.add(pty.slave); 3];
-        self.ends.terminal = Some(pty.master);
-        Ok(())
-    }
-
-    /// A pipe as standard input if it is wanted, or nothing to read.
-    fn stdin(&mut self, wanted: bool, owner: (u32, u32), parts: &mut Parts) -> Result<(), String> {
-        if wanted {
-            let (ours, its) = pipe_to(owner)?;
-            self.ends.stdin = Some(ours);
-            parts.stdio[0] = self.add(its);
-        } else {
-            let null = File::open("/dev/null").map_err(doing("opening", Path::new("/dev/null")))?;
-            parts.stdio[0] = self.add(null);
-        }
-        Ok(())
     }
 
     /// The root: once more the one that is kept, or a new one.
@@ -563,225 +499,6 @@ pub fn status_path(run_dir: &Path, incarnation: u64) -> PathBuf {
     run_dir.join(format!("{incarnation}.status"))
 }
 
-/// A FIFO for a container's output, made if it is missing, owned by the payload's
-/// user so that it can open `/dev/stdout` again. Opened for reading and writing: a
-/// payload never sees EPIPE, whoever reads, or nobody (fifo(7)).
-pub fn open_fifo(path: &Path, owner: (u32, u32)) -> Result<OwnedFd, String> {
-    use rustix::fs::{CWD, FileType, mknodat};
-    match mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(errno) => return Err(doing("making the FIFO", path)(errno.into())),
-    }
-    let fifo = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(doing("opening the FIFO", path))?;
-    let meta = fifo.metadata().map_err(doing("looking at", path))?;
-    if !meta.file_type().is_fifo() {
-        return Err(format!("{} is not a FIFO; remove it", path.display()));
-    }
-    std::os::unix::fs::fchown(&fifo, Some(owner.0), Some(owner.1))
-        .map_err(doing("giving to the container", path))?;
-    Ok(fifo.into())
-}
-
 fn doing<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> String + use<'a> {
     move |error| format!("{what} {}: {error}", path.display())
-}
-
-/// A pipe that the process reads: our end, non-blocking, and its.
-fn pipe_to(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), String> {
-    let (its, ours) = new_pipe(owner)?;
-    nonblocking(&ours)?;
-    Ok((ours, its))
-}
-
-/// A pipe that the process writes: our end, non-blocking, and its.
-fn pipe_from(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), String> {
-    let (ours, its) = new_pipe(owner)?;
-    nonblocking(&ours)?;
-    Ok((ours, its))
-}
-
-fn new_pipe(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), String> {
-    let pipe = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("making a pipe: {error}"))?;
-    // So that the process can open `/dev/stdin` and the like again.
-    std::os::unix::fs::fchown(&pipe.0, Some(owner.0), Some(owner.1))
-        .map_err(|error| format!("giving a pipe to the user: {error}"))?;
-    Ok(pipe)
-}
-
-fn nonblocking(fd: &OwnedFd) -> Result<(), String> {
-    rustix::io::ioctl_fionbio(fd, true).map_err(|error| format!("setting up a pipe: {error}"))
-}
-
-/// A running container that a command is to run in.
-#[derive(Debug)]
-pub struct Inside {
-    /// The container's name.
-    pub name: String,
-    /// What it was launched with.
-    pub manifest: Arc<Container>,
-    /// Its first process.
-    pub pidfd: OwnedFd,
-    /// The same as a number.
-    pub pid: i32,
-    /// Its cgroup.
-    pub cgroup: Option<Arc<Cgroup>>,
-    /// Its image's configuration, if it has one.
-    pub image: Option<ImageConfig>,
-}
-
-/// A command for inside a running container.
-#[derive(Debug, Clone, Default)]
-pub struct Job {
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    /// Beside the container's environment.
-    pub env: Vec<(String, String)>,
-    /// Instead of the container's working directory.
-    pub workdir: Option<PathBuf>,
-    /// Instead of the container's user.
-    pub user: Option<String>,
-    /// With all capabilities that the container's user namespace gives.
-    pub privileged: bool,
-    /// Where its standard streams lead.
-    pub stdio: Stdio,
-}
-
-/// Where the standard streams of a command lead.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Stdio {
-    /// Nothing to read; its output is in the container's log.
-    #[default]
-    Log,
-    /// Pipes of its own, those that are wanted.
-    Pipes {
-        /// Standard input; nothing to read otherwise.
-        stdin: bool,
-        /// Standard output; dropped otherwise.
-        stdout: bool,
-        /// Standard error; dropped otherwise.
-        stderr: bool,
-    },
-    /// A terminal of this size.
-    Terminal(Size),
-}
-
-/// Makes a command inside a running container ready: its namespaces, its cgroup,
-/// its capabilities and seccomp filter.
-///
-/// # Errors
-/// A sentence: the user is not known, the container is gone, or what the system said.
-pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, String> {
-    let mut preparation = Preparation::new(workshop);
-    // What is mounted and made in the root is there already.
-    let mut manifest = Container {
-        command: job.command,
-        entrypoint: Some(Vec::new()),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        tty: matches!(job.stdio, Stdio::Terminal(_)),
-        ..(*inside.manifest).clone()
-    };
-    manifest.env.extend(job.env);
-    manifest.workdir = job.workdir.or(manifest.workdir);
-    if let Some(user) = job.user {
-        manifest.user = Some(user);
-        manifest.groups = Vec::new();
-    }
-    if job.privileged {
-        manifest.security.cap_add = vec!["ALL".to_owned()];
-        manifest.security.cap_drop = Vec::new();
-    }
-    let mut parts = Parts::default();
-    let isolated = manifest.isolation == Isolation::Full;
-    let root = format!("/proc/{}/root", inside.pid);
-    let root = File::open(&root).map_err(doing("opening", Path::new(&root)))?;
-    let image = inside.image.as_ref();
-    let named = manifest.user.as_deref().or_else(|| image.map(|i| i.config.user.as_str()));
-    let user = resolve_user(named.unwrap_or_default(), &manifest.groups, |path| {
-        rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX).unwrap_or_default()
-    })?;
-    let first = super::namespaces::range_of(inside.pid).unwrap_or(0);
-    let owner = (first + user.uid, first + user.gid);
-    if let Some(cgroup) = &inside.cgroup {
-        preparation.join(cgroup, &mut parts)?;
-    }
-    let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
-    context.image = image.map(ImageConfig::defaults).unwrap_or_default();
-    let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-    parts.seccomp = seccomp(&spec)?;
-    preparation.stdio(workshop, inside, job.stdio, root.as_fd(), owner, &mut parts)?;
-    if isolated {
-        use crate::sys::process::flags;
-        // All of them in one call, the user namespace included: the rights to enter
-        // the others are those that it gives (setns(2), "pidfd").
-        let mut kinds =
-            flags::NEWNS | flags::NEWPID | flags::NEWIPC | flags::NEWUTS | flags::NEWCGROUP;
-        kinds |= flags::NEWNET;
-        if manifest.security.userns == Userns::Auto {
-            kinds |= flags::NEWUSER;
-        }
-        let pidfd = inside.pidfd.try_clone().map_err(|error| format!("dup: {error}"))?;
-        parts.join.push((preparation.add(pidfd), kinds));
-    }
-    // The container has all of this already.
-    spec.set_linux(None);
-    let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
-    let status = memfd_create(c"berth-status", MemfdFlags::CLOEXEC)
-        .map_err(|error| format!("making a memfd: {error}"))?;
-    preparation.ready_with(plan, status)
-}
-
-impl Preparation<'_> {
-    /// The standard streams of a command.
-    fn stdio(
-        &mut self,
-        workshop: &Workshop,
-        inside: &Inside,
-        stdio: Stdio,
-        root: std::os::fd::BorrowedFd<'_>,
-        owner: (u32, u32),
-        parts: &mut Parts,
-    ) -> Result<(), String> {
-        match stdio {
-            Stdio::Log => {
-                self.stdin(false, owner, parts)?;
-                let run_dir = workshop.paths.container_run_dir(&inside.name);
-                for (index, stream) in ["stdout", "stderr"].iter().enumerate() {
-                    let path = run_dir.join(stream);
-                    let fifo = File::options().read(true).write(true).open(&path);
-                    parts.stdio[index + 1] = self.add(fifo.map_err(doing("opening", &path))?);
-                }
-            }
-            Stdio::Pipes { stdin, stdout, stderr } => {
-                self.stdin(stdin, owner, parts)?;
-                for (index, wanted) in [(1, stdout), (2, stderr)] {
-                    if !wanted {
-                        let path = Path::new("/dev/null");
-                        let null = File::options().write(true).open(path);
-                        parts.stdio[index] = self.add(null.map_err(doing("opening", path))?);
-                        continue;
-                    }
-                    let (ours, its) = pipe_from(owner)?;
-                    parts.stdio[index] = self.add(its);
-                    match index {
-                        1 => self.ends.stdout = Some(ours),
-                        _ => self.ends.stderr = Some(ours),
-                    }
-                }
-            }
-            Stdio::Terminal(size) => {
-                let pty = match inside.manifest.isolation {
-                    Isolation::Full => terminal::inside(root, size)?,
-                    Isolation::None => terminal::host(size)?,
-                };
-                self.terminal(pty, owner.0, parts)?;
-            }
-        }
-        Ok(())
-    }
 }

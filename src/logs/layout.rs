@@ -24,9 +24,10 @@ pub enum Form {
 pub struct Layout {
     /// What holds text, oldest first.
     pub segments: BTreeMap<u64, Form>,
-    /// Files that a kill left: to be removed by whoever captures.
+    /// What a kill left of a compression, or one is at work on: only who compresses may
+    /// remove it.
     pub leftovers: Vec<String>,
-    /// Numbers of indexes whose text was not seen.
+    /// Numbers of indexes without a text: only who writes may remove them.
     pub textless: Vec<u64>,
     /// Higher than any number in use, `current.log`'s own excepted.
     pub next: u64,
@@ -135,7 +136,7 @@ pub fn scan(dir: &Path) -> io::Result<Layout> {
             [Form::Plain, Form::Zstd].into_iter().find(|form| path(dir, seq, *form).exists());
         match there {
             Some(form) => drop(found.segments.insert(seq, form)),
-            None => found.leftovers.push(name(seq, "idx")),
+            None => found.textless.push(seq),
         }
     }
     Ok(found)
@@ -205,7 +206,7 @@ mod tests {
             while !compressing.is_finished() {
                 let seen = scan(dir.path()).unwrap();
                 assert!(seen.segments.keys().copied().eq(1..=FILES));
-                assert!(seen.leftovers.contains(&name(FILES + 1, "idx")));
+                assert_eq!(seen.textless, [FILES + 1]);
             }
         });
     }

@@ -51,8 +51,8 @@ impl Writer {
             .create(dir)
             .map_err(|e| named(dir, e))?;
         let found = layout::scan(dir).map_err(|e| named(dir, e))?;
-        for leftover in &found.leftovers {
-            layout::remove(&dir.join(leftover)).map_err(|e| named(dir, e))?;
+        for orphan in &found.textless {
+            layout::remove(&dir.join(name(*orphan, "idx"))).map_err(|e| named(dir, e))?;
         }
         let current = found.segments.iter().find(|(_, f)| **f == Form::Current);
         let seq = match current {

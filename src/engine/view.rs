@@ -44,6 +44,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         name: record.name.clone(),
         id: record.id.clone(),
         state: state_word(record.state()).to_owned(),
+        is_awaited: matches!(record.phase, Phase::Launching { .. })
+            || (declared.blocked.is_some() && is_unlaunched(record)),
         detail: detail(record, declared.blocked, now),
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
@@ -114,9 +116,14 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
-        Phase::Created | Phase::Exited(Rest::Boot) => blocked,
+        _ if is_unlaunched(record) => blocked,
         _ => None,
     }
+}
+
+/// It was not launched since the machine started.
+fn is_unlaunched(record: &Record) -> bool {
+    matches!(record.phase, Phase::Created | Phase::Exited(Rest::Boot))
 }
 
 fn reason(why: &StopWhy) -> String {

@@ -44,7 +44,7 @@ pub async fn dispatch(
         ["json"] if get => list(handle, query).await,
         ["create"] if post => Ok(transfer::create(handle, head, query, body).await),
         ["load"] if post => Ok(transfer::load(handle, query, body).await),
-        ["get"] if get => transfer::save(handle, query.all("names")).await,
+        ["get"] if get => transfer::save(handle, query.all("names"), query).await,
         ["prune"] if post => prune(handle, query).await,
         ["search"] if get => {
             let why = "Berth does not search registries; pull an image by its name";
@@ -53,7 +53,7 @@ pub async fn dispatch(
         // An image's name has slashes of its own.
         [name @ .., "json"] if get => inspect(handle, &name.join("/")).await,
         [name @ .., "history"] if get => history(handle, &name.join("/")).await,
-        [name @ .., "get"] if get => transfer::save(handle, vec![name.join("/")]).await,
+        [name @ .., "get"] if get => transfer::save(handle, vec![name.join("/")], query).await,
         [name @ .., "tag"] if post => tag(handle, &name.join("/"), query).await,
         [name @ .., "push"] if post => {
             Ok(transfer::push(handle, head, &name.join("/"), query).await)
@@ -85,12 +85,34 @@ pub async fn pins(handle: &Handle) -> Result<Pins, Error> {
         }
         for id in &pins.images {
             if let Ok(image) = store.resolve(&id.to_string()) {
-                pins.layers.extend(image.layers().iter().copied());
+                pins.layers.extend(image.config.rootfs.names());
             }
         }
         Ok(pins)
     })
     .await
+}
+
+/// What `/images/json` says of one image.
+pub fn described(
+    usage: &crate::image::store::ImageUsage,
+    views: &[crate::engine::handle::View],
+    with_shared: bool,
+) -> Value {
+    let (listed, id) = (&usage.listed, usage.listed.image.id.to_string());
+    let containers = views.iter().filter(|view| view.image.as_ref() == Some(&id)).count();
+    json!({
+        "Id": id,
+        "ParentId": "",
+        "RepoTags": names(&listed.names),
+        "RepoDigests": names(&listed.digests),
+        "Created": born(listed),
+        "Size": usage.size,
+        "VirtualSize": usage.size,
+        "SharedSize": if with_shared { (usage.size - usage.unique) as i64 } else { -1 },
+        "Labels": listed.image.config.config.labels,
+        "Containers": containers,
+    })
 }
 
 async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
@@ -119,20 +141,7 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
         if !(dangling && labels && named) {
             continue;
         }
-        let id = listed.image.id.to_string();
-        let containers = views.iter().filter(|view| view.image.as_ref() == Some(&id)).count();
-        images.push(json!({
-            "Id": id,
-            "ParentId": "",
-            "RepoTags": names(&listed.names),
-            "RepoDigests": names(&listed.digests),
-            "Created": born(listed),
-            "Size": image.size,
-            "VirtualSize": image.size,
-            "SharedSize": if query.is_on("shared-size") { (image.size - image.unique) as i64 } else { -1 },
-            "Labels": listed.image.config.config.labels,
-            "Containers": containers,
-        }));
+        images.push(described(image, &views, query.is_on("shared-size")));
     }
     images.sort_by_key(|image| std::cmp::Reverse(image["Created"].as_i64()));
     Ok(as_json(&images))

@@ -14,6 +14,8 @@ use super::images::Images;
 use super::namespaces::range_of;
 use super::paths::Paths;
 use super::reconcile::Image;
+use super::standstill::Standstill;
+use crate::cgroup::Cgroup;
 use crate::image::layer::{self, Change, Packed};
 use crate::manifest::model::{Container, Isolation, MountKind};
 use crate::rootfs::{self, IdRange, Lower, Volumes, Writable};
@@ -31,6 +33,10 @@ pub struct Place {
     pub image: Option<Image>,
     /// Named volumes.
     pub volumes: Arc<Volumes>,
+    /// Its cgroup, if it runs.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Whether it is paused already.
+    pub paused: bool,
 }
 
 /// The files of a container.
@@ -63,9 +69,11 @@ impl Files {
         }
         let writable =
             Writable::at(&paths.state_dir(), &place.id).map_err(|error| error.to_string())?;
-        let lower = match &place.image {
-            Some(image) => Lower::Layers(images.layers(&image.id).await?),
-            None => super::prepare::lower_of(&place.manifest, paths)?,
+        let lower = match (&place.image, &place.manifest.image) {
+            (Some(image), _) => Lower::Layers(images.layers(&image.id).await?),
+            // Not launched yet: the image that it would be launched from now.
+            (None, Some(name)) => Lower::Layers(images.layers(name).await?),
+            (None, None) => super::prepare::lower_of(&place.manifest, paths)?,
         };
         Ok(Files { place, writable, lower })
     }
@@ -76,6 +84,36 @@ impl Files {
             Lower::Layers(layers) => layers.iter().map(PathBuf::as_path).collect(),
             // What the view hides has nothing above it either.
             Lower::Host { .. } => vec![Path::new("/")],
+        }
+    }
+
+    /// Stops all of its processes where they are, until the returned is dropped; nothing
+    /// to do if it does not run, or is paused anyway.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn stand_still(&self) -> Result<Option<Standstill>, String> {
+        match &self.place.cgroup {
+            Some(cgroup) if self.place.pid > 0 && !self.place.paused => {
+                Standstill::of(Arc::clone(cgroup)).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What it was made from, and its image.
+    pub fn made_of(&self) -> (&Container, Option<&Image>) {
+        (&self.place.manifest, self.place.image.as_ref())
+    }
+
+    /// Copies its changes to those of a container that is not there yet.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn duplicate(&self, to: &Writable) -> Result<(), String> {
+        match self.is_fresh() {
+            true => Ok(()),
+            false => self.writable.duplicate(to).map_err(|error| error.to_string()),
         }
     }
 

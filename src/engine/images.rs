@@ -105,7 +105,7 @@ impl Images {
         let layers = blocking(move || {
             let image = store.resolve(&id)?;
             store.unpack_missing(&image)?;
-            Ok(image.layers().iter().rev().filter_map(|layer| store.layer_path(*layer)).collect())
+            store.root_layers(&image)
         });
         layers.await.map_err(|error| error.to_string())
     }
@@ -136,11 +136,8 @@ impl Images {
                 .await
                 .map_err(|error| error.to_string())?,
         };
-        let layers = image.layers().iter().rev().map(|layer| {
-            store.layer_path(*layer).ok_or_else(|| format!("the layer {layer} is not unpacked"))
-        });
         Ok(ImageRoot {
-            layers: layers.collect::<Result<_, _>>()?,
+            layers: store.root_layers(&image).map_err(|error| error.to_string())?,
             image: reconcile::Image {
                 id: image.id.to_string(),
                 name: name.to_owned(),
@@ -151,6 +148,7 @@ impl Images {
                     .as_deref()
                     .and_then(|s| s.parse().ok()),
                 health: health(&image.config),
+                volumes: image.config.config.volumes.iter().map(PathBuf::from).collect(),
             },
             config: image.config,
         })

@@ -11,7 +11,7 @@ mod save;
 
 pub use import::{Import, import};
 pub use load::{Loaded, load};
-pub use save::save;
+pub use save::{Format, save};
 
 use serde::{Deserialize, Serialize};
 

@@ -18,7 +18,7 @@ use crate::image::{Digest, Error, ImageConfig};
 pub struct Pins {
     /// Images by their ids: they stay, if need be without a name.
     pub images: BTreeSet<Digest>,
-    /// Unpacked layers by their diff ids: mounted, whatever the index says.
+    /// Unpacked layers by their names: mounted, whatever the index says.
     pub layers: BTreeSet<Digest>,
 }
 
@@ -85,11 +85,11 @@ impl Store {
                 self.mark(entry.descriptor.digest, &mut marked, 0);
             }
             self.sweep_blobs(&marked, keep.young, &mut collected)?;
-            for (diff_id, _) in list_digests(&self.layers())? {
-                if !marked.contains(&diff_id) {
-                    collected.bytes += self.layer_marker(diff_id).map_or(0, |m| m.disk);
+            for (name, _) in list_digests(&self.layers())? {
+                if !marked.contains(&name) {
+                    collected.bytes += self.layer_marker(name).map_or(0, |m| m.disk);
                     collected.layers += 1;
-                    self.discard_layer(diff_id)?;
+                    self.discard_layer(name)?;
                 }
             }
             self.sweep_partials(keep.partial, &mut collected)?;
@@ -139,7 +139,7 @@ impl Store {
                 marked.extend(manifest.blobs().map(|blob| blob.digest));
                 let config = self.read_blob(manifest.config.digest, CONFIG_MAX);
                 if let Ok(config) = config.and_then(|bytes| ImageConfig::parse(&bytes)) {
-                    marked.extend(config.rootfs.diff_ids);
+                    marked.extend(config.rootfs.names());
                 }
             }
             // Indexes in indexes are OCI's; ever deeper ones are an attack.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! STATE/images/             the layout: oci-layout, index.json, blobs/sha256/HEX
-//! STATE/layers/sha256/HEX/  an unpacked layer by its diff id: fs/ and layer.json
+//! STATE/layers/sha256/HEX/  an unpacked layer by its diff id, or by its chain id if it
+//!                           takes something from those below: fs/ and layer.json
 //! STATE/layers/staging/     layers being unpacked
 //! STATE/image-work/         lock, partial/ (downloads by digest), tmp/, leases/, damaged/
 //! STATE/trash/              what is being deleted (of the room `rootfs`)
@@ -44,11 +45,12 @@ pub use blobs::StagedBlob;
 pub use collect::{Collected, Keep, Pins};
 pub use images::{Image, Listed, Removed};
 pub use index::Entry;
-pub use layers::{Marker, StagedLayer};
+pub use layers::{Made, Marker, StagedLayer};
 pub use lease::Lease;
+pub use measure::disk_of;
 pub use partial::{Claim, Partial};
 pub use unpack::{UnpackedLayer, Unpacker};
-pub use usage::Usage;
+pub use usage::{ImageUsage, Usage};
 pub use verify::Damage;
 
 use std::fs;

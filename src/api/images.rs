@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use super::respond::{Answer, created, failure, json as as_json};
 use super::route::Query;
 use super::transfer;
+use crate::engine::garbage::pins;
 use crate::engine::handle::Handle;
 use crate::engine::images::blocking;
-use crate::image::store::{Image, Keep, Listed, Pins, Removed};
+use crate::image::store::{Image, Keep, Listed, Removed};
 use crate::image::{Error, Kind, Reference};
 
 /// An error of the image room in Docker's form.
@@ -69,28 +70,6 @@ pub async fn find(handle: &Handle, name: &str) -> Result<Image, Error> {
     let store = handle.images.store().await?;
     let name = name.to_owned();
     blocking(move || store.resolve(&name)).await
-}
-
-/// What containers and manifests hold: none of it may go.
-pub async fn pins(handle: &Handle) -> Result<Pins, Error> {
-    let store = handle.images.store().await?;
-    let views = handle.list().await;
-    blocking(move || {
-        let mut pins = Pins::default();
-        for view in views {
-            let made_of = view.image.and_then(|id| id.parse().ok());
-            let named = view.manifest.image.and_then(|name| name.parse::<Reference>().ok());
-            let means = named.and_then(|name| store.find(&name).ok().flatten());
-            pins.images.extend(made_of.into_iter().chain(means.map(|image| image.id)));
-        }
-        for id in &pins.images {
-            if let Ok(image) = store.resolve(&id.to_string()) {
-                pins.layers.extend(image.config.rootfs.names());
-            }
-        }
-        Ok(pins)
-    })
-    .await
 }
 
 /// What `/images/json` says of one image.

@@ -174,7 +174,9 @@ async fn pull(handle: &Handle, head: &Parts, image: &str, query: &Query) -> Answ
         if let Some(login) = login {
             puller = puller.with_client(images.client()?.with_login(name.registry(), login));
         }
-        puller.pull(&name, platform.as_ref(), &sink).await.map(|_| Vec::new())
+        let pulled = puller.pull(&name, platform.as_ref(), &sink).await.map(|_| Vec::new());
+        images.changed();
+        pulled
     })
     .await
 }
@@ -241,6 +243,7 @@ async fn import(handle: &Handle, source: &str, query: &Query, body: Incoming) ->
             archive::import(&store, reader, &import)
         })
         .await?;
+        images.changed();
         Ok(vec![json!({ "status": image.id.to_string() })])
     })
     .await
@@ -257,6 +260,7 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
     told(move |_| async move {
         let store = images.store().await?;
         let loaded = blocking(move || archive::load(&store, reader)).await?;
+        images.changed();
         let lines = loaded.into_iter().flat_map(|loaded| {
             let id = loaded.image.id.to_string();
             match loaded.names.is_empty() {

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-use super::images::{described, pins, refused};
+use super::images::{described, refused};
 use super::respond::{Answer, failure, json as as_json};
 use super::route::Query;
+use crate::engine::garbage::pins;
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
 use crate::image::store::{Usage, disk_of};

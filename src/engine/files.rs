@@ -20,6 +20,10 @@ use crate::image::layer::{self, Change, Packed};
 use crate::manifest::model::{Container, Isolation, MountKind};
 use crate::rootfs::{self, IdRange, Lower, Volumes, Writable};
 
+/// Where every container has mounts, whatever its image has there.
+const MADE: [&str; 6] =
+    ["/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+
 /// What the engine's loop knows of a container's files.
 #[derive(Debug)]
 pub struct Place {
@@ -73,7 +77,10 @@ impl Files {
             (Some(image), _) => Lower::Layers(images.layers(&image.id).await?),
             // Not launched yet: the image that it would be launched from now.
             (None, Some(name)) => Lower::Layers(images.layers(name).await?),
-            (None, None) => super::prepare::lower_of(&place.manifest, paths)?,
+            (None, None) => match super::images::archive(&place.manifest) {
+                Some(path) => Lower::Layers(images.root_of_archive(path).await?.layers),
+                None => super::prepare::lower_of(&place.manifest, paths)?,
+            },
         };
         Ok(Files { place, writable, lower })
     }
@@ -117,6 +124,14 @@ impl Files {
         }
     }
 
+    /// What a launch makes in its root to mount upon.
+    fn points(&self) -> layer::Points {
+        let fixed = MADE.iter().map(PathBuf::from);
+        let mounts = self.place.manifest.mounts.iter().map(|mount| mount.target.clone());
+        let wanted = self.place.image.iter().flat_map(|image| image.volumes.clone());
+        fixed.chain(mounts).chain(wanted).collect()
+    }
+
     /// Whether it was ever launched: before that it has changed nothing.
     fn is_fresh(&self) -> bool {
         !self.writable.upper().exists()
@@ -130,7 +145,8 @@ impl Files {
         if self.is_fresh() {
             return Ok(Vec::new());
         }
-        layer::changes(&self.writable.upper(), &self.lowers()).map_err(|error| error.to_string())
+        layer::changes(&self.writable.upper(), &self.lowers(), &self.points())
+            .map_err(|error| error.to_string())
     }
 
     /// Its changes as one layer, uncompressed.
@@ -144,7 +160,8 @@ impl Files {
             false => None,
         };
         let upper = empty.as_ref().map_or(upper.as_path(), tempfile::TempDir::path);
-        layer::pack(upper, Some(&self.lowers()), out).map_err(|error| error.to_string())
+        layer::pack(upper, Some(&self.lowers()), &self.points(), out)
+            .map_err(|error| error.to_string())
     }
 
     /// All its files but those of its volumes, as an archive.

@@ -13,6 +13,7 @@ pub mod failure;
 mod fetch;
 pub mod files;
 pub mod flight;
+pub mod garbage;
 pub mod handle;
 pub mod images;
 pub mod link;

@@ -7,10 +7,12 @@
 
 mod import;
 mod load;
+mod local;
 mod save;
 
 pub use import::{Import, import};
 pub use load::{Loaded, load};
+pub use local::import_file;
 pub use save::{Format, save};
 
 use serde::{Deserialize, Serialize};

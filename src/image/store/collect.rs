@@ -25,8 +25,8 @@ pub struct Pins {
 /// What a collection spares.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// Images without a name stay.
-    pub untagged: bool,
+    /// Which images without a name stay.
+    pub untagged: Untagged,
     /// Blobs younger than this stay: other tools write blobs first, the index then.
     pub young: Duration,
     /// Unfinished downloads younger than this stay, to be gone on with.
@@ -36,17 +36,34 @@ pub struct Keep {
 impl Default for Keep {
     fn default() -> Self {
         Keep {
-            untagged: true,
+            untagged: Untagged::All,
             young: Duration::from_secs(3600),
             partial: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
 
+/// Which images without a name a collection spares, beside those that are pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untagged {
+    /// All.
+    All,
+    /// Those that never had a name, and those that lost it within this time.
+    Lost(Duration),
+    /// None.
+    None,
+}
+
 impl Keep {
+    /// What nobody asked to be removed and nobody needs: time enough to think better of
+    /// a name that went to another image.
+    pub fn by_itself() -> Keep {
+        Keep { untagged: Untagged::Lost(Duration::from_secs(24 * 3600)), ..Keep::default() }
+    }
+
     /// Nothing that can go: what a person wants who asks for the space.
     pub fn nothing() -> Keep {
-        Keep { untagged: false, young: Duration::ZERO, partial: Duration::ZERO }
+        Keep { untagged: Untagged::None, young: Duration::ZERO, partial: Duration::ZERO }
     }
 }
 
@@ -74,10 +91,11 @@ impl Store {
             let lock = self.lock_exclusive()?;
             let leased = self.leased(&lock)?;
             let entries = self.read_index()?;
-            let entries = if keep.untagged {
-                entries
-            } else {
-                self.drop_untagged(&lock, entries, pins, &leased, &mut collected)?
+            let entries = match keep.untagged {
+                Untagged::All => entries,
+                which => {
+                    self.drop_untagged(&lock, which, entries, pins, &leased, &mut collected)?
+                }
             };
             let mut marked = leased;
             marked.extend(&pins.layers);
@@ -105,6 +123,7 @@ impl Store {
     fn drop_untagged(
         &self,
         lock: &Lock,
+        which: Untagged,
         entries: Vec<Entry>,
         pins: &Pins,
         leased: &BTreeSet<Digest>,
@@ -118,7 +137,12 @@ impl Store {
                 // none does.
                 Err(_) => !pins.images.is_empty(),
             };
-            entry.is_named() || leased.contains(&entry.descriptor.digest) || pinned()
+            let stays = match which {
+                Untagged::All => true,
+                Untagged::Lost(age) => entry.superseded().is_none_or(|since| !is_past(since, age)),
+                Untagged::None => false,
+            };
+            stays || entry.is_named() || leased.contains(&entry.descriptor.digest) || pinned()
         });
         collected.images.extend(gone.iter().map(|entry| entry.descriptor.digest));
         if kept.len() != before {
@@ -189,11 +213,10 @@ fn size(path: &Path) -> u64 {
 
 fn is_older(path: &Path, age: Duration) -> bool {
     let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-    match modified {
-        // A time in the future (the clock was set) does not keep it for ever.
-        Ok(then) => {
-            SystemTime::now().duration_since(then).is_ok_and(|past| past >= age) || age.is_zero()
-        }
-        Err(_) => false,
-    }
+    modified.is_ok_and(|then| is_past(then, age))
+}
+
+/// A time in the future (the clock was set) is not past, unless no age is asked for.
+fn is_past(then: SystemTime, age: Duration) -> bool {
+    SystemTime::now().duration_since(then).is_ok_and(|past| past >= age) || age.is_zero()
 }

@@ -6,7 +6,8 @@
 //! STATE/layers/sha256/HEX/  an unpacked layer by its diff id, or by its chain id if it
 //!                           takes something from those below: fs/ and layer.json
 //! STATE/layers/staging/     layers being unpacked
-//! STATE/image-work/         lock, partial/ (downloads by digest), tmp/, leases/, damaged/
+//! STATE/image-work/         lock, partial/ (downloads by digest), tmp/, leases/, damaged/,
+//!                           imports/ (which archive is which image)
 //! STATE/trash/              what is being deleted (of the room `rootfs`)
 //! ```
 //!
@@ -42,7 +43,7 @@ mod verify;
 mod tests;
 
 pub use blobs::StagedBlob;
-pub use collect::{Collected, Keep, Pins};
+pub use collect::{Collected, Keep, Pins, Untagged};
 pub use images::{Image, Listed, Removed};
 pub use index::Entry;
 pub use layers::{Made, Marker, StagedLayer};
@@ -106,6 +107,7 @@ impl Store {
             (store.work("tmp"), 0o700),
             (store.work("leases"), 0o700),
             (store.work("damaged"), 0o700),
+            (store.work("imports"), 0o700),
         ] {
             make_dir(&path, mode)?;
         }
@@ -132,7 +134,7 @@ impl Store {
         self.inner.state.join("layers/staging")
     }
 
-    fn work(&self, name: &str) -> PathBuf {
+    pub(in crate::image) fn work(&self, name: &str) -> PathBuf {
         self.inner.state.join("image-work").join(name)
     }
 
@@ -228,7 +230,7 @@ impl Store {
     }
 
     /// Replaces a small file atomically and durably.
-    fn replace(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+    pub(in crate::image) fn replace(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         use std::io::Write;
         let fail = |e| Error::io("write", path, e);
         let mut temporary = tempfile::NamedTempFile::new_in(self.work("tmp")).map_err(fail)?;

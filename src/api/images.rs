@@ -120,7 +120,14 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
         if !(dangling && labels && named) {
             continue;
         }
-        images.push(described(image, &views, query.is_on("shared-size")));
+        let mut one = described(image, &views, query.is_on("shared-size"));
+        if !references.is_empty() {
+            // Of its names only those that were asked for.
+            let asked = |name: &&Reference| references.iter().any(|want| fits(name, want));
+            let fitting: Vec<_> = listed.names.iter().filter(asked).cloned().collect();
+            one["RepoTags"] = json!(names(&fitting));
+        }
+        images.push(one);
     }
     images.sort_by_key(|image| std::cmp::Reverse(image["Created"].as_i64()));
     Ok(as_json(&images))

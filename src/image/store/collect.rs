@@ -117,6 +117,7 @@ impl Store {
             }
         }
         self.empty_trash()?;
+        self.reserve();
         Ok(collected)
     }
 

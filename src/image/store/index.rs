@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Store;
 use super::lock::Lock;
+use super::reserve::is_full;
 use crate::image::document::{Descriptor, Index, MANIFEST_MAX, media};
 use crate::image::{Digest, Error, Kind, Reference};
 
@@ -118,7 +119,12 @@ impl Store {
         };
         let text = serde_json::to_vec_pretty(&index)
             .map_err(|e| Error::caused(Kind::System, format!("cannot write the index: {e}"), e))?;
-        self.replace(&self.index_path(), &text)
+        match self.replace(&self.index_path(), &text) {
+            Err(error) if is_full(&error) && self.release() => {
+                self.replace(&self.index_path(), &text)
+            }
+            written => written,
+        }
     }
 
     /// Changes the index under the lock; it is written only if `change` changed it.

@@ -35,6 +35,7 @@ mod lease;
 mod lock;
 mod measure;
 mod partial;
+mod reserve;
 mod unpack;
 mod usage;
 mod verify;
@@ -114,6 +115,7 @@ impl Store {
         let lock = store.lock_exclusive()?;
         store.found(&lock)?;
         store.sweep(&lock)?;
+        store.reserve();
         Ok(store)
     }
 

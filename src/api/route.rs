@@ -7,7 +7,8 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{attach, containers, events, exec, files, images, logs, own, system, top, volumes};
+use super::{attach, containers, events, exec, files, images, login, logs, own, system};
+use super::{top, usage, volumes};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -135,7 +136,10 @@ async fn with_body(
             containers::update(&handle, which, body).await
         }
         ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
-        ["auth"] if *method == Method::POST => system::auth(body).await,
+        ["auth"] if *method == Method::POST => login::auth(&handle, body).await,
+        ["distribution", name @ .., "json"] if *method == Method::GET => {
+            login::distribution(&handle, head, &name.join("/")).await
+        }
         ["containers", which, "archive"]
             if [Method::GET, Method::HEAD, Method::PUT].contains(method) =>
         {
@@ -210,7 +214,7 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
             volumes::remove(&handle, name, query).await
         }
         ["networks"] if get => super::respond::json(&[(); 0]),
-        ["system", "df"] if get => system::df(&handle).await,
+        ["system", "df"] if get => usage::df(&handle).await,
         [
             "swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs",
             ..,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::image::ImageCommand;
 use super::run_args::{Attach, Create, Exec, Run};
 
 /// Keeps the machine as its manifests say: supervisor, container engine and init.
@@ -59,9 +60,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Print all that is known of containers, as JSON.
+    /// Print all that is known of containers or images, as JSON.
     Inspect {
-        /// Which containers.
+        /// Which containers or images.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -165,6 +166,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Images, and the files of containers.
+    #[command(flatten)]
+    Image(ImageCommand),
     /// Say what is wrong with manifests.
     Check {
         /// Files or directories.

@@ -4,6 +4,7 @@
 
 mod args;
 mod client;
+mod image;
 mod inspect;
 mod list;
 mod offline;
@@ -102,6 +103,7 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         Command::Wait { names } => verbs::wait(&client, &names).await,
         Command::Top { name } => list::top(&client, &name).await,
         Command::Plan { dirs, format, .. } => verbs::plan(&client, dirs, format).await,
+        Command::Image(command) => image::run(&client, command).await,
         Command::Reexec => verbs::reexec(&client).await,
         Command::Version { format } => inspect::version(&client, format).await,
         Command::Info { format } => inspect::info(&client, format).await,

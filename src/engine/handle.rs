@@ -43,6 +43,9 @@ pub struct View {
     pub image: Option<String>,
     /// The manifest that is in force.
     pub manifest: Container,
+    /// The volumes that its image wants, beside the manifest's mounts.
+    #[serde(default)]
+    pub anonymous: Vec<crate::manifest::model::Mount>,
     /// The file that declares it; none when the file is gone.
     pub source: Option<PathBuf>,
     /// What is wrong with its manifest file, if anything.
@@ -154,6 +157,19 @@ impl Events {
     }
 }
 
+/// A container that is made of another.
+#[derive(Debug)]
+pub struct Cloned {
+    /// Its name.
+    pub name: Name,
+    /// Its id, under which its files lie.
+    pub id: String,
+    /// What it is to be.
+    pub container: Container,
+    /// The image that its files are changes of.
+    pub image: Option<super::reconcile::Image>,
+}
+
 /// What the loop is asked.
 #[derive(Debug)]
 pub enum Request {
@@ -178,6 +194,8 @@ pub enum Request {
     Stats(Name, oneshot::Sender<Result<crate::cgroup::Stats, Refusal>>),
     /// Make a container known; answered with its id.
     Create(Name, Box<Container>, oneshot::Sender<Result<String, Refusal>>),
+    /// Make a container known that has files already.
+    Clone(Box<Cloned>, oneshot::Sender<Result<(), Refusal>>),
     /// Another version of the manifest of a container that a client made.
     Change(Name, Box<Container>, oneshot::Sender<Result<(), Refusal>>),
     /// Another name for a container that a client made and that does not run.
@@ -322,6 +340,12 @@ impl Handle {
         self.ask(|answer| Request::Create(name.clone(), container, answer))
             .await
             .unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Clone`].
+    pub async fn clone_container(&self, cloned: Cloned) -> Result<(), Refusal> {
+        let cloned = Box::new(cloned);
+        self.ask(|answer| Request::Clone(cloned, answer)).await.unwrap_or_else(ending)
     }
 
     /// See [`Request::Change`].

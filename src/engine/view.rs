@@ -40,6 +40,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         .find_map(|known| known.as_deref().cloned())
         .or(declared.manifest)
         .unwrap_or_default();
+    let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
+    let anonymous = super::volumes::of_image(&record.id, &manifest, wanted);
     View {
         name: record.name.clone(),
         id: record.id.clone(),
@@ -50,6 +52,7 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
         manifest,
+        anonymous,
         source: declared.source,
         manifest_error: declared.error,
         error: ended

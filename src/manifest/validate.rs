@@ -95,12 +95,11 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
     }
     if let Some(rootfs) = &container.rootfs {
         let name = rootfs.to_string_lossy();
-        if [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| name.ends_with(end))
-        {
+        if [".tar.xz", ".txz", ".tar.bz2", ".zip"].iter().any(|end| name.ends_with(end)) {
             found.push(objection(
                 "rootfs",
-                format!("{name} is an archive; this Berth runs directories"),
-                "unpack it, and name the directory",
+                format!("{name} is compressed in a way that layers of images are not"),
+                "make it a .tar, .tar.gz or .tar.zst",
             ));
         }
     }

@@ -68,9 +68,27 @@ pub struct View {
     pub stopped_by_hand: bool,
     /// `starting`, `healthy`, `unhealthy`, if it has a health check.
     pub health: Option<String>,
+    /// What its last health checks said, the newest last.
+    #[serde(default)]
+    pub probes: Vec<Probed>,
+    /// How many of them have failed in a row.
+    #[serde(default)]
+    pub failing_streak: u32,
     /// The ids of the commands that clients run in it.
     #[serde(default)]
     pub execs: Vec<String>,
+}
+
+/// What one health check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Probed {
+    /// When it began.
+    pub start: SystemTime,
+    /// When its answer was there.
+    pub end: SystemTime,
+    /// Why it is not well; none if it is.
+    pub failure: Option<String>,
 }
 
 /// Why an order was not obeyed.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::handle::View;
+use super::probe::Probes;
 use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
 use crate::manifest::model::Container;
 
@@ -18,6 +19,8 @@ pub struct Declared {
     pub blocked: Option<String>,
     /// The manifest on disk, if it can be read.
     pub manifest: Option<Container>,
+    /// What its last health checks said.
+    pub probes: Probes,
     /// The ids of the commands that clients run in it.
     pub execs: Vec<String>,
 }
@@ -74,6 +77,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
             }
             .to_owned()
         }),
+        failing_streak: declared.probes.failing_streak,
+        probes: declared.probes.last.into(),
         execs: declared.execs,
     }
 }

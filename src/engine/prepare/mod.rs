@@ -343,6 +343,7 @@ impl<'a> Preparation<'a> {
         }
         let profile = match manifest.security.seccomp.as_str() {
             "default" | "unconfined" => None,
+            text if text.starts_with('{') => Some(text.as_bytes().to_vec()),
             path => Some(
                 fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?,
             ),

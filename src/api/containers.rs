@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused, stream};
 use super::route::Query;
-use super::{body, create, images, inspect, model, names, volumes};
+use super::{body, create, endpoints, images, inspect, model, names, volumes};
 use crate::engine::handle::{Event, Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
 use crate::manifest::scalar::{Name, Signal};
@@ -89,14 +89,17 @@ fn matches(view: &View, key: &str, value: &str) -> bool {
             let image = model::image(view);
             image == value || image.split(':').next() == Some(value)
         }
-        "network" => view.manifest.network_mode().to_string() == value,
+        "network" => {
+            endpoints::networks(view).contains_key(value)
+                || view.endpoints.iter().any(|place| place.network_id.starts_with(value))
+        }
         "volume" => view.manifest.mounts.iter().any(|mount| {
             mount.source.as_deref() == Some(value) || mount.target.to_str() == Some(value)
         }),
         "publish" | "expose" => {
             let wanted =
                 if value.contains('/') { value.to_owned() } else { format!("{value}/tcp") };
-            inspect::port_bindings(&view.manifest).contains_key(&wanted)
+            endpoints::port_bindings(&view.manifest).contains_key(&wanted)
         }
         "is-task" => !matches!(value, "true" | "1"),
         _ => true,
@@ -308,12 +311,22 @@ async fn make(
         Some((view.name.to_string(), view.manifest.clone()))
     };
     let mut anonymous = || crate::engine::exec::random_id().unwrap_or_default();
-    let mut surroundings = create::Surroundings { container: &lookup, volume: &mut anonymous };
-    let made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
-    if let Some(image) = &made.container.image {
+    let mut surroundings = create::Surroundings {
+        container: &lookup,
+        network: &|which| super::networks::named(handle, which),
+        volume: &mut anonymous,
+    };
+    let publish_all =
+        asked.host_config.as_ref().is_some_and(|host| host.publish_all_ports == Some(true));
+    let mut made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
+    if let Some(image) = made.container.image.clone() {
         // The client pulls it when it reads this.
-        let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(image)));
-        images::find(handle, image).await.map_err(missing)?;
+        let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(&image)));
+        let image = images::find(handle, &image).await.map_err(missing)?;
+        if publish_all {
+            endpoints::publish_all(&image.config.config.exposed_ports, &mut made.container)
+                .map_err(Refusal::Invalid)?;
+        }
     }
     let name = match named {
         Some(name) => name,
@@ -518,8 +531,13 @@ pub async fn stats(handle: &Handle, which: &str, query: &Query) -> Answer {
 
 async fn reading(handle: &Handle, view: &View) -> Option<model::Reading> {
     let now = handle.find(&view.id).await.ok().filter(model::is_running)?;
-    let stats = handle.stats(&now.name).await.ok()?;
-    Some(model::Reading { stats, system: system_cpu(), time: SystemTime::now() })
+    let usage = handle.stats(&now.name).await.ok()?;
+    Some(model::Reading {
+        stats: usage.stats,
+        networks: usage.networks,
+        system: system_cpu(),
+        time: SystemTime::now(),
+    })
 }
 
 /// Processor time of the whole machine in nanoseconds (proc_stat(5)).

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
+use super::endpoints;
 use super::model::{argv, image, is_running, mounts, policy, timestamp};
 use crate::engine::handle::View;
 use crate::image::config::Process;
@@ -70,7 +71,7 @@ pub fn inspect(view: &View, base: &Base, places: &Places) -> Value {
         },
         "Mounts": mounts(view),
         "Config": config(view, &base.process),
-        "NetworkSettings": network_settings(view),
+        "NetworkSettings": endpoints::settings(view, &base.process.exposed_ports),
         "Berth": view,
     })
 }
@@ -148,8 +149,8 @@ fn host_config(view: &View) -> Value {
                 "max-file": manifest.log.max_files.saturating_add(1).to_string(),
             },
         },
-        "NetworkMode": manifest.network_mode().to_string(),
-        "PortBindings": port_bindings(manifest),
+        "NetworkMode": endpoints::mode(manifest),
+        "PortBindings": endpoints::port_bindings(manifest),
         "RestartPolicy": policy(manifest.restart.policy),
         "AutoRemove": manifest.auto_remove,
         "VolumeDriver": "",
@@ -158,10 +159,10 @@ fn host_config(view: &View) -> Value {
         "CapAdd": list_or_null(&security.cap_add),
         "CapDrop": list_or_null(&security.cap_drop),
         "CgroupnsMode": "private",
-        "Dns": [],
-        "DnsOptions": [],
-        "DnsSearch": [],
-        "ExtraHosts": null,
+        "Dns": manifest.network.dns,
+        "DnsOptions": manifest.network.dns_options,
+        "DnsSearch": manifest.network.dns_search,
+        "ExtraHosts": list_or_null(&manifest.network.extra_hosts),
         "GroupAdd": list_or_null(&manifest.groups),
         "IpcMode": "private",
         "Cgroup": "",
@@ -260,28 +261,6 @@ fn described(device: &str) -> Value {
     json!({ "PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access })
 }
 
-/// One entry of `network.publish`: address and port outside, port and protocol inside.
-fn published(entry: &str) -> (String, String, String) {
-    let (rest, protocol) = entry.split_once('/').unwrap_or((entry, "tcp"));
-    let (outside, inside) = rest.rsplit_once(':').unwrap_or(("", rest));
-    let (address, port) = outside.rsplit_once(':').unwrap_or(("", outside));
-    let address = address.trim_matches(['[', ']']);
-    (address.to_owned(), port.to_owned(), format!("{inside}/{protocol}"))
-}
-
-/// `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`
-pub fn port_bindings(manifest: &Container) -> Map<String, Value> {
-    let mut bindings: Map<String, Value> = Map::new();
-    for entry in &manifest.network.publish {
-        let (address, port, inside) = published(entry);
-        let list = bindings.entry(inside).or_insert_with(|| json!([]));
-        if let Some(list) = list.as_array_mut() {
-            list.push(json!({ "HostIp": address, "HostPort": port }));
-        }
-    }
-    bindings
-}
-
 fn config(view: &View, base: &Process) -> Value {
     let manifest = &view.manifest;
     let mut env = base.env.clone();
@@ -323,7 +302,7 @@ fn config(view: &View, base: &Process) -> Value {
         .exposed_ports
         .iter()
         .cloned()
-        .chain(manifest.network.publish.iter().map(|entry| published(entry).2))
+        .chain(endpoints::exposed(manifest))
         .map(|port| (port, json!({})))
         .collect();
     if !exposed.is_empty() {
@@ -352,54 +331,6 @@ fn health_config(health: &Health) -> Value {
         "Timeout": health.timeout.as_nanos() as u64,
         "StartPeriod": health.start_period.as_nanos() as u64,
         "Retries": health.retries,
-    })
-}
-
-/// A network that a container is in, with nothing known of it yet.
-fn endpoint() -> Value {
-    json!({
-        "IPAMConfig": null,
-        "Links": null,
-        "Aliases": null,
-        "MacAddress": "",
-        "DriverOpts": null,
-        "NetworkID": "",
-        "EndpointID": "",
-        "Gateway": "",
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "DNSNames": null,
-    })
-}
-
-fn network_settings(view: &View) -> Value {
-    let mode = view.manifest.network_mode().to_string();
-    let mut networks = Map::new();
-    if !mode.starts_with("container:") {
-        networks.insert(mode, endpoint());
-    }
-    json!({
-        "Bridge": "",
-        "SandboxID": "",
-        "SandboxKey": "",
-        "Ports": {},
-        "HairpinMode": false,
-        "LinkLocalIPv6Address": "",
-        "LinkLocalIPv6PrefixLen": 0,
-        "SecondaryIPAddresses": null,
-        "SecondaryIPv6Addresses": null,
-        "EndpointID": "",
-        "Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "MacAddress": "",
-        "Networks": networks,
     })
 }
 
@@ -464,8 +395,11 @@ mod tests {
         });
         let mut volume = String::new;
         let none = |_: &str| None;
-        let mut surroundings =
-            super::super::create::Surroundings { container: &none, volume: &mut volume };
+        let mut surroundings = super::super::create::Surroundings {
+            container: &none,
+            network: &|_| None,
+            volume: &mut volume,
+        };
         let body = super::super::create::parse(asked.clone()).unwrap();
         let made = super::super::create::manifest(body, &mut surroundings).unwrap();
         let told = inspect(&view(made.container), &Base::default(), &Places::default());

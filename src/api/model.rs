@@ -1,5 +1,6 @@
 //! A container as Docker's types have it. Pure.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use bollard_stubs::models::{
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::cgroup::Stats;
 use crate::engine::handle::View;
 use crate::manifest::model::{MountKind, RestartPolicy};
+use crate::network::link::Traffic;
 
 /// Docker's "never".
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -97,7 +99,7 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         image_id: Some(String::new()),
         command: Some(command_line(view)),
         created: Some(seconds(view.created)),
-        ports: Some(Vec::new()),
+        ports: Some(super::endpoints::summary(view)),
         labels: Some(view.manifest.labels.clone().into_iter().collect()),
         state: Some(match view.state.as_str() {
             "running" => ContainerSummaryStateEnum::RUNNING,
@@ -110,10 +112,14 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         }),
         status: Some(status(view, now)),
         host_config: Some(ContainerSummaryHostConfig {
-            network_mode: Some(view.manifest.network_mode().to_string()),
+            network_mode: Some(super::endpoints::mode(&view.manifest)),
             ..ContainerSummaryHostConfig::default()
         }),
         mounts: Some(mounts(view)),
+        network_settings: serde_json::from_value(
+            json!({ "Networks": super::endpoints::networks(view) }),
+        )
+        .ok(),
         ..ContainerSummary::default()
     }
 }
@@ -158,6 +164,8 @@ pub fn policy(policy: RestartPolicy) -> DockerPolicy {
 pub struct Reading {
     /// What the container uses.
     pub stats: Stats,
+    /// What its interfaces counted.
+    pub networks: BTreeMap<String, Traffic>,
     /// Processor time of the whole machine in nanoseconds.
     pub system: u64,
     /// When.
@@ -209,7 +217,7 @@ pub fn stats(view: &View, before: Option<&Reading>, now: Option<&Reading>, onlin
         "pids_stats": {},
         "blkio_stats": blkio(now.map(|now| &now.stats)),
     });
-    if let Some(Reading { stats, .. }) = now {
+    if let Some(Reading { stats, networks, .. }) = now {
         let total = rustix::system::sysinfo();
         let total = total.totalram as u64 * u64::from(total.mem_unit);
         value["memory_stats"] = json!({
@@ -226,7 +234,16 @@ pub fn stats(view: &View, before: Option<&Reading>, now: Option<&Reading>, onlin
         if let Some(limit) = stats.pids_limit {
             value["pids_stats"]["limit"] = json!(limit);
         }
-        value["networks"] = json!({});
+        let counted = networks.iter().map(|(name, traffic)| {
+            let counted = json!({
+                "rx_bytes": traffic.rx_bytes, "rx_packets": traffic.rx_packets,
+                "rx_errors": traffic.rx_errors, "rx_dropped": traffic.rx_dropped,
+                "tx_bytes": traffic.tx_bytes, "tx_packets": traffic.tx_packets,
+                "tx_errors": traffic.tx_errors, "tx_dropped": traffic.tx_dropped,
+            });
+            (name.clone(), counted)
+        });
+        value["networks"] = Value::Object(counted.collect());
     }
     value
 }

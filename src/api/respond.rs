@@ -81,6 +81,11 @@ pub fn no_content() -> Answer {
     with_bytes(StatusCode::NO_CONTENT, "", "")
 }
 
+/// Done, with an empty body and 200.
+pub fn empty() -> Answer {
+    with_bytes(StatusCode::OK, "", "")
+}
+
 /// A value as JSON, of something that was made.
 pub fn created(value: &impl Serialize) -> Answer {
     json_with(StatusCode::CREATED, value)

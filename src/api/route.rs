@@ -7,7 +7,9 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{attach, containers, events, exec, files, images, logs, own, system, top, volumes};
+use super::{
+    attach, containers, events, exec, files, images, logs, networks, own, system, top, volumes,
+};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -135,6 +137,13 @@ async fn with_body(
             containers::update(&handle, which, body).await
         }
         ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
+        ["networks", "create"] if *method == Method::POST => networks::create(&handle, body).await,
+        ["networks", which, "connect"] if *method == Method::POST => {
+            networks::connect(&handle, which, body).await
+        }
+        ["networks", which, "disconnect"] if *method == Method::POST => {
+            networks::disconnect(&handle, which, body).await
+        }
         ["auth"] if *method == Method::POST => system::auth(body).await,
         ["containers", which, "archive"]
             if [Method::GET, Method::HEAD, Method::PUT].contains(method) =>
@@ -209,7 +218,10 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["volumes", name] if *method == Method::DELETE => {
             volumes::remove(&handle, name, query).await
         }
-        ["networks"] if get => super::respond::json(&[(); 0]),
+        ["networks"] if get => networks::list(&handle, query).await,
+        ["networks", "prune"] if post => networks::prune(&handle, query).await,
+        ["networks", which] if get => networks::inspect(&handle, which).await,
+        ["networks", which] if *method == Method::DELETE => networks::remove(&handle, which).await,
         ["system", "df"] if get => system::df(&handle).await,
         [
             "swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs",

@@ -45,6 +45,7 @@ impl Engine {
                     tracing::error!("{error}");
                 }
                 self.lives.clear();
+                self.workshop.networks.tear_down();
                 for name in Cgroup::list(&self.workshop.parent).unwrap_or_default() {
                     if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name)
                         && let Err(error) = cgroup.remove()
@@ -234,6 +235,7 @@ impl Engine {
                 Outcome::Launched { pid } => {
                     self.apply(Event::Launched { name: name.clone(), incarnation, pid });
                     self.watch_health(&name, incarnation);
+                    self.names_answered(&name, incarnation, true);
                 }
                 Outcome::Failed { status, errno } => {
                     let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());
@@ -279,6 +281,7 @@ impl Engine {
             None => ExitStatus::Unknown,
         };
         self.gone(name, incarnation);
+        self.names_answered(name, incarnation, false);
         let live = self.lives.entry(name.clone()).or_default();
         let cgroup = live.cgroup();
         let oom = cgroup.as_deref().is_some_and(|cgroup| cgroup.oom_kills() > live.oom_kills);
@@ -387,6 +390,7 @@ impl Engine {
         }
         let cgroup = live.cgroup();
         let effects = self.effects.clone();
+        let network = self.network_change(&name, &manifest);
         tokio::task::spawn_blocking(move || {
             let result = match cgroup {
                 Some(cgroup) => {
@@ -394,6 +398,7 @@ impl Engine {
                 }
                 None => Ok(()),
             };
+            let result = result.and(network.map_or(Ok(()), |change| change()));
             let _ = effects.send(Effect::Event(Event::LiveApplied { name, result }));
         });
     }
@@ -459,6 +464,7 @@ fn discard(
     id: Option<&str>,
     kept: Kept,
 ) -> Result<(), String> {
+    workshop.networks.forget(name.as_str());
     // The mounts and namespaces first: what they hold can't be removed.
     let Kept { cgroup, .. } = kept;
     let cgroup = match cgroup {

@@ -18,6 +18,8 @@ pub mod images;
 pub mod link;
 mod live;
 mod namespaces;
+mod net;
+pub mod networks;
 pub mod paths;
 pub mod plan;
 pub mod prepare;

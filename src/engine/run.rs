@@ -21,7 +21,7 @@ use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shu
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
 use crate::logs::Logs;
-use crate::manifest::model::Health;
+use crate::manifest::model::{Health, NetworkFile};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::watch::{Changes, Watch};
 use crate::manifest::{Loaded, Loader};
@@ -51,6 +51,8 @@ pub(super) enum Effect {
     Event(Event),
     /// To be told to whoever reads the log.
     Problem(String),
+    /// The keeper is to hold this under a tag, or to let it go.
+    Hold { tag: String, fd: Option<OwnedFd> },
     /// The durable records may be brought up to date.
     CatchUp,
 }
@@ -98,6 +100,10 @@ pub(super) struct Engine {
     pub desired: Desired,
     pub observed: Observed,
     pub sources: BTreeMap<Name, PathBuf>,
+    /// The files that declare networks.
+    pub network_sources: BTreeMap<String, PathBuf>,
+    /// What they say; a broken one as it was before.
+    pub declared_networks: BTreeMap<String, Arc<NetworkFile>>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
     /// Launches that wait for their image: which, and the task that gets it.
@@ -209,6 +215,7 @@ impl Engine {
                 tracing::warn!("{problem}");
             }
         }
+        self.networks_declared(loaded.networks, loaded.broken_networks);
         let before = self.desired.broken.clone();
         let changed = self.desired.replace(containers, broken);
         for (name, error) in &self.desired.broken {
@@ -250,6 +257,7 @@ impl Engine {
             self.note_disk(problem);
         }
         self.end_followers(&save);
+        self.leave_networks(&save);
         self.remove_ended(&save, Duration::ZERO);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
@@ -336,6 +344,11 @@ impl Engine {
             Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
+            Effect::Hold { tag, fd } => {
+                if let Err(error) = self.hold(&tag, fd.as_ref()) {
+                    tracing::warn!("{error}");
+                }
+            }
             Effect::CatchUp => {
                 let problem = self.store.catch_up().err().map(|error| error.to_string());
                 self.catching_up = problem.is_some();
@@ -419,6 +432,7 @@ pub(super) fn handle(
         volumes: Arc::clone(&workshop.volumes),
         attached: attached.clone(),
         images: workshop.images.clone(),
+        networks: workshop.networks.clone(),
     };
     (handle, requests)
 }

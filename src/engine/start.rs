@@ -16,6 +16,7 @@ use super::handle::{Attachments, Events};
 use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
+use super::networks::Networks;
 use super::paths::Paths;
 use super::prepare::Workshop;
 use super::reconcile::{Desired, Observed};
@@ -75,6 +76,7 @@ async fn start(options: Options) -> io::Result<()> {
     let parent = hierarchy
         .parent(&paths.cgroup_name())
         .map_err(|error| io::Error::other(error.to_string()))?;
+    let (effects, effects_receiver) = mpsc::unbounded_channel();
     let volumes =
         Volumes::open(&paths.state_dir()).map_err(|error| io::Error::other(error.to_string()))?;
     let workshop = Workshop {
@@ -83,6 +85,7 @@ async fn start(options: Options) -> io::Result<()> {
         pool: Pool::default(),
         volumes: Arc::new(volumes),
         images: Images::new(Arc::clone(&paths)),
+        networks: Networks::new(&paths, effects.clone()),
     };
 
     let dirs = match options.dirs.is_empty() {
@@ -91,7 +94,6 @@ async fn start(options: Options) -> io::Result<()> {
     };
     let now = super::reconcile::Now { mono: monotonic(), wall: wall(), boot_id: boot_id.clone() };
     let seed = now.mono.as_nanos() as u64 ^ now.wall.unsigned_abs();
-    let (effects, effects_receiver) = mpsc::unbounded_channel();
     let events = Events::default();
     let (warnings, log_warnings) = mpsc::unbounded_channel();
     let logs = Logs::new(warnings);
@@ -104,6 +106,8 @@ async fn start(options: Options) -> io::Result<()> {
         desired: Desired::default(),
         observed: Observed::restore(loaded.records, seed, &now),
         sources: BTreeMap::new(),
+        network_sources: BTreeMap::new(),
+        declared_networks: BTreeMap::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
@@ -137,8 +141,10 @@ async fn start(options: Options) -> io::Result<()> {
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();
     engine.manifests(loaded);
+    let resolvers = held.extract_if(|tag, _| tag.starts_with("n/")).collect();
     engine.take_held(held);
     engine.adopt(told);
+    engine.recover_networks(resolvers).await;
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());
     listener.set_nonblocking(true)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::handle::View;
+use super::networks::{EndpointView, PortView};
 use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
 use crate::manifest::model::Container;
 
@@ -20,6 +21,10 @@ pub struct Declared {
     pub manifest: Option<Container>,
     /// The ids of the commands that clients run in it.
     pub execs: Vec<String>,
+    /// Its places on networks.
+    pub endpoints: Vec<EndpointView>,
+    /// Its published ports.
+    pub ports: Vec<PortView>,
 }
 
 fn time(unix_nanos: i64) -> SystemTime {
@@ -70,6 +75,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
             .to_owned()
         }),
         execs: declared.execs,
+        endpoints: declared.endpoints,
+        ports: declared.ports,
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::{Parsed, Unit, stem};
-use super::model::Container;
+use super::model::{Container, NetworkFile};
 use super::problem::Problem;
 use super::scalar::Name;
 use super::validate;
@@ -21,6 +21,15 @@ pub struct Definition {
     pub source: PathBuf,
 }
 
+/// One network and the file that declares it.
+#[derive(Debug, Clone)]
+pub struct NetworkDefinition {
+    /// What it says.
+    pub network: Arc<NetworkFile>,
+    /// The manifest.
+    pub source: PathBuf,
+}
+
 /// What the directories define now.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
@@ -28,6 +37,10 @@ pub struct Loaded {
     pub containers: BTreeMap<Name, Definition>,
     /// Names whose file is wrong: what was good before stays.
     pub broken: BTreeMap<Name, Problem>,
+    /// The good networks.
+    pub networks: BTreeMap<String, NetworkDefinition>,
+    /// Networks whose file is wrong: what was good before stays.
+    pub broken_networks: BTreeMap<String, Problem>,
     /// All that is wrong.
     pub problems: Vec<Problem>,
     /// Files that are no manifests.
@@ -101,9 +114,43 @@ impl Loader {
     fn assemble(&self) -> Loaded {
         let mut loaded = Loaded { passed_over: self.passed_over.clone(), ..Loaded::default() };
         let mut owner: BTreeMap<Name, (usize, PathBuf)> = BTreeMap::new();
+        let mut owners: BTreeMap<&str, (usize, &Path)> = BTreeMap::new();
         for (unit, parsed) in self.units.values() {
             loaded.problems.extend(parsed.problems.iter().cloned());
             let rank = self.dirs.iter().position(|dir| unit.path.starts_with(dir)).unwrap_or(0);
+            for name in &parsed.network_names {
+                match owners.get(name.as_str()) {
+                    Some((other, _)) if *other < rank => continue,
+                    Some((other, path)) if *other == rank => {
+                        let message = format!(
+                            "the network {name} is declared here and in {}",
+                            path.display()
+                        );
+                        let problem =
+                            Problem::of_file(&unit.path, message, Some("rename or remove one"));
+                        loaded.problems.push(problem.clone());
+                        loaded.networks.remove(name);
+                        loaded.broken_networks.insert(name.clone(), problem);
+                        continue;
+                    }
+                    _ => {}
+                }
+                owners.insert(name, (rank, &unit.path));
+                loaded.networks.remove(name);
+                loaded.broken_networks.remove(name);
+                let good = parsed.networks.iter().find(|(other, _)| other == name);
+                match (parsed.problems.first(), good) {
+                    (None, Some((_, network))) => {
+                        let source = unit.path.clone();
+                        let definition = NetworkDefinition { network: Arc::clone(network), source };
+                        loaded.networks.insert(name.clone(), definition);
+                    }
+                    (Some(problem), _) => {
+                        loaded.broken_networks.insert(name.clone(), problem.clone());
+                    }
+                    (None, None) => {}
+                }
+            }
             for name in &parsed.names {
                 match owner.get(name) {
                     Some((other, _)) if *other < rank => continue,

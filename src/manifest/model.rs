@@ -12,6 +12,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::network::{Member, Network, NetworkFile, Publish};
 use super::scalar::{Name, Signal, Size};
 pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};
 use crate::image::pull::Policy;
@@ -118,12 +119,13 @@ impl Container {
         self.init.unwrap_or(true)
     }
 
-    /// The network mode, with the default for its kind: `host` without isolation, else
-    /// `none`.
+    /// The network mode, with the default for its kind: `host` without isolation,
+    /// `bridge` with an image or with something that needs one, else `none`.
     pub fn network_mode(&self) -> NetworkMode {
         match (&self.network.mode, self.isolation) {
             (_, Isolation::None) => NetworkMode::Host,
             (Some(mode), _) => mode.clone(),
+            (None, _) if self.image.is_some() || self.network.needs_bridge() => NetworkMode::Bridge,
             (None, _) => NetworkMode::None,
         }
     }
@@ -252,17 +254,6 @@ pub struct Resources {
     pub io_weight: Option<u32>,
     /// Limits of a block device.
     pub io: Vec<IoLimit>,
-}
-
-/// A container's network.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Network {
-    /// `bridge`, `none`, `host` or `container:NAME`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<NetworkMode>,
-    /// Ports of the host that lead into the container: `8080:80`, `127.0.0.1:5353:53/udp`.
-    pub publish: Vec<String>,
 }
 
 /// A volume, a path of the host or a tmpfs inside the container.

@@ -13,8 +13,6 @@ use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result};
 
-/// Where distributions put configurations.
-pub const CONFIGURATIONS: &str = "/etc/cni/net.d";
 /// Where plugins are looked for, in this order.
 pub const PLUGINS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 /// An answer longer than this is not read on.

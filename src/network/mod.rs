@@ -9,6 +9,7 @@
 //! Whatever touches the kernel acts on the network namespace in which its socket was
 //! opened, so a test gives it one of its own.
 
+pub mod bridges;
 pub mod cni;
 pub mod dns;
 pub mod error;

@@ -62,6 +62,9 @@ pub struct Context {
     pub kernel: KernelVersion,
     /// What the image says; empty with a root of the host.
     pub image: ImageDefaults,
+    /// Files of the host that tell the container of its network, by their place in it;
+    /// a mount of the manifest goes before.
+    pub etc: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// A contiguous range of the host's ids; the container's id 0 is `first`.

@@ -11,7 +11,15 @@ use support::net::Machine;
 /// A page that says who serves it, at port 80, and an answer to datagrams at 53.
 const WEB: &str = r#"
 rootfs = "/"
-command = ["sh", "-c", "mkdir -p /tmp/www && hostname > /tmp/www/who && (while true; do echo pong | busybox nc -u -l -p 53 -w 1; done) & exec busybox httpd -f -p 80 -h /tmp/www"]
+command = ["sh", "-c", """
+mkdir -p /tmp/www
+hostname > /tmp/www/who
+perl -MSocket=:all -e '
+  socket(S, PF_INET6, SOCK_DGRAM, 0); setsockopt(S, IPPROTO_IPV6, IPV6_V6ONLY, pack("i", 0));
+  bind(S, pack_sockaddr_in6(53, inet_pton(AF_INET6, "::"))) or die;
+  while (my $from = recv(S, my $b, 99, 0)) { send(S, "pong\n", 0, $from) }' &
+exec busybox httpd -f -p 80 -h /tmp/www
+"""]
 stop = { timeout = "0s" }
 "#;
 const IDLE: &str =
@@ -317,7 +325,7 @@ fn nothing_leaks_when_either_is_killed_in_the_middle() {
 fn a_host_without_ipv6_and_one_with_an_address_that_overlaps() {
     let host = Machine::new();
     host.ok("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1");
-    host.ok("ip link add dummy0 type dummy");
+    host.ok("ip link add dummy0 type bridge");
     host.ok("ip address add 10.66.0.1/24 dev dummy0");
     host.ok("ip link set dummy0 up");
     let mut berth = Berth::in_network(&host.path());
@@ -409,7 +417,7 @@ fn a_namespace_of_somebody_else_and_a_macvlan_are_joined() {
     let host = Machine::new();
     let outside = host.neighbour();
     let other = Machine::new();
-    other.ok("ip link add only0 type dummy");
+    other.ok("ip link add only0 type bridge");
     let mode = format!("{IDLE}[network]\nmode = \"ns:{}\"\n", other.path().display());
     let lan = "driver = \"macvlan\"\nparent = \"up0\"\nsubnet = \"10.77.0.0/24\"\ngateway = \"10.77.0.2\"\n";
     let berth = berth_on(
@@ -468,4 +476,91 @@ fn traffic_is_counted() {
     let stats = berth.ok(&["stats", "--no-stream", "--format", "json", "web"]);
     let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
     assert!(stats["networks"]["eth0"]["rx-bytes"].as_u64().unwrap() > 100, "{stats}");
+}
+
+/// A server that takes its socket from its supervisor, if it is told that it is meant.
+const HELD: &str = r#"
+command = ["perl", "-MSocket", "-e", """
+$ENV{LISTEN_PID} == $$ and $ENV{LISTEN_FDS} == 1 or die "not for us: $ENV{LISTEN_PID}, $$";
+open(L, '+<&=3') or die $!;
+$| = 1;
+print "serving $ENV{LISTEN_FDNAMES}\\n";
+while (accept(C, L)) { syswrite(C, "served by $$\\n"); close(C) }
+"""]
+stop = { timeout = "0s" }
+restart = { policy = "always", backoff = "1ms" }
+"#;
+
+#[test]
+fn a_held_socket_refuses_nobody_over_restarts_crashes_and_updates() {
+    let host = Machine::new();
+    let manifest = |more: &str| {
+        format!(
+            "rootfs = \"/\"\n{HELD}{more}\n[network]\npublish = [{{ host = 7000, hold = true }}]\n"
+        )
+    };
+    let mut berth = Berth::in_network(&host.path());
+    berth.write("held.toml", &manifest(""));
+    let plain = "isolation = \"none\"\n".to_owned()
+        + HELD
+        + "[network]\npublish = [{ host = 7001, hold = true, address = \"127.0.0.1\" }]\n";
+    berth.write("plain.toml", &plain);
+    berth.up();
+    berth.wait_log("held", "serving 7000-tcp");
+    berth.wait_log("plain", "serving 7001-tcp");
+    assert!(host.tcp("127.0.0.1", 7001).starts_with("served by "));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (served, refused) = std::thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let mut counts = (0, 0);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                match host.tcp("127.0.0.1", 7000).starts_with("served by ") {
+                    true => counts.0 += 1,
+                    false => counts.1 += 1,
+                }
+            }
+            counts
+        });
+        for _ in 0..5 {
+            berth.ok(&["restart", "-t", "0", "held"]);
+        }
+        berth.ok(&["kill", "-s", "SEGV", "held"]);
+        support::kill(berth.engine_pid().unwrap(), 9);
+        berth.write("held.toml", &manifest("env = { A = \"1\" }"));
+        berth.wait("the update", || {
+            berth.inspect("held")["Config"]["Env"].to_string().contains("A=1")
+        });
+        berth.wait_status("held", "running");
+        std::thread::sleep(Duration::from_millis(300));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        clients.join().unwrap()
+    });
+    assert!(served > 0, "{}", berth.log());
+    assert_eq!(refused, 0, "{served} served\n{}", berth.log());
+    // Stopped by hand it is closed.
+    berth.ok(&["stop", "held"]);
+    berth.wait("the port to be closed", || host.tcp("127.0.0.1", 7000).is_empty());
+}
+
+#[test]
+fn the_first_client_starts_a_container_and_idleness_stops_it() {
+    let host = Machine::new();
+    let mut berth = Berth::in_network(&host.path());
+    let manifest = format!(
+        "rootfs = \"/\"\nstart = \"on-demand\"\nidle-timeout = \"1s\"\n{HELD}[network]\npublish = [{{ host = 7000, hold = true }}]\n"
+    );
+    berth.write("lazy.toml", &manifest);
+    berth.up();
+    berth.wait("it to wait", || berth.ok(&["ps", "-a"]).contains("waits for a connection"));
+    assert_eq!(berth.pid("lazy"), 0);
+    // Also for an engine that comes after.
+    support::kill(berth.engine_pid().unwrap(), 9);
+    assert!(host.tcp("127.0.0.1", 7000).starts_with("served by "), "{}", berth.log());
+    assert_eq!(berth.status("lazy"), "running");
+    berth.wait("it to be stopped", || berth.pid("lazy") == 0);
+    assert!(host.tcp("127.0.0.1", 7000).starts_with("served by "));
+    berth.ok(&["stop", "lazy"]);
+    assert_eq!(host.tcp("127.0.0.1", 7000), "");
+    berth.ok(&["start", "lazy"]);
+    berth.wait("it to run", || berth.pid("lazy") > 0);
 }

@@ -22,14 +22,10 @@ use crate::network::spec::Driver;
 /// Docker's networks that are none: the host's own, and loopback alone.
 const WITHOUT: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 
-/// The id of a network that has none of its own yet: the same each time.
+/// The id of one of them: the same each time.
 fn made_up_id(name: &str) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(format!("berth network {name}")))
-}
-
-fn id(name: &str, view: &NetworkView) -> String {
-    if view.id.is_empty() { made_up_id(name) } else { view.id.clone() }
 }
 
 /// Our name of the network that a client means: by name, id, or the beginning of an id
@@ -43,7 +39,7 @@ pub fn named(handle: &Handle, which: &str) -> Option<String> {
     let mut by_id = seen
         .networks
         .iter()
-        .filter(|(name, view)| !which.is_empty() && id(name, view).starts_with(which))
+        .filter(|(_, view)| !which.is_empty() && view.id.starts_with(which))
         .map(|(name, _)| name.clone());
     match (by_id.next(), by_id.next()) {
         (Some(one), None) => Some(one),
@@ -96,7 +92,7 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
     let nanos = Duration::from_nanos(view.created.max(0).unsigned_abs());
     json!({
         "Name": docker_name(name),
-        "Id": id(name, view),
+        "Id": view.id,
         "Created": model::timestamp(SystemTime::UNIX_EPOCH + nanos),
         "Scope": "local",
         "Driver": driver,
@@ -272,7 +268,7 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
     match made.await {
         Ok(()) => {
             let seen = handle.networks.seen();
-            let id = seen.networks.get(&name).map_or_else(|| made_up_id(&name), |v| id(&name, v));
+            let id = seen.networks.get(&name).map(|view| view.id.clone());
             created(&json!({ "Id": id, "Warning": "" }))
         }
         Err(refusal) => refused(refusal),

@@ -81,6 +81,11 @@ impl Engine {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
         };
+        if let Err(error) = self.hold_sockets(&name, &manifest) {
+            self.apply_later(Event::LaunchFailed { name, incarnation, code: 125, error });
+            return;
+        }
+        let sockets = self.sockets_of(&name);
         let live = self.lives.entry(name.clone()).or_default();
         live.process = None;
         if let Some(first) = live.reserved.take() {
@@ -93,6 +98,7 @@ impl Engine {
             manifest,
             renew,
             network,
+            sockets,
             image: None,
             kept: Kept::default(),
             size: live.size,
@@ -236,6 +242,7 @@ impl Engine {
                     self.apply(Event::Launched { name: name.clone(), incarnation, pid });
                     self.watch_health(&name, incarnation);
                     self.names_answered(&name, incarnation, true);
+                    self.watch_idle(&name, incarnation);
                 }
                 Outcome::Failed { status, errno } => {
                     let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());

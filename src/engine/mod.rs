@@ -26,6 +26,7 @@ pub mod prepare;
 mod probe;
 pub mod reconcile;
 mod run;
+mod sockets;
 pub mod start;
 pub mod store;
 pub mod terminal;

@@ -108,6 +108,8 @@ pub(super) struct Engine {
     pub flights: HashMap<u64, InFlight>,
     /// Launches that wait for their image: which, and the task that gets it.
     pub fetches: HashMap<Name, (u64, tokio::task::AbortHandle)>,
+    /// Sockets that are held for containers.
+    pub sockets: HashMap<Name, super::sockets::Sockets>,
     pub execs: super::exec::Execs,
     pub attached: Attachments,
     pub effects: mpsc::UnboundedSender<Effect>,
@@ -258,6 +260,7 @@ impl Engine {
         }
         self.end_followers(&save);
         self.leave_networks(&save);
+        self.rest_sockets(&save);
         self.remove_ended(&save, Duration::ZERO);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());

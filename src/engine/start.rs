@@ -112,6 +112,7 @@ async fn start(options: Options) -> io::Result<()> {
         flights: HashMap::new(),
         fetches: HashMap::new(),
         attached: Attachments::default(),
+        sockets: HashMap::new(),
         execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,
         loader: Loader::new(dirs),
@@ -142,9 +143,11 @@ async fn start(options: Options) -> io::Result<()> {
     let loaded = engine.loader.load();
     engine.manifests(loaded);
     let resolvers = held.extract_if(|tag, _| tag.starts_with("n/")).collect();
+    engine.take_sockets(&mut held);
     engine.take_held(held);
     engine.adopt(told);
     engine.recover_networks(resolvers).await;
+    engine.recover_sockets();
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());
     listener.set_nonblocking(true)?;

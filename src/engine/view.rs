@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::handle::View;
 use super::networks::{EndpointView, PortView};
 use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Start};
 
 /// What the manifests say of the same name.
 #[derive(Debug, Clone, Default)]
@@ -121,9 +121,19 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
+        Phase::Created | Phase::Exited(Rest::Boot) if waits_for_client(record) => {
+            Some(reason(&StopWhy::Idle))
+        }
         Phase::Created | Phase::Exited(Rest::Boot) => blocked,
         _ => None,
     }
+}
+
+/// Whether its first client starts it.
+fn waits_for_client(record: &Record) -> bool {
+    let manifest = record.last_good.as_ref();
+    let on_demand = manifest.is_some_and(|manifest| manifest.start == Start::OnDemand);
+    on_demand && !record.demanded && record.held.is_none()
 }
 
 fn reason(why: &StopWhy) -> String {
@@ -134,6 +144,7 @@ fn reason(why: &StopWhy) -> String {
         StopWhy::Edited { keys } => format!("its manifest changed in {}", keys.join(", ")),
         StopWhy::Dependency { on } => format!("it requires {on}, which does not run"),
         StopWhy::Network { of } => format!("{of}, whose network it shares, has a new one"),
+        StopWhy::Idle => "waits for a connection".to_owned(),
         StopWhy::Conflict { with } => format!("it conflicts with {with}"),
         StopWhy::Shutdown => "Berth is ending".to_owned(),
         StopWhy::Lost => "its launch was interrupted".to_owned(),

@@ -11,6 +11,7 @@ use super::model::{Container, NetworkFile};
 use super::problem::Problem;
 use super::scalar::Name;
 use super::validate;
+use crate::network::spec::Driver;
 
 /// One container and the file that defines it.
 #[derive(Debug, Clone)]
@@ -184,8 +185,41 @@ impl Loader {
                 }
             }
         }
+        check_networks(&mut loaded);
         check_together(&mut loaded);
         loaded
+    }
+}
+
+/// Subnets that files write must not overlap: the later one by name is wrong.
+fn check_networks(loaded: &mut Loaded) {
+    let mut seen: Vec<(String, ipnet::IpNet)> = Vec::new();
+    let mut wrong = Vec::new();
+    for (name, definition) in &loaded.networks {
+        let file = &definition.network;
+        if file.driver != Driver::Bridge {
+            continue;
+        }
+        let (v4, v6) = (file.subnet.map(ipnet::IpNet::V4), file.subnet6.map(ipnet::IpNet::V6));
+        for net in v4.into_iter().chain(v6) {
+            let meets =
+                |(_, other): &&(String, ipnet::IpNet)| other.contains(&net) || net.contains(other);
+            if let Some((other, taken)) = seen.iter().find(meets) {
+                let message = format!("the network {name}: {net} overlaps {taken} of {other}");
+                let hint = "choose another subnet, or none: a free one is found then";
+                wrong.push((
+                    name.clone(),
+                    Problem::of_file(&definition.source, message, Some(hint)),
+                ));
+                break;
+            }
+            seen.push((name.clone(), net));
+        }
+    }
+    for (name, problem) in wrong {
+        loaded.problems.push(problem.clone());
+        loaded.networks.remove(&name);
+        loaded.broken_networks.insert(name, problem);
     }
 }
 
@@ -304,6 +338,18 @@ mod tests {
         assert_eq!(loader.load().containers.len(), 1);
         fs::create_dir(&inner).unwrap();
         assert_eq!(loader.load().containers.len(), 0, "an empty one is another thing");
+    }
+
+    #[test]
+    fn networks_that_overlap_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, net) in [("a", "10.1.0.0/16"), ("b", "10.1.2.0/24"), ("c", "10.2.0.0/24")] {
+            let text = format!("subnet = \"{net}\"\n");
+            fs::write(dir.path().join(format!("{name}.network.toml")), text).unwrap();
+        }
+        let loaded = Loader::new(vec![dir.path().into()]).load();
+        assert_eq!(loaded.networks.len(), 2);
+        assert!(loaded.broken_networks["b"].to_string().contains("overlaps 10.1.0.0/16 of a"));
     }
 
     #[test]

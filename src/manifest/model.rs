@@ -64,6 +64,14 @@ pub struct Container {
     /// orphans. With `false` the payload itself is PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// `auto` (the default), or `on-demand`: at the first connection to one of its held
+    /// sockets (`publish = [{ host = 80, hold = true }]`).
+    #[serde(skip_serializing_if = "is_default")]
+    pub start: Start,
+    /// With `start = "on-demand"`: stopped when nobody was connected for so long.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub idle_timeout: Option<Duration>,
     /// When to start it again after it ended.
     pub restart: Restart,
     /// Removed when it has ended, with its manifest: only where an API client or
@@ -144,6 +152,17 @@ pub enum Isolation {
     Full,
     /// A plain process of the host, supervised, limited and logged.
     None,
+}
+
+/// When a container is started the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// As soon as nothing speaks against it.
+    #[default]
+    Auto,
+    /// When somebody connects to it.
+    OnDemand,
 }
 
 /// When and how a container is started again. Also written as the policy alone:

@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::model::{Container, Isolation, MountKind, NetworkFile, NetworkMode, RestartPolicy};
+use super::model::{
+    Container, Isolation, MountKind, NetworkFile, NetworkMode, RestartPolicy, Start,
+};
 use super::network::{RESERVED_NETWORKS, is_network_name};
 use super::scalar::Name;
 use crate::image::Reference;
@@ -62,6 +64,7 @@ pub fn alone(container: &Container) -> Vec<Objection> {
     limits(container, &mut found);
     mounts(container, &mut found);
     network(container, &mut found);
+    start(container, &mut found);
     health(container, &mut found);
     found
 }
@@ -409,6 +412,24 @@ fn network(container: &Container, found: &mut Vec<Objection>) {
             let message = "a held socket needs a port of the host";
             found.push(objection("network.publish", message, "write { host = 80, hold = true }"));
         }
+    }
+}
+
+fn start(container: &Container, found: &mut Vec<Objection>) {
+    let on_demand = container.start == Start::OnDemand;
+    if on_demand && !container.network.publish.iter().any(|one| one.hold) {
+        found.push(objection(
+            "start",
+            "nobody can connect to it: it has no held socket",
+            "write network.publish = [{ host = 80, hold = true }]",
+        ));
+    }
+    if container.idle_timeout.is_some() && !on_demand {
+        let hint = "it goes with start = \"on-demand\"";
+        found.push(objection("idle-timeout", "it would never be started again", hint));
+    }
+    if container.idle_timeout.is_some_and(|idle| idle < Duration::from_secs(1)) {
+        found.push(objection("idle-timeout", "less than a second is not told from a pause", ""));
     }
 }
 

@@ -24,7 +24,7 @@ mod netlink;
 pub mod netns;
 pub mod ports;
 pub mod spec;
-mod sysctl;
+pub mod sysctl;
 
 pub use error::{Error, Result};
 pub use names::{Instance, Mac};

@@ -65,6 +65,11 @@ impl Instance {
             || name == receiving
     }
 
+    /// A Docker id that is the same each time.
+    pub fn id(&self, network: &str) -> String {
+        hex::encode(self.seed(&["id", network]))
+    }
+
     /// Bytes that are the same for this Berth and these words on every run.
     pub(super) fn seed(&self, words: &[&str]) -> [u8; 32] {
         let mut all = vec![self.tag.as_str()];

@@ -54,6 +54,12 @@ impl Machine {
         String::from_utf8_lossy(&self.command(&words).output().unwrap().stdout).into_owned()
     }
 
+    /// What a server says to whoever connects; empty when it refuses or says nothing.
+    pub fn tcp(&self, address: &str, port: u16) -> String {
+        let script = format!("nc -w 5 {address} {port} </dev/null");
+        String::from_utf8_lossy(&self.shell(&script).stdout).into_owned()
+    }
+
     /// Sends a datagram; gives the answer.
     pub fn udp(&self, address: &str, port: u16) -> String {
         let script = format!("echo hello | nc -u -w 1 {address} {port}");

@@ -159,7 +159,10 @@ impl State {
                     .ok_or_else(|| fail("no private subnet is free; write one".to_owned()))?
             }
         };
+        // Without it on the host an address would lead nowhere.
+        let has_ipv6 = crate::network::sysctl::has_ipv6();
         let subnet6 = match (file.ipv6 && file.driver == Driver::Bridge, file.subnet6) {
+            _ if !has_ipv6 => None,
             (_, Some(subnet)) => Some(subnet),
             (false, None) => None,
             (true, None) => before.as_ref().and_then(|spec| spec.subnet6).or_else(|| {
@@ -170,7 +173,7 @@ impl State {
         let mut spec = NetworkSpec::bridge(name, subnet, subnet6);
         spec.driver = file.driver;
         spec.gateway = file.gateway.unwrap_or(spec.gateway);
-        spec.gateway6 = file.gateway6;
+        spec.gateway6 = file.gateway6.filter(|_| spec.subnet6.is_some());
         spec.internal = file.internal;
         spec.isolated = file.isolated;
         spec.mtu = file.mtu;
@@ -220,6 +223,7 @@ impl State {
             version: VERSION,
             id: match before {
                 Some(known) => known.id.clone(),
+                None if spec.name == DEFAULT_NETWORK => self.instance.id(&spec.name),
                 None => crate::engine::exec::random_id()
                     .map_err(|error| format!("making an id: {error}"))?,
             },
@@ -357,6 +361,14 @@ impl State {
             return;
         }
         self.declared = files;
+        // Who looks at it before its first use sees what it will be.
+        for name in self.declared.keys().cloned().collect::<Vec<_>>() {
+            if !self.known.contains_key(&name)
+                && let Err(error) = self.settle(&name)
+            {
+                tracing::error!("{error}");
+            }
+        }
         for name in self.up.keys().cloned().collect::<Vec<_>>() {
             let Some(file) = self.file_of(&name) else { continue };
             let changed = match (self.complete(&name, &file), self.up.get(&name)) {

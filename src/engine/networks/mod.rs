@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 
 use self::join::Joined;
 use self::known::{Known, Up};
+use self::recover::Removed;
 use super::paths::Paths;
 use super::run::Effect;
 use crate::manifest::model::{Container, NetworkFile};
@@ -171,7 +172,7 @@ impl Networks {
             _ => None,
         });
         let Some((rules, bridges, runtime)) = missing else { return result };
-        let repair = |what: &'static str, networks: Networks| async move {
+        let repair = |what: Removed, networks: Networks| async move {
             let done = tokio::task::spawn_blocking(move || networks.repair(what)).await;
             if let Err(error) = done {
                 tracing::error!("repairing {what}: {error}");
@@ -182,7 +183,7 @@ impl Networks {
                 let networks = self.clone();
                 runtime.spawn(async move {
                     while watcher.removed().await.is_ok() {
-                        repair("the firewall's tables", networks.clone()).await;
+                        repair(Removed::Rules, networks.clone()).await;
                     }
                 });
             }
@@ -193,7 +194,7 @@ impl Networks {
                 let networks = self.clone();
                 runtime.spawn(async move {
                     while watcher.removed().await.is_ok() {
-                        repair("a bridge", networks.clone()).await;
+                        repair(Removed::Link, networks.clone()).await;
                     }
                 });
             }
@@ -258,7 +259,7 @@ impl Networks {
     }
 
     /// Puts back what somebody removed.
-    fn repair(&self, what: &str) {
+    fn repair(&self, what: Removed) {
         self.with(|state| state.repair(what));
     }
 

@@ -26,6 +26,24 @@ pub struct Running {
     pub netns: OwnedFd,
 }
 
+/// What somebody removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Removed {
+    /// A bridge, or an end of the pair that admits connections.
+    Link,
+    /// Something of our tables.
+    Rules,
+}
+
+impl std::fmt::Display for Removed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Removed::Link => "an interface of ours",
+            Removed::Rules => "rules of ours",
+        })
+    }
+}
+
 impl State {
     /// See [`super::Networks::recover`].
     pub(super) fn recover(
@@ -103,7 +121,7 @@ impl State {
     }
 
     /// See [`super::Networks::repair`].
-    pub(super) fn repair(&mut self, what: &str) {
+    pub(super) fn repair(&mut self, what: Removed) {
         let Some(kernel) = &mut self.kernel else { return };
         let mut repaired = Vec::new();
         for (name, up) in &self.up {
@@ -129,6 +147,10 @@ impl State {
         if kernel.admission.is_some() && found.is_ok_and(|link| link.is_none()) {
             kernel.admission = None;
             repaired.push("the pair that admits connections".to_owned());
+        }
+        // What we removed ourselves is heard of, too.
+        if repaired.is_empty() && what == Removed::Link {
+            return;
         }
         // A change of elements alone does not show whether the table is still there.
         let restored = kernel.firewall.restore().map_err(told);

@@ -21,7 +21,7 @@ pub struct Seen {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NetworkView {
-    /// Its Docker id; empty until it was first used.
+    /// Its Docker id.
     pub id: String,
     /// When it was first known, in Unix nanoseconds; 0 before that.
     pub created: i64,
@@ -122,7 +122,7 @@ impl State {
         let known = self.known.get(name);
         let file = self.file_of(name).unwrap_or_default();
         NetworkView {
-            id: known.map(|known| known.id.clone()).unwrap_or_default(),
+            id: known.map_or_else(|| self.instance.id(name), |known| known.id.clone()),
             created: known.map_or(0, |known| known.created),
             spec: known.map(|known| known.spec.clone()),
             bridge: self.instance.bridge(name),

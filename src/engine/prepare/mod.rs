@@ -58,6 +58,8 @@ pub struct Order {
     pub renew: bool,
     /// The network namespace of the container whose network it shares.
     pub network: Option<OwnedFd>,
+    /// Listening sockets that it is handed, and their names.
+    pub sockets: Vec<(OwnedFd, String)>,
     /// What its image is, if it has one.
     pub image: Option<ImageRoot>,
     /// What it has from earlier launches.
@@ -203,6 +205,10 @@ impl<'a> Preparation<'a> {
             let [stdout, stderr] = fifos;
             parts.stdio[1] = self.add(stdout);
             parts.stdio[2] = self.add(stderr);
+        }
+        for (socket, name) in order.sockets.drain(..) {
+            let index = self.add(socket);
+            parts.sockets.push((index, name));
         }
         let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
         self.ready(plan, &status_path(&run_dir, order.incarnation))

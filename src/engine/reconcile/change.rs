@@ -7,7 +7,9 @@ use crate::manifest::model::{Container, NetworkMode, Publish};
 /// The keys that change without a new incarnation. Everything else replaces the
 /// container: it is stopped, and launched with a fresh writable layer, as Docker's
 /// users know it from compose.
-const IN_PLACE: [&str; 11] = [
+const IN_PLACE: [&str; 13] = [
+    "start",
+    "idle-timeout",
     "resources",
     "restart",
     "log",

@@ -2,14 +2,15 @@
 //! go on to the host's servers. Memory is bounded: so many questions at once and no
 //! more, each of at most 64 KiB (TCP) or 4 KiB (UDP), each for a few seconds.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use hickory_proto::rr::RecordType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +23,8 @@ use crate::network::error::{Error, Result};
 const AT_ONCE: usize = 256;
 /// The largest datagram that is taken.
 const DATAGRAM: usize = 4096;
+/// Names whose turn is remembered.
+const TURNS: usize = 4096;
 /// What every client takes by UDP (RFC 1035, section 2.3.4).
 const SHORT: usize = 512;
 /// How long one upstream server is waited for.
@@ -87,7 +90,8 @@ impl Upstream {
 struct Resolver {
     zone: watch::Receiver<Arc<Zone>>,
     upstream: Arc<Upstream>,
-    turn: AtomicUsize,
+    /// How often each name with several addresses was asked for.
+    turns: Mutex<HashMap<(String, RecordType), usize>>,
     places: Arc<Semaphore>,
 }
 
@@ -96,7 +100,7 @@ pub async fn serve(sockets: Sockets, zone: watch::Receiver<Arc<Zone>>, upstream:
     let resolver = Arc::new(Resolver {
         zone,
         upstream,
-        turn: AtomicUsize::new(0),
+        turns: Mutex::default(),
         places: Arc::new(Semaphore::new(AT_ONCE)),
     });
     let Sockets { udp, tcp } = sockets;
@@ -110,7 +114,18 @@ impl Resolver {
     fn look(&self, query: &[u8], source: SocketAddr, limit: usize) -> Answer {
         let zone = Arc::clone(&self.zone.borrow());
         let source = source.ip().to_canonical();
-        answer(query, &zone, source, self.turn.fetch_add(1, Ordering::Relaxed), limit)
+        answer(query, &zone, source, |name, kind| self.turn(name, kind), limit)
+    }
+
+    fn turn(&self, name: &str, kind: RecordType) -> usize {
+        let Ok(mut turns) = self.turns.lock() else { return 0 };
+        // Names of containers that are gone are not kept for ever.
+        if turns.len() > TURNS {
+            turns.clear();
+        }
+        let turn = turns.entry((name.to_owned(), kind)).or_default();
+        *turn = turn.wrapping_add(1);
+        *turn
     }
 
     /// Where a query goes on to.

@@ -9,7 +9,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -37,14 +36,18 @@ static double median(double *all, int count) {
 }
 
 static int dial(const char *host, const char *port) {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-    if (getaddrinfo(host, port, &hints, &found)) return -1;
-    int fd = socket(found->ai_family, SOCK_STREAM, 0), one = 1;
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(port))};
+    int is4 = inet_pton(AF_INET, host, &v4.sin_addr), one = 1;
+    if (!is4 && !inet_pton(AF_INET6, host, &v6.sin6_addr)) return -1;
+    int fd = socket(is4 ? AF_INET : AF_INET6, SOCK_STREAM, 0);
     struct timeval patience = {.tv_sec = 10};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (connect(fd, found->ai_addr, found->ai_addrlen)) { close(fd); fd = -1; }
-    freeaddrinfo(found);
+    if (is4 ? connect(fd, (void *)&v4, sizeof v4) : connect(fd, (void *)&v6, sizeof v6)) {
+        close(fd);
+        fd = -1;
+    }
     return fd;
 }
 

@@ -39,6 +39,7 @@ impl State {
             let zone = Zone {
                 names: names.get(network).cloned().unwrap_or_default(),
                 guests: self.guests(network, &names),
+                clients: up.spec.subnets().collect(),
                 outside: !up.spec.internal,
             };
             up.zone.send_if_modified(|now| {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
+use ipnet::IpNet;
 
 pub use server::{Sockets, Upstream, serve};
 
@@ -42,6 +43,9 @@ pub struct Zone {
     pub names: Arc<Names>,
     /// What differs for some who ask, by their address.
     pub guests: BTreeMap<IpAddr, Guest>,
+    /// Who is answered at all; everybody if it is empty. A host that routes for others
+    /// must not serve their names.
+    pub clients: Vec<IpNet>,
     /// Whether other names are asked of servers outside; a network without an outside
     /// must not leak by its names.
     pub outside: bool,
@@ -95,6 +99,9 @@ pub fn answer(
     limit: usize,
 ) -> Answer {
     let Ok(query) = Message::from_vec(query) else { return Answer::Ignore };
+    if !zone.clients.is_empty() && !zone.clients.iter().any(|net| net.contains(&source)) {
+        return Answer::Ignore;
+    }
     if query.metadata.message_type != MessageType::Query {
         return Answer::Ignore;
     }
@@ -261,6 +268,7 @@ mod tests {
         let guest = Guest { names: vec![Arc::new(other)], servers: servers.clone(), outside: true };
         let mut zone = zone();
         zone.outside = false;
+        zone.clients = vec!["10.1.0.0/24".parse().unwrap()];
         zone.guests.insert(ASKER, guest);
         let ask = |name: &str, source: IpAddr| {
             let mut query = Message::query();
@@ -279,17 +287,22 @@ mod tests {
         assert_eq!(ask("web.", ASKER), Ok((ResponseCode::NoError, 1)));
         assert_eq!(ask("example.org.", ASKER), Err(servers));
         assert_eq!(ask("db.", stranger), Ok((ResponseCode::NXDomain, 0)));
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_ascii("web.").unwrap(), RecordType::A));
+        let query = query.to_vec().unwrap();
+        let elsewhere = "192.0.2.1".parse().unwrap();
+        assert_eq!(answer(&query, &zone, elsewhere, |_, _| 0, 512), Answer::Ignore);
     }
 
     #[test]
     fn an_answer_that_is_too_long_is_cut_and_says_so() {
         let mut query = Message::query();
         query.add_query(Query::query(Name::from_ascii("web.").unwrap(), RecordType::A));
-        let Answer::Reply(bytes) = answer(&query.to_vec().unwrap(), &zone, ASKER, |_, _| 0, 512)
-        else {
+        let query = query.to_vec().unwrap();
+        let Answer::Reply(bytes) = answer(&query, &zone(), ASKER, |_, _| 0, 30) else {
             panic!("no reply");
         };
-        assert!(bytes.len() <= 512);
+        assert!(bytes.len() <= 30);
         assert!(Message::from_vec(&bytes).unwrap().metadata.truncation);
     }
 

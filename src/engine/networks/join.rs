@@ -113,8 +113,8 @@ impl State {
             });
             self.attach(wanted, place, moved)?;
         }
-        // The rules let packets through only now: nothing gets in by half a set-up.
-        self.apply()?;
+        // The rules come last (`Networks::join`): nothing gets in by half a set-up.
+        self.generation += 1;
         self.answer_names();
         self.sweep_networks();
         match refused {
@@ -325,6 +325,8 @@ impl State {
             published,
             admission: kernel.admission,
         };
-        kernel.firewall.apply(&plan).map_err(told)
+        kernel.firewall.apply(&plan).map_err(told)?;
+        self.settled = self.generation;
+        Ok(())
     }
 }

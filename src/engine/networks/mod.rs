@@ -63,6 +63,8 @@ pub struct Wanted<'a> {
 #[derive(Debug, Clone)]
 pub struct Networks {
     state: Arc<Mutex<State>>,
+    /// Held by whoever settles the firewall's rules, before the state.
+    turn: Arc<Mutex<()>>,
     seen: Arc<Mutex<Arc<Seen>>>,
 }
 
@@ -80,6 +82,9 @@ struct State {
     kernel: Option<Kernel>,
     up: BTreeMap<String, Up>,
     joined: BTreeMap<String, Joined>,
+    /// Counts what the firewall must know of, and how far it does.
+    generation: u64,
+    settled: u64,
     /// Whether others' changes are listened to.
     watched: bool,
     /// Sockets of resolvers that the keeper held for us.
@@ -116,6 +121,8 @@ impl Networks {
             kernel: None,
             up: BTreeMap::new(),
             joined: BTreeMap::new(),
+            generation: 0,
+            settled: 0,
             watched: false,
             held: HashMap::new(),
             upstream: Arc::new(Upstream::of_file("/etc/resolv.conf")),
@@ -123,7 +130,7 @@ impl Networks {
             effects,
         };
         let seen = Arc::new(Mutex::new(Arc::new(state.picture())));
-        Networks { state: Arc::new(Mutex::new(state)), seen }
+        Networks { state: Arc::new(Mutex::new(state)), turn: Arc::default(), seen }
     }
 
     /// What is there, as of the last change.
@@ -148,30 +155,50 @@ impl Networks {
     /// What can't be had, in one sentence. A container that was on no network before
     /// is on none then.
     pub fn join(&self, wanted: Wanted<'_>) -> Result<Etc, String> {
-        self.start_watching(self.with(|state| {
+        let (was_joined, joined, generation) = self.with(|state| {
             let was_joined = state.joined.contains_key(wanted.name);
-            let joined = state.join(&wanted);
-            if joined.is_err() && !was_joined {
-                state.leave(wanted.name, wanted.incarnation);
-            }
-            joined
-        }))
+            (was_joined, state.join(&wanted), state.generation)
+        });
+        let settled = self.settle_rules(generation);
+        let joined = joined.and_then(|etc| settled.map(|()| etc));
+        if joined.is_err() && !was_joined {
+            self.leave(wanted.name, wanted.incarnation);
+        }
+        self.start_watching();
+        joined
+    }
+
+    /// Waits until the firewall knows of a change. A transaction takes the kernel
+    /// milliseconds, whatever is in it: one is made for all that came meanwhile.
+    fn settle_rules(&self, generation: u64) -> Result<(), String> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.settled >= generation {
+            true => Ok(()),
+            false => state.apply(),
+        }
     }
 
     /// The first one to need the kernel has opened it: from then on changes by others
     /// are listened to.
-    fn start_watching<T>(&self, result: T) -> T {
-        let missing = self.with(|state| match &state.kernel {
-            Some(kernel) if !state.up.is_empty() && !state.is_watched() => {
-                let _entered = state.runtime.enter();
-                let instance = state.instance.clone();
-                let rules = firewall::watch::Watcher::open(&instance, &kernel.firewall);
-                let bridges = bridges::Watcher::open(&instance);
-                Some((rules, bridges, state.runtime.clone()))
+    fn start_watching(&self) {
+        let missing = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = !state.watched && !state.up.is_empty();
+            match &state.kernel {
+                Some(kernel) if is_due => {
+                    let _entered = state.runtime.enter();
+                    let rules = firewall::watch::Watcher::open(&state.instance, &kernel.firewall);
+                    let bridges = bridges::Watcher::open(&state.instance);
+                    let runtime = state.runtime.clone();
+                    drop(_entered);
+                    state.watched = true;
+                    Some((rules, bridges, runtime))
+                }
+                _ => None,
             }
-            _ => None,
-        });
-        let Some((rules, bridges, runtime)) = missing else { return result };
+        };
+        let Some((rules, bridges, runtime)) = missing else { return };
         let repair = |what: Removed, networks: Networks| async move {
             let done = tokio::task::spawn_blocking(move || networks.repair(what)).await;
             if let Err(error) = done {
@@ -200,8 +227,6 @@ impl Networks {
             }
             Err(error) => tracing::warn!("{error}"),
         }
-        self.with(|state| state.set_watched());
-        result
     }
 
     /// Takes a container that rests off its networks, unless it was launched again
@@ -255,7 +280,8 @@ impl Networks {
         known: &dyn Fn(&str) -> bool,
         held: HashMap<String, OwnedFd>,
     ) {
-        self.start_watching(self.with(|state| state.recover(running, known, held)));
+        self.with(|state| state.recover(running, known, held));
+        self.start_watching();
     }
 
     /// Puts back what somebody removed.

@@ -106,6 +106,8 @@ impl State {
         }
         if all.is_empty() {
             self.tear_down();
+        } else if let Err(error) = self.apply() {
+            tracing::error!("{error}");
         }
     }
 
@@ -185,13 +187,5 @@ impl State {
         if all_gone {
             let _ = fs::remove_dir_all(&self.run_dir);
         }
-    }
-
-    pub(super) fn is_watched(&self) -> bool {
-        self.watched
-    }
-
-    pub(super) fn set_watched(&mut self) {
-        self.watched = true;
     }
 }

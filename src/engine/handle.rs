@@ -37,6 +37,8 @@ pub struct View {
     pub state: String,
     /// More about the state, for people: "crash loop: 5 failures, next start in 3s".
     pub detail: Option<String>,
+    /// It does not run yet, and will: it is being launched, or waits for another.
+    pub is_awaited: bool,
     /// The payload's supervisor process on the host; 0 when it does not run.
     pub pid: i32,
     /// The id of the image that it was made from.

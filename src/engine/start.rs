@@ -18,7 +18,7 @@ use super::link::Link;
 use super::namespaces::Pool;
 use super::networks::Networks;
 use super::paths::Paths;
-use super::prepare::Workshop;
+use super::prepare::{Filters, Workshop};
 use super::reconcile::{Desired, Observed};
 use super::run::{Engine, handle, monotonic, wall};
 use super::store::Store;
@@ -32,6 +32,9 @@ use crate::rootfs::Volumes;
 
 /// The name under which the keeper holds the API's socket.
 const API: &str = "api";
+
+/// How many launches are prepared at a time.
+const PREPARING: usize = 64;
 
 /// What the engine is started with.
 #[derive(Debug, Clone)]
@@ -86,6 +89,7 @@ async fn start(options: Options) -> io::Result<()> {
         volumes: Arc::new(volumes),
         images: Images::new(Arc::clone(&paths)),
         networks: Networks::new(&paths, effects.clone()),
+        filters: Filters::default(),
     };
 
     let dirs = match options.dirs.is_empty() {
@@ -111,6 +115,7 @@ async fn start(options: Options) -> io::Result<()> {
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
+        preparing: Arc::new(tokio::sync::Semaphore::new(PREPARING)),
         attached: Attachments::default(),
         sockets: HashMap::new(),
         execs: super::exec::Execs::load(&paths.execs_dir()),

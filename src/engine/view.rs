@@ -49,6 +49,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         name: record.name.clone(),
         id: record.id.clone(),
         state: state_word(record.state()).to_owned(),
+        is_awaited: matches!(record.phase, Phase::Launching { .. })
+            || (declared.blocked.is_some() && is_unlaunched(record)),
         detail: detail(record, declared.blocked, now),
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
@@ -121,10 +123,8 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
-        Phase::Created | Phase::Exited(Rest::Boot) if waits_for_client(record) => {
-            Some(reason(&StopWhy::Idle))
-        }
-        Phase::Created | Phase::Exited(Rest::Boot) => blocked,
+        _ if is_unlaunched(record) && waits_for_client(record) => Some(reason(&StopWhy::Idle)),
+        _ if is_unlaunched(record) => blocked,
         _ => None,
     }
 }
@@ -134,6 +134,11 @@ fn waits_for_client(record: &Record) -> bool {
     let manifest = record.last_good.as_ref();
     let on_demand = manifest.is_some_and(|manifest| manifest.start == Start::OnDemand);
     on_demand && !record.demanded && record.held.is_none()
+}
+
+/// It was not launched since the machine started.
+fn is_unlaunched(record: &Record) -> bool {
+    matches!(record.phase, Phase::Created | Phase::Exited(Rest::Boot))
 }
 
 fn reason(why: &StopWhy) -> String {

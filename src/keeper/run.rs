@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 use super::protocol::{self, Fds, Kind, Message, Received};
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
-use crate::sys::process::{SharedPid, replace};
+use crate::sys::process::{Arguments, SharedPid, replace};
 use crate::sys::signals::{self, Caught};
 
 /// The first pause before a dead engine is started again; doubled up to
@@ -59,6 +59,7 @@ struct Keeper {
     caught: Caught,
     epoll: OwnedFd,
     second: SharedPid,
+    arguments: Arguments,
     outbox: Outbox,
     /// How often the supervisor was told to end, for an engine that can't answer.
     told_to_end: u32,
@@ -114,6 +115,7 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<i32> {
         caught,
         epoll,
         second: SharedPid::new()?,
+        arguments: Arguments::own(),
         outbox: Outbox::default(),
         told_to_end: 0,
         finish: None,
@@ -337,7 +339,7 @@ impl Keeper {
         } else if self.table.is_full() {
             Err(Errno::AGAIN)
         } else {
-            launch(fds, &self.second)
+            launch(fds, &self.second, self.arguments)
         };
         match born {
             Ok(born) => {

@@ -536,6 +536,17 @@ fn awaited(container: &Container) -> impl Iterator<Item = Name> {
     container.after.iter().chain(&container.requires).cloned().chain(network)
 }
 
+/// The key by which a container waits for another.
+fn naming(container: &Container, other: &Name) -> &'static str {
+    if container.after.contains(other) {
+        "after"
+    } else if container.requires.contains(other) {
+        "requires"
+    } else {
+        "network.mode"
+    }
+}
+
 /// Each cycle once, told at its first name. Iterative: a chain may be long.
 fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
     let mut done = BTreeSet::new();
@@ -562,7 +573,9 @@ fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)>
                     .chain([other.as_str()])
                     .collect();
                 let message = format!("they wait for each other: {}", round.join(" → "));
-                found.push((other.clone(), objection("after", message, "take one of them out")));
+                let next = path.get(at + 1).map_or(&other, |(name, _)| name);
+                let key = containers.get(&other).map_or("after", |this| naming(this, next));
+                found.push((other.clone(), objection(key, message, "take one of them out")));
             } else if !done.contains(&other) && containers.contains_key(&other) {
                 let further = next(&other);
                 path.push((other, further));

@@ -65,6 +65,9 @@ pub struct Context {
     /// Files of the host that tell the container of its network, by their place in it;
     /// a mount of the manifest goes before.
     pub etc: BTreeMap<PathBuf, PathBuf>,
+    /// How many open files a process may have (soft and hard `RLIMIT_NOFILE`) when the
+    /// manifest does not say; `None` is what the keeper has, who has raised its own.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// A contiguous range of the host's ids; the container's id 0 is `first`.

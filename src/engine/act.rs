@@ -76,7 +76,7 @@ impl Engine {
         let image = record
             .image
             .clone()
-            .filter(|image| !renew && manifest.image.as_ref() == Some(&image.name));
+            .filter(|image| !renew && super::images::named(&manifest) == Some(image.name.clone()));
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
@@ -103,7 +103,7 @@ impl Engine {
             kept: Kept::default(),
             size: live.size,
         });
-        match order.manifest.image.clone() {
+        match super::images::named(&order.manifest) {
             None => self.make_ready(order),
             Some(named) => self.fetch(order, named, image),
         }
@@ -444,6 +444,7 @@ impl Engine {
         drop(live.capture);
         tokio::task::spawn_blocking(move || {
             let result = discard(&workshop, &name, id.as_deref(), live.kept);
+            workshop.images.changed();
             let _ = effects.send(Effect::Event(Event::Discarded { name, result }));
         });
     }

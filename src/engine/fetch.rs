@@ -16,8 +16,18 @@ impl Engine {
         let incarnation = order.incarnation;
         let task = tokio::task::spawn_local(async move {
             let silent = crate::image::progress::silent();
-            let result = images.root(&named, has.as_ref(), policy, &silent).await;
-            let result = result.map(|image| order.image = Some(image));
+            let result = match super::images::archive(&order.manifest) {
+                Some(path) => images.root_of_archive(path).await,
+                None => images.root(&named, has.as_ref(), policy, &silent).await,
+            };
+            let result = result.map(|image| {
+                // Changes of other files mean nothing: the container begins anew.
+                if let Some(has) = has.filter(|has| has.id != image.image.id) {
+                    tracing::info!("{}: {named} is not what it was ({})", order.name, has.id);
+                    order.renew = true;
+                }
+                order.image = Some(image);
+            });
             let _ = effects.send(Effect::Fetched { order, result });
         });
         if let Ok(name) = name.parse::<Name>() {
@@ -34,6 +44,7 @@ impl Engine {
             return;
         }
         self.fetches.remove(&name);
+        self.workshop.images.changed();
         match result {
             Ok(()) => {
                 if let Some(root) = &order.image {

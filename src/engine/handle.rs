@@ -45,6 +45,9 @@ pub struct View {
     pub image: Option<String>,
     /// The manifest that is in force.
     pub manifest: Container,
+    /// The volumes that its image wants, beside the manifest's mounts.
+    #[serde(default)]
+    pub anonymous: Vec<crate::manifest::model::Mount>,
     /// The file that declares it; none when the file is gone.
     pub source: Option<PathBuf>,
     /// What is wrong with its manifest file, if anything.
@@ -67,6 +70,12 @@ pub struct View {
     pub stopped_by_hand: bool,
     /// `starting`, `healthy`, `unhealthy`, if it has a health check.
     pub health: Option<String>,
+    /// What its last health checks said, the newest last.
+    #[serde(default)]
+    pub probes: Vec<Probed>,
+    /// How many of them have failed in a row.
+    #[serde(default)]
+    pub failing_streak: u32,
     /// The ids of the commands that clients run in it.
     #[serde(default)]
     pub execs: Vec<String>,
@@ -87,6 +96,18 @@ pub struct Usage {
     /// Of each of its interfaces.
     #[serde(default)]
     pub networks: BTreeMap<String, Traffic>,
+}
+
+/// What one health check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Probed {
+    /// When it began.
+    pub start: SystemTime,
+    /// When its answer was there.
+    pub end: SystemTime,
+    /// Why it is not well; none if it is.
+    pub failure: Option<String>,
 }
 
 /// Why an order was not obeyed.
@@ -173,6 +194,19 @@ impl Events {
     }
 }
 
+/// A container that is made of another.
+#[derive(Debug)]
+pub struct Cloned {
+    /// Its name.
+    pub name: Name,
+    /// Its id, under which its files lie.
+    pub id: String,
+    /// What it is to be.
+    pub container: Container,
+    /// The image that its files are changes of.
+    pub image: Option<super::reconcile::Image>,
+}
+
 /// What the loop is asked.
 #[derive(Debug)]
 pub enum Request {
@@ -197,6 +231,8 @@ pub enum Request {
     Stats(Name, oneshot::Sender<Result<Usage, Refusal>>),
     /// Make a container known; answered with its id.
     Create(Name, Box<Container>, oneshot::Sender<Result<String, Refusal>>),
+    /// Make a container known that has files already.
+    Clone(Box<Cloned>, oneshot::Sender<Result<(), Refusal>>),
     /// Another version of the manifest of a container that a client made.
     Change(Name, Box<Container>, oneshot::Sender<Result<(), Refusal>>),
     /// Another name for a container that a client made and that does not run.
@@ -347,6 +383,12 @@ impl Handle {
         self.ask(|answer| Request::Create(name.clone(), container, answer))
             .await
             .unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Clone`].
+    pub async fn clone_container(&self, cloned: Cloned) -> Result<(), Refusal> {
+        let cloned = Box::new(cloned);
+        self.ask(|answer| Request::Clone(cloned, answer)).await.unwrap_or_else(ending)
     }
 
     /// See [`Request::Change`].

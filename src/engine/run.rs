@@ -390,6 +390,7 @@ impl Engine {
                 self.outcomes(message.key, outcomes);
             }
             Kind::Signal => self.signalled(message.code),
+            Kind::Ping => self.link.send(Message::new(Kind::Pong), Vec::new()),
             Kind::NotReplaced => {
                 let errno = rustix::io::Errno::from_raw_os_error(message.code);
                 tracing::error!("the new binary can't be executed: {errno}");

@@ -75,6 +75,8 @@ async fn start(options: Options) -> io::Result<()> {
     for problem in &loaded.problems {
         tracing::error!("{problem}");
     }
+    // Files of a container whose record can't be read are not nobody's.
+    let sure = loaded.problems.is_empty();
     let hierarchy = Hierarchy::detect().map_err(|error| io::Error::other(error.to_string()))?;
     let parent = hierarchy
         .parent(&paths.cgroup_name())
@@ -153,6 +155,19 @@ async fn start(options: Options) -> io::Result<()> {
     engine.adopt(told);
     engine.recover_networks(resolvers).await;
     engine.recover_sockets();
+    if sure {
+        let keep = engine.observed.records().map(|record| record.id.clone()).collect();
+        match crate::rootfs::sweep(&paths.state_dir(), &keep) {
+            Ok(gone) => {
+                for id in gone {
+                    tracing::info!("the files of {id}, which is no container any more, are gone");
+                }
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+    let tidying = handle.clone();
+    tokio::task::spawn_local(super::garbage::tidy(tidying));
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());
     listener.set_nonblocking(true)?;

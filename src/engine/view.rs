@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::handle::View;
 use super::networks::{EndpointView, PortView};
+use super::probe::Probes;
 use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
 use crate::manifest::model::{Container, Start};
 
@@ -19,6 +20,8 @@ pub struct Declared {
     pub blocked: Option<String>,
     /// The manifest on disk, if it can be read.
     pub manifest: Option<Container>,
+    /// What its last health checks said.
+    pub probes: Probes,
     /// The ids of the commands that clients run in it.
     pub execs: Vec<String>,
     /// Its places on networks.
@@ -45,6 +48,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         .find_map(|known| known.as_deref().cloned())
         .or(declared.manifest)
         .unwrap_or_default();
+    let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
+    let anonymous = super::volumes::of_image(&record.id, &manifest, wanted);
     View {
         name: record.name.clone(),
         id: record.id.clone(),
@@ -55,6 +60,7 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
         manifest,
+        anonymous,
         source: declared.source,
         manifest_error: declared.error,
         error: ended
@@ -76,6 +82,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
             }
             .to_owned()
         }),
+        failing_streak: declared.probes.failing_streak,
+        probes: declared.probes.last.into(),
         execs: declared.execs,
         endpoints: declared.endpoints,
         ports: declared.ports,

@@ -104,12 +104,11 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
     }
     if let Some(rootfs) = &container.rootfs {
         let name = rootfs.to_string_lossy();
-        if [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| name.ends_with(end))
-        {
+        if [".tar.xz", ".txz", ".tar.bz2", ".zip"].iter().any(|end| name.ends_with(end)) {
             found.push(objection(
                 "rootfs",
-                format!("{name} is an archive; this Berth runs directories"),
-                "unpack it, and name the directory",
+                format!("{name} is compressed in a way that layers of images are not"),
+                "make it a .tar, .tar.gz or .tar.zst",
             ));
         }
     }
@@ -230,11 +229,11 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
         }
     }
     let seccomp = container.security.seccomp.as_str();
-    if !matches!(seccomp, "default" | "unconfined") && !seccomp.starts_with('/') {
+    if !matches!(seccomp, "default" | "unconfined") && !seccomp.starts_with(['/', '{']) {
         found.push(objection(
             "security.seccomp",
             format!("{seccomp:?} is not a profile"),
-            "default, unconfined, or the absolute path of a profile",
+            "default, unconfined, the absolute path of a profile, or its JSON itself",
         ));
     }
     for device in &container.devices {
@@ -333,13 +332,11 @@ fn mounts(container: &Container, found: &mut Vec<Objection>) {
             (MountKind::Tmpfs, Some(_)) => {
                 found.push(objection(&key, "a tmpfs has no source", "take `source` out"));
             }
-            (MountKind::Volume, Some(name))
-                if name.parse::<Name>().is_err() || name.contains('@') =>
-            {
+            (MountKind::Volume, Some(name)) if !crate::rootfs::is_volume_name(name) => {
                 found.push(objection(
                     &key,
                     format!("{name:?} is not a volume's name"),
-                    "a path begins with / or .; a volume has small letters, digits, '.', '_' and '-'",
+                    "a path begins with / or .; a volume has letters, digits, '.', '_' and '-'",
                 ));
             }
             (MountKind::Volume | MountKind::Bind, None) => {

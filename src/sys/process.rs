@@ -287,6 +287,13 @@ impl Drop for Mapping {
     }
 }
 
+/// Sets a variable of this process's environment (setenv(3)). For a process with one
+/// thread only.
+pub fn set_variable(name: &str, value: &str) {
+    // SAFETY: with one thread nobody reads the environment meanwhile.
+    unsafe { std::env::set_var(name, value) };
+}
+
 /// Keeps malloc(3) to one arena that is given back when it is free: threads that
 /// come and go would otherwise each leave one behind (mallopt(3)).
 pub fn one_arena() {

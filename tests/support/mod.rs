@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod net;
+pub mod registry;
 
 use std::fs;
 use std::io::Write;

@@ -128,7 +128,13 @@ impl<'a> Preparation<'a> {
     }
 
     fn make(mut self, order: &mut Order) -> Result<Ready, String> {
-        let manifest = Arc::clone(&order.manifest);
+        let mut manifest = Arc::clone(&order.manifest);
+        if let Some(root) = &order.image {
+            let more = super::volumes::of_image(&order.id, &manifest, &root.image.volumes);
+            if !more.is_empty() {
+                Arc::make_mut(&mut manifest).mounts.extend(more);
+            }
+        }
         let paths = Arc::clone(&self.workshop.paths);
         let run_dir = paths.container_run_dir(&order.name);
         fs::create_dir_all(&run_dir).map_err(doing("making the folder", &run_dir))?;
@@ -149,6 +155,8 @@ impl<'a> Preparation<'a> {
             order.kept.root = None;
             rootfs::discard(&writable).map_err(|error| error.to_string())?;
         }
+        // As with Docker: a container's first launch fills empty volumes, none after it.
+        let is_first = !writable.upper().exists();
         let mut user = ResolvedUser::root();
         let image = order.image.as_ref();
         let named =
@@ -171,7 +179,8 @@ impl<'a> Preparation<'a> {
             user =
                 resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
-        let sources = self.mounts(&manifest, ids, &mut parts)?;
+        let seeds = image.filter(|_| is_first).map(|image| image.layers.as_slice());
+        let sources = self.mounts(&manifest, seeds, ids, &mut parts)?;
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
@@ -262,6 +271,7 @@ impl<'a> Preparation<'a> {
     fn mounts(
         &mut self,
         manifest: &Container,
+        seeds: Option<&[PathBuf]>,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
@@ -275,6 +285,11 @@ impl<'a> Preparation<'a> {
             let source = match mount.kind() {
                 MountKind::Volume => {
                     volumes.create(text).map_err(|error| error.to_string())?;
+                    if let Some(layers) = seeds {
+                        volumes
+                            .seed(text, layers, &mount.target)
+                            .map_err(|error| error.to_string())?;
+                    }
                     let data = volumes.data(text).map_err(|error| error.to_string())?;
                     sources.insert(text.clone(), data);
                     Source::Volume(text)
@@ -344,6 +359,7 @@ impl<'a> Preparation<'a> {
         }
         let profile = match manifest.security.seccomp.as_str() {
             "default" | "unconfined" => None,
+            text if text.starts_with('{') => Some(text.as_bytes().to_vec()),
             path => Some(
                 fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?,
             ),

@@ -7,7 +7,7 @@ use crate::manifest::model::{Container, NetworkMode, Publish};
 /// The keys that change without a new incarnation. Everything else replaces the
 /// container: it is stopped, and launched with a fresh writable layer, as Docker's
 /// users know it from compose.
-const IN_PLACE: [&str; 13] = [
+const IN_PLACE: [&str; 14] = [
     "start",
     "idle-timeout",
     "resources",
@@ -17,6 +17,7 @@ const IN_PLACE: [&str; 13] = [
     "health",
     "signals",
     "labels",
+    "docker",
     "after",
     "requires",
     "wants",

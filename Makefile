@@ -23,6 +23,7 @@ vm-test:
 
 bench: build
 	benches/run $(BERTH)
+	benches/network $(BERTH)
 
 lint:
 	$(CARGO) fmt --check

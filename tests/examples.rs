@@ -3,6 +3,7 @@
 mod support;
 
 use support::Berth;
+use support::net::Machine;
 
 fn dir() -> std::path::PathBuf {
     let here = std::env::var_os("BERTH_MANIFESTS").map(std::path::PathBuf::from);
@@ -26,7 +27,9 @@ fn the_examples_are_good_and_run() {
         eprintln!("skipped: no examples here");
         return;
     }
-    let mut berth = Berth::new();
+    // A network of its own: one of the examples makes bridges.
+    let host = Machine::new();
+    let mut berth = Berth::in_network(&host.path());
     let check = berth.cli(&["check", dir().to_str().unwrap()]);
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
     copy(&dir(), &berth.manifests());
@@ -41,6 +44,9 @@ fn the_examples_are_good_and_run() {
     ] {
         berth.wait_log(name, text);
     }
+    berth.wait("the shop's page", || {
+        host.get("http://127.0.0.1:8088/").starts_with("Welcome to the shop: 1 sold so far")
+    });
     berth.ok(&["reload", "greeter"]);
     berth.wait_log("greeter", "reloaded");
     assert_eq!(berth.down(), Some(0));

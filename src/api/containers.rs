@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
-use super::{body, create, images, inspect, model, names, volumes};
+use super::{body, create, endpoints, images, inspect, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
 use crate::manifest::model::{Mount, MountKind};
@@ -231,7 +231,13 @@ async fn make(
         Some((view.name.to_string(), view.manifest.clone()))
     };
     let mut anonymous = || crate::engine::exec::random_id().unwrap_or_default();
-    let mut surroundings = create::Surroundings { container: &lookup, volume: &mut anonymous };
+    let mut surroundings = create::Surroundings {
+        container: &lookup,
+        network: &|which| super::networks::named(handle, which),
+        volume: &mut anonymous,
+    };
+    let publish_all =
+        asked.host_config.as_ref().is_some_and(|host| host.publish_all_ports == Some(true));
     let mut made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
     made.container.docker = create::remembered(&said, &made.container);
     let host = said["HostConfig"].clone();
@@ -239,10 +245,14 @@ async fn make(
     tokio::task::spawn_blocking(move || bind_sources(&host, &mounted))
         .await
         .map_err(|error| Refusal::Failed(error.to_string()))??;
-    if let Some(image) = &made.container.image {
+    if let Some(image) = made.container.image.clone() {
         // The client pulls it when it reads this.
-        let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(image)));
-        images::find(handle, image).await.map_err(missing)?;
+        let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(&image)));
+        let image = images::find(handle, &image).await.map_err(missing)?;
+        if publish_all {
+            endpoints::publish_all(&image.config.config.exposed_ports, &mut made.container)
+                .map_err(Refusal::Invalid)?;
+        }
     }
     let name = match named {
         Some(name) => name,

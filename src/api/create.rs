@@ -19,18 +19,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard_stubs::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, PortMap, RestartPolicy as DockerPolicy,
+    ContainerCreateBody, HealthConfig, HostConfig, RestartPolicy as DockerPolicy,
     RestartPolicyNameEnum,
 };
 use serde_json::Value;
 
-use crate::manifest::model::{Container, Health, NetworkMode, RestartPolicy, Rlimit};
+use super::endpoints;
+use crate::manifest::model::{Container, Health, RestartPolicy, Rlimit};
 use crate::manifest::scalar::Size;
 
 /// What a description refers to outside of itself.
 pub struct Surroundings<'a> {
     /// The manifest of another container, and its name, by name or id.
     pub container: &'a dyn Fn(&str) -> Option<(String, Container)>,
+    /// The name of a network, by name or id.
+    pub network: &'a dyn Fn(&str) -> Option<String>,
     /// A new name for a volume that has none.
     pub volume: &'a mut dyn FnMut() -> String,
 }
@@ -81,10 +84,11 @@ pub fn manifest(
     let mut warnings = Vec::new();
     let mut container = Container::default();
     root(&body, &mut container)?;
+    let named = |which: &str| (surroundings.container)(which).map(|(name, _)| name);
+    endpoints::network(&body, &mut container, &named, surroundings.network)?;
     process(body, &mut container)?;
     resources(&host, &mut container)?;
     mounts(&host, &mut container, surroundings)?;
-    network(&host, &mut container, surroundings)?;
     security(&host, &mut container, &mut warnings)?;
     rest(host, &mut container, &mut warnings)?;
     Ok(Made { container, warnings })
@@ -144,9 +148,6 @@ fn process(body: ContainerCreateBody, container: &mut Container) -> Result<(), S
     for path in body.volumes.into_iter().flatten() {
         container.mounts.push(volume(None, &path));
     }
-    if body.network_disabled == Some(true) {
-        container.network.mode = Some(NetworkMode::None);
-    }
     container.health = body.healthcheck.map(health).transpose()?.flatten();
     Ok(())
 }
@@ -181,50 +182,6 @@ fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
         },
         ..default
     }))
-}
-
-fn network(
-    host: &HostConfig,
-    container: &mut Container,
-    surroundings: &mut Surroundings<'_>,
-) -> Result<(), String> {
-    if let Some(mode) = some(host.network_mode.clone()) {
-        match (mode.as_str(), mode.strip_prefix("container:")) {
-            ("default", _) => {}
-            (_, Some(which)) => {
-                let (name, _) = (surroundings.container)(which)
-                    .ok_or_else(|| format!("No such container: {which}"))?;
-                container.network.mode = Some(NetworkMode::Container(name.parse()?));
-            }
-            _ if container.network.mode.is_none() => {
-                let mode = mode.parse().map_err(|_| format!("network {mode} not found"))?;
-                container.network.mode = Some(mode);
-            }
-            _ => {}
-        }
-    }
-    container.network.publish = published(host.port_bindings.as_ref());
-    Ok(())
-}
-
-/// Port bindings as the manifest writes them, in order.
-fn published(bindings: Option<&PortMap>) -> Vec<String> {
-    let mut all = Vec::new();
-    for (port, hosts) in bindings.into_iter().flatten() {
-        for host in hosts.iter().flatten() {
-            let port = port.strip_suffix("/tcp").unwrap_or(port);
-            let outside = some(host.host_port.clone());
-            all.push(match (some(host.host_ip.clone()), outside) {
-                (Some(ip), Some(outside)) if ip.contains(':') => format!("[{ip}]:{outside}:{port}"),
-                (Some(ip), Some(outside)) => format!("{ip}:{outside}:{port}"),
-                (Some(ip), None) => format!("{ip}::{port}"),
-                (None, Some(outside)) => format!("{outside}:{port}"),
-                (None, None) => port.to_owned(),
-            });
-        }
-    }
-    all.sort();
-    all
 }
 
 fn rest(
@@ -281,13 +238,10 @@ fn rest(
     }
     let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     for (what, there) in [
-        ("dns", has(&host.dns) || has(&host.dns_search) || has(&host.dns_options)),
-        ("add-host", has(&host.extra_hosts)),
         ("link", has(&host.links)),
         ("device-cgroup-rule", has(&host.device_cgroup_rules)),
         ("gpus", host.device_requests.is_some_and(|list| !list.is_empty())),
         ("storage-opt", host.storage_opt.is_some_and(|options| !options.is_empty())),
-        ("publish-all", host.publish_all_ports == Some(true)),
     ] {
         if there {
             warnings.push(format!("--{what} has no effect yet"));

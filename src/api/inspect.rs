@@ -9,12 +9,12 @@ pub use host::host_config;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::endpoints;
 use super::model::{NEVER, argv, is_running, mounts, timestamp};
 use crate::engine::handle::{Probed, View};
 use crate::image::config::Process;
-use crate::manifest::model::Container;
 
 /// What a container's image says, if it has one and that is here.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +78,7 @@ pub fn inspect(view: &View, base: &Base, places: &Places) -> Value {
         },
         "Mounts": mounts(view, &|name| places.volumes.get(name).cloned().unwrap_or_default()),
         "Config": config,
-        "NetworkSettings": network_settings(view),
+        "NetworkSettings": endpoints::settings(view, &base.process.exposed_ports),
         "Berth": view,
     })
 }
@@ -118,76 +118,6 @@ fn state(view: &View) -> Value {
         });
     }
     state
-}
-
-/// One entry of `network.publish`: address and port outside, port and protocol inside.
-fn published(entry: &str) -> (String, String, String) {
-    let (rest, protocol) = entry.split_once('/').unwrap_or((entry, "tcp"));
-    let (outside, inside) = rest.rsplit_once(':').unwrap_or(("", rest));
-    let (address, port) = outside.rsplit_once(':').unwrap_or(("", outside));
-    let address = address.trim_matches(['[', ']']);
-    (address.to_owned(), port.to_owned(), format!("{inside}/{protocol}"))
-}
-
-/// `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`
-pub fn port_bindings(manifest: &Container) -> Map<String, Value> {
-    let mut bindings: Map<String, Value> = Map::new();
-    for entry in &manifest.network.publish {
-        let (address, port, inside) = published(entry);
-        let list = bindings.entry(inside).or_insert_with(|| json!([]));
-        if let Some(list) = list.as_array_mut() {
-            list.push(json!({ "HostIp": address, "HostPort": port }));
-        }
-    }
-    bindings
-}
-
-/// A network that a container is in, with nothing known of it yet.
-fn endpoint() -> Value {
-    json!({
-        "IPAMConfig": null,
-        "Links": null,
-        "Aliases": null,
-        "MacAddress": "",
-        "DriverOpts": null,
-        "NetworkID": "",
-        "EndpointID": "",
-        "Gateway": "",
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "DNSNames": null,
-    })
-}
-
-fn network_settings(view: &View) -> Value {
-    let mode = view.manifest.network_mode().to_string();
-    let mut networks = Map::new();
-    if !mode.starts_with("container:") {
-        networks.insert(mode, endpoint());
-    }
-    json!({
-        "Bridge": "",
-        "SandboxID": "",
-        "SandboxKey": "",
-        "Ports": {},
-        "HairpinMode": false,
-        "LinkLocalIPv6Address": "",
-        "LinkLocalIPv6PrefixLen": 0,
-        "SecondaryIPAddresses": null,
-        "SecondaryIPv6Addresses": null,
-        "EndpointID": "",
-        "Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "MacAddress": "",
-        "Networks": networks,
-    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::containers::{is_ours, order};
 use super::respond::{Answer, failure, json as as_json, refused};
 use super::route::Query;
-use super::{inspect, model, volumes};
+use super::{endpoints, model, volumes};
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
 use crate::engine::reconcile::Verb;
@@ -120,14 +120,17 @@ fn matches(view: &View, key: &str, value: &str) -> bool {
             let image = model::image(view);
             image == value || image.split(':').next() == Some(value)
         }
-        "network" => view.manifest.network_mode().to_string() == value,
+        "network" => {
+            endpoints::networks(view).contains_key(value)
+                || view.endpoints.iter().any(|place| place.network_id.starts_with(value))
+        }
         "volume" => view.manifest.mounts.iter().any(|mount| {
             mount.source.as_deref() == Some(value) || mount.target.to_str() == Some(value)
         }),
         "publish" | "expose" => {
             let wanted =
                 if value.contains('/') { value.to_owned() } else { format!("{value}/tcp") };
-            inspect::port_bindings(&view.manifest).contains_key(&wanted)
+            endpoints::port_bindings(&view.manifest).contains_key(&wanted)
         }
         "is-task" => !matches!(value, "true" | "1"),
         _ => true,

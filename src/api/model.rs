@@ -97,7 +97,7 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         image_id: Some(String::new()),
         command: Some(command_line(view)),
         created: Some(seconds(view.created)),
-        ports: Some(Vec::new()),
+        ports: Some(super::endpoints::summary(view)),
         labels: Some(view.manifest.labels.clone().into_iter().collect()),
         state: Some(match view.state.as_str() {
             "running" => ContainerSummaryStateEnum::RUNNING,
@@ -110,9 +110,13 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         }),
         status: Some(status(view, now)),
         host_config: Some(ContainerSummaryHostConfig {
-            network_mode: Some(view.manifest.network_mode().to_string()),
+            network_mode: Some(super::endpoints::mode(&view.manifest)),
             ..ContainerSummaryHostConfig::default()
         }),
+        network_settings: serde_json::from_value(
+            serde_json::json!({ "Networks": super::endpoints::networks(view) }),
+        )
+        .ok(),
         ..ContainerSummary::default()
     }
 }

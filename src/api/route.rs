@@ -8,8 +8,8 @@ use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
 use super::{
-    attach, containers, events, exec, files, images, list, login, logs, own, stats, system, top,
-    usage, volumes, wait,
+    attach, containers, events, exec, files, images, list, login, logs, networks, own, stats,
+    system, top, usage, volumes, wait,
 };
 use crate::engine::handle::Handle;
 
@@ -138,6 +138,13 @@ async fn with_body(
             containers::update(&handle, which, body).await
         }
         ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
+        ["networks", "create"] if *method == Method::POST => networks::create(&handle, body).await,
+        ["networks", which, "connect"] if *method == Method::POST => {
+            networks::connect(&handle, which, body).await
+        }
+        ["networks", which, "disconnect"] if *method == Method::POST => {
+            networks::disconnect(&handle, which, body).await
+        }
         ["auth"] if *method == Method::POST => login::auth(&handle, body).await,
         ["distribution", name @ .., "json"] if *method == Method::GET => {
             login::distribution(&handle, head, &name.join("/")).await
@@ -215,7 +222,10 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["volumes", name] if *method == Method::DELETE => {
             volumes::remove(&handle, name, query).await
         }
-        ["networks"] if get => super::respond::json(&[(); 0]),
+        ["networks"] if get => networks::list(&handle, query).await,
+        ["networks", "prune"] if post => networks::prune(&handle, query).await,
+        ["networks", which] if get => networks::inspect(&handle, which).await,
+        ["networks", which] if *method == Method::DELETE => networks::remove(&handle, which).await,
         ["system", "df"] if get => usage::df(&handle).await,
         // There is no builder, so there is nothing that it has kept.
         ["build", "prune"] if post => {

@@ -1,5 +1,6 @@
 //! `/containers/{id}/stats`: what a container uses, as Docker's clients read it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
@@ -9,7 +10,8 @@ use super::model::{self, NEVER, timestamp};
 use super::respond::{Answer, refused, stream as streamed};
 use super::route::Query;
 use crate::cgroup::Stats;
-use crate::engine::handle::{Handle, View};
+use crate::engine::handle::{Handle, Usage, View};
+use crate::network::link::Traffic;
 
 /// Docker's interval of a stats stream.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,8 +50,8 @@ pub async fn stream(handle: &Handle, which: &str, query: &Query) -> Answer {
 
 async fn reading(handle: &Handle, view: &View) -> Option<Reading> {
     let now = handle.find(&view.id).await.ok().filter(model::is_running)?;
-    let stats = handle.stats(&now.name).await.ok()?;
-    Some(Reading { stats, system: system_cpu(), time: SystemTime::now() })
+    let Usage { stats, networks } = handle.stats(&now.name).await.ok()?;
+    Some(Reading { stats, networks, system: system_cpu(), time: SystemTime::now() })
 }
 
 /// Processor time of the whole machine in nanoseconds (proc_stat(5)).
@@ -66,6 +68,8 @@ fn system_cpu() -> u64 {
 struct Reading {
     /// What the container uses.
     stats: Stats,
+    /// What its interfaces counted.
+    networks: BTreeMap<String, Traffic>,
     /// Processor time of the whole machine in nanoseconds.
     system: u64,
     /// When.
@@ -117,7 +121,7 @@ fn one(view: &View, before: Option<&Reading>, now: Option<&Reading>, online: usi
         "pids_stats": {},
         "blkio_stats": blkio(now.map(|now| &now.stats)),
     });
-    if let Some(Reading { stats, .. }) = now {
+    if let Some(Reading { stats, networks, .. }) = now {
         let total = rustix::system::sysinfo();
         let total = total.totalram as u64 * u64::from(total.mem_unit);
         value["memory_stats"] = json!({
@@ -134,7 +138,16 @@ fn one(view: &View, before: Option<&Reading>, now: Option<&Reading>, online: usi
         if let Some(limit) = stats.pids_limit {
             value["pids_stats"]["limit"] = json!(limit);
         }
-        value["networks"] = json!({});
+        let counted = networks.iter().map(|(name, traffic)| {
+            let counted = json!({
+                "rx_bytes": traffic.rx_bytes, "rx_packets": traffic.rx_packets,
+                "rx_errors": traffic.rx_errors, "rx_dropped": traffic.rx_dropped,
+                "tx_bytes": traffic.tx_bytes, "tx_packets": traffic.tx_packets,
+                "tx_errors": traffic.tx_errors, "tx_dropped": traffic.tx_dropped,
+            });
+            (name.clone(), counted)
+        });
+        value["networks"] = Value::Object(counted.collect());
     }
     value
 }

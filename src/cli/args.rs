@@ -143,6 +143,9 @@ pub enum Command {
         /// Which container.
         name: String,
     },
+    /// Networks: list, make, remove them, bring containers onto them.
+    #[command(subcommand)]
+    Network(super::network::Network),
     /// Print what happens.
     Events {
         /// Go on with what comes.
@@ -192,7 +195,11 @@ pub enum Command {
         format: Format,
     },
     /// Print the JSON Schema of manifests.
-    Schema,
+    Schema {
+        /// Of files NAME.network.toml.
+        #[arg(long)]
+        network: bool,
+    },
     /// Replace the running Berth by the binary that is on disk now.
     Reexec,
     /// Print the versions of this program and of the running Berth.

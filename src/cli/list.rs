@@ -12,8 +12,8 @@ use super::args::Format;
 use super::client::{Client, encode};
 use super::{Result, print};
 use crate::api::status_sentence;
-use crate::cgroup::Stats;
-use crate::engine::handle::View;
+use crate::engine::handle::{Usage, View};
+use crate::network::link::Traffic;
 
 pub(super) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
@@ -47,7 +47,7 @@ pub async fn ps(client: &Client, all: bool, quiet: bool, format: Format) -> Resu
         return Ok(ExitCode::SUCCESS);
     }
     let now = SystemTime::now();
-    let mut table = table(&["NAME", "STATUS", "RESTARTS", "PID", "COMMAND", "MANIFEST"]);
+    let mut table = table(&["NAME", "STATUS", "RESTARTS", "PID", "NETWORK", "COMMAND", "MANIFEST"]);
     let mut notes = String::new();
     for view in &views {
         let pid = if view.pid > 0 { view.pid.to_string() } else { String::new() };
@@ -69,6 +69,7 @@ pub async fn ps(client: &Client, all: bool, quiet: bool, format: Format) -> Resu
             status,
             restarts,
             pid,
+            network(view),
             command.replace(['\n', '\t'], " "),
             source.unwrap_or_default(),
         ]);
@@ -81,6 +82,27 @@ pub async fn ps(client: &Client, all: bool, quiet: bool, format: Format) -> Resu
     }
     print(&(text(&table) + &notes))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where it is reached: its addresses, and the ports of the host that lead to it.
+fn network(view: &View) -> String {
+    let addresses = view.endpoints.iter().map(|place| place.address.to_string());
+    let ports = view.ports.iter().map(|port| {
+        let at = match port.address {
+            Some(std::net::IpAddr::V6(address)) => format!("[{address}]:"),
+            Some(address) => format!("{address}:"),
+            None => String::new(),
+        };
+        let protocol = if port.protocol == "tcp" { "" } else { "/udp" };
+        format!("{at}{}→{}{protocol}", port.port, port.container)
+    });
+    let mut all: Vec<String> = addresses.chain(ports).collect();
+    if all.len() > 4 {
+        let more = all.len() - 3;
+        all.truncate(3);
+        all.push(format!("{more} more"));
+    }
+    all.join(" ")
 }
 
 pub async fn top(client: &Client, name: &str) -> Result {
@@ -104,7 +126,7 @@ pub async fn top(client: &Client, name: &str) -> Result {
 }
 
 pub async fn stats(client: &Client, names: Vec<String>, no_stream: bool, format: Format) -> Result {
-    let mut before: BTreeMap<String, Stats> = BTreeMap::new();
+    let mut before: BTreeMap<String, Usage> = BTreeMap::new();
     let mut measured_at = tokio::time::Instant::now();
     let mut first = true;
     loop {
@@ -119,7 +141,7 @@ pub async fn stats(client: &Client, names: Vec<String>, no_stream: bool, format:
                     .collect()
             }
         };
-        let mut now: BTreeMap<String, Stats> = BTreeMap::new();
+        let mut now: BTreeMap<String, Usage> = BTreeMap::new();
         for name in &names {
             let path = format!("/berth/containers/{}/stats", encode(name));
             now.insert(name.clone(), client.get(&path).await?);
@@ -144,37 +166,44 @@ pub async fn stats(client: &Client, names: Vec<String>, no_stream: bool, format:
 }
 
 /// Percent of one processor.
-fn percent(before: Option<&Stats>, now: &Stats, passed: Duration) -> f64 {
-    let used = now.cpu_total.saturating_sub(before.map_or(now.cpu_total, |b| b.cpu_total));
+fn percent(before: Option<&Usage>, now: &Usage, passed: Duration) -> f64 {
+    let now = now.stats.cpu_total;
+    let used = now.saturating_sub(before.map_or(now, |before| before.stats.cpu_total));
     used as f64 / passed.as_nanos().max(1) as f64 * 100.0
 }
 
 fn stats_table(
-    before: &BTreeMap<String, Stats>,
-    now: &BTreeMap<String, Stats>,
+    before: &BTreeMap<String, Usage>,
+    now: &BTreeMap<String, Usage>,
     passed: Duration,
 ) -> String {
-    let mut table = table(&["NAME", "CPU", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN"]);
-    for (name, stats) in now {
+    let mut table =
+        table(&["NAME", "CPU", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN", "RECEIVED", "SENT"]);
+    for (name, usage) in now {
+        let stats = &usage.stats;
+        let carried =
+            |of: fn(&Traffic) -> u64| ByteSize(usage.networks.values().map(of).sum()).to_string();
         let limit = stats.memory_limit.map(|limit| ByteSize(limit).to_string());
         let sum =
             |of: fn(&crate::cgroup::IoStats) -> u64| ByteSize(stats.io.values().map(of).sum());
         table.add_row([
             name.clone(),
-            format!("{:.1}%", percent(before.get(name), stats, passed)),
+            format!("{:.1}%", percent(before.get(name), usage, passed)),
             ByteSize(stats.memory).to_string(),
             limit.unwrap_or_else(|| "none".to_owned()),
             stats.pids.to_string(),
             sum(|io| io.read_bytes).to_string(),
             sum(|io| io.write_bytes).to_string(),
+            carried(|traffic| traffic.rx_bytes),
+            carried(|traffic| traffic.tx_bytes),
         ]);
     }
     text(&table)
 }
 
 fn json_lines(
-    before: &BTreeMap<String, Stats>,
-    now: &BTreeMap<String, Stats>,
+    before: &BTreeMap<String, Usage>,
+    now: &BTreeMap<String, Usage>,
     passed: Duration,
 ) -> Result<String> {
     let mut lines = String::new();

@@ -8,6 +8,7 @@ mod image;
 mod inspect;
 mod list;
 mod machine;
+mod network;
 mod offline;
 mod request;
 mod run;
@@ -65,7 +66,7 @@ fn run(args: Args) -> Result {
         Command::Up(up) => up::up(&paths, &args.root, &up),
         Command::Engine(engine) => up::engine(paths, engine),
         Command::Check { paths, format } => offline::check(&paths, format),
-        Command::Schema => offline::schema(),
+        Command::Schema { network } => offline::schema(network),
         Command::Plan { dirs, offline: true, format } => offline::plan(&paths, dirs, format),
         Command::Completions { shell } => offline::completions(shell),
         Command::Man { dir } => offline::man(dir),
@@ -99,6 +100,7 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         Command::Stats { names, no_stream, format } => {
             list::stats(&client, names, no_stream, format).await
         }
+        Command::Network(command) => network::network(&client, command).await,
         Command::Start { names } => verbs::each(&client, &names, "start", &[]).await,
         Command::Stop { names, time, signal } => {
             verbs::each(&client, &names, "stop", &[("t", time), ("signal", signal)]).await

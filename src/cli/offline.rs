@@ -25,10 +25,12 @@ pub fn check(paths: &[PathBuf], format: Format) -> Result {
     let problems: Vec<_> = loaded.iter().flat_map(|loaded| &loaded.problems).collect();
     let passed_over: Vec<_> = loaded.iter().flat_map(|loaded| &loaded.passed_over).collect();
     let good: usize = loaded.iter().map(|loaded| loaded.containers.len()).sum();
+    let networks: usize = loaded.iter().map(|loaded| loaded.networks.len()).sum();
     match format {
         Format::Json => {
             let value = serde_json::json!({
                 "containers": good,
+                "networks": networks,
                 "problems": problems,
                 "passed-over": passed_over,
             });
@@ -43,7 +45,16 @@ pub fn check(paths: &[PathBuf], format: Format) -> Result {
                 text += &format!("passed over: {} is no manifest\n", path.display());
             }
             text += &match problems.len() {
-                0 => format!("{good} container{} good\n", if good == 1 { " is" } else { "s are" }),
+                0 => {
+                    let networks = match networks {
+                        0 => String::new(),
+                        1 => " and 1 network".to_owned(),
+                        count => format!(" and {count} networks"),
+                    };
+                    let are = if good == 1 && networks.is_empty() { "is" } else { "are" };
+                    let s = if good == 1 { "" } else { "s" };
+                    format!("{good} container{s}{networks} {are} good\n")
+                }
                 1 => "1 problem\n".to_owned(),
                 count => format!("{count} problems\n"),
             };
@@ -53,8 +64,9 @@ pub fn check(paths: &[PathBuf], format: Format) -> Result {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-pub fn schema() -> Result {
-    print(&format!("{}\n", serde_json::to_string_pretty(&manifest_schema())?))?;
+pub fn schema(network: bool) -> Result {
+    let schema = if network { crate::manifest::network_schema() } else { manifest_schema() };
+    print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))?;
     Ok(ExitCode::SUCCESS)
 }
 

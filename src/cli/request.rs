@@ -75,6 +75,10 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "CpusetCpus": args.cpuset_cpus,
         "PidsLimit": args.pids_limit,
         "NetworkMode": args.network,
+        "PublishAllPorts": args.publish_all,
+        "ExtraHosts": args.add_host,
+        "Dns": args.dns,
+        "DnsSearch": args.dns_search,
         "Init": args.init,
         "ReadonlyRootfs": args.read_only,
         "Privileged": args.privileged,
@@ -109,7 +113,22 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "Healthcheck": health(args)?,
         "ExposedPorts": exposed,
         "HostConfig": host,
+        "NetworkingConfig": networking(args),
     }))
+}
+
+/// What is asked of the network that it is on.
+fn networking(args: &Create) -> Value {
+    if args.network_alias.is_empty() && args.ip.is_none() && args.mac_address.is_none() {
+        return Value::Null;
+    }
+    let settings = json!({
+        "Aliases": args.network_alias,
+        "IPAMConfig": args.ip.as_ref().map(|ip| json!({ "IPv4Address": ip })),
+        "MacAddress": args.mac_address,
+    });
+    let network = args.network.as_deref().unwrap_or("bridge");
+    json!({ "EndpointsConfig": { network: settings } })
 }
 
 fn restart(text: &str) -> Result<Value> {

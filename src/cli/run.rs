@@ -149,7 +149,12 @@ fn save(paths: &Paths, name: &str, args: &Create, detach: bool) -> Result {
     let name: crate::manifest::scalar::Name = name.parse()?;
     let none = |_: &str| None;
     let mut volume = || crate::engine::exec::random_id().unwrap_or_default();
-    let mut surroundings = create::Surroundings { container: &none, volume: &mut volume };
+    let mut surroundings = create::Surroundings {
+        container: &none,
+        // Whether it is there is seen when the manifest is read.
+        network: &|which| Some(which.to_owned()),
+        volume: &mut volume,
+    };
     let body = request::body(args, detach, None)?;
     let made = create::manifest(create::parse(body)?, &mut surroundings)?;
     for warning in made.warnings {

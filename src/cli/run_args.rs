@@ -70,9 +70,30 @@ pub struct Create {
     /// How many processes it may have.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
-    /// bridge, none, host or container:NAME.
-    #[arg(long, visible_alias = "net", value_name = "MODE")]
+    /// Publish all ports that the image exposes, on free ports of the host.
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+    /// A network's name, or bridge, none, host, container:NAME, ns:/PATH, cni:NAME.
+    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Option<String>,
+    /// A name that it is found by on its network.
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
+    pub network_alias: Vec<String>,
+    /// Its IPv4 address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+    /// Its hardware address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub mac_address: Option<String>,
+    /// A line of its /etc/hosts, NAME:ADDRESS.
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    /// A server that is asked for names.
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<String>,
+    /// A domain that is tried behind a short name.
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
     /// Its host name.
     #[arg(long)]
     pub hostname: Option<String>,

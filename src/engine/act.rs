@@ -45,6 +45,7 @@ impl Engine {
                     tracing::error!("{error}");
                 }
                 self.lives.clear();
+                self.workshop.networks.tear_down();
                 for name in Cgroup::list(&self.workshop.parent).unwrap_or_default() {
                     if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name)
                         && let Err(error) = cgroup.remove()
@@ -80,6 +81,11 @@ impl Engine {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
         };
+        if let Err(error) = self.hold_sockets(&name, &manifest) {
+            self.apply_later(Event::LaunchFailed { name, incarnation, code: 125, error });
+            return;
+        }
+        let sockets = self.sockets_of(&name);
         let live = self.lives.entry(name.clone()).or_default();
         live.process = None;
         if let Some(first) = live.reserved.take() {
@@ -92,6 +98,7 @@ impl Engine {
             manifest,
             renew,
             network,
+            sockets,
             image: None,
             kept: Kept::default(),
             size: live.size,
@@ -260,6 +267,8 @@ impl Engine {
                     }
                     self.apply(Event::Launched { name: name.clone(), incarnation, pid });
                     self.watch_health(&name, incarnation);
+                    self.names_answered(&name, incarnation, true);
+                    self.watch_idle(&name, incarnation);
                 }
                 Outcome::Failed { status, errno } => {
                     let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());
@@ -305,6 +314,7 @@ impl Engine {
             None => ExitStatus::Unknown,
         };
         self.gone(name, incarnation);
+        self.names_answered(name, incarnation, false);
         let live = self.lives.entry(name.clone()).or_default();
         let cgroup = live.cgroup();
         let oom = cgroup.as_deref().is_some_and(|cgroup| cgroup.oom_kills() > live.oom_kills);
@@ -413,6 +423,7 @@ impl Engine {
         }
         let cgroup = live.cgroup();
         let effects = self.effects.clone();
+        let network = self.network_change(&name, &manifest);
         tokio::task::spawn_blocking(move || {
             let result = match cgroup {
                 Some(cgroup) => {
@@ -420,6 +431,7 @@ impl Engine {
                 }
                 None => Ok(()),
             };
+            let result = result.and(network.map_or(Ok(()), |change| change()));
             let _ = effects.send(Effect::Event(Event::LiveApplied { name, result }));
         });
     }
@@ -486,6 +498,7 @@ fn discard(
     id: Option<&str>,
     kept: Kept,
 ) -> Result<(), String> {
+    workshop.networks.forget(name.as_str());
     // The mounts and namespaces first: what they hold can't be removed.
     let Kept { cgroup, .. } = kept;
     let cgroup = match cgroup {

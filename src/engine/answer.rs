@@ -3,7 +3,7 @@
 use super::files::Place;
 use std::os::fd::AsFd;
 
-use super::handle::{Cloned, Event as Told, Refusal, Request, View};
+use super::handle::{Cloned, Event as Told, Refusal, Request, Usage, View};
 use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
@@ -61,6 +61,10 @@ impl Engine {
             Request::Rename(name, to, answer) => {
                 let _ = answer.send(self.rename(&name, &to));
             }
+            Request::CreateNetwork(name, file, answer) => {
+                self.create_network(&name, &file, answer);
+            }
+            Request::RemoveNetwork(name, answer) => self.remove_network(&name, answer),
             Request::Exec(request) => self.answer_exec(request),
             Request::Attach(name, answer) => {
                 let _ = answer.send(self.ends(&name));
@@ -89,11 +93,16 @@ impl Engine {
             }
             Request::Stats(name, answer) => {
                 let cgroup = self.lives.get(&name).and_then(super::live::Live::cgroup);
+                let networks = self.workshop.networks.clone();
                 tokio::task::spawn_blocking(move || {
                     let stats = match cgroup {
-                        Some(cgroup) => {
-                            cgroup.stats().map_err(|error| Refusal::Failed(error.to_string()))
-                        }
+                        Some(cgroup) => cgroup
+                            .stats()
+                            .map(|stats| Usage {
+                                stats,
+                                networks: networks.traffic(name.as_str()).into_iter().collect(),
+                            })
+                            .map_err(|error| Refusal::Failed(error.to_string())),
                         None => Err(Refusal::Conflict(format!("container {name} is not running"))),
                     };
                     let _ = answer.send(stats);
@@ -126,7 +135,12 @@ impl Engine {
     }
 
     fn view(&self, record: &Record) -> View {
+        let seen = self.workshop.networks.seen();
+        let (endpoints, ports) =
+            seen.containers.get(record.name.as_str()).cloned().unwrap_or_default();
         let declared = Declared {
+            endpoints,
+            ports,
             source: self.sources.get(&record.name).cloned(),
             error: self.desired.broken.get(&record.name).cloned(),
             blocked: self.observed.block(&record.name).map(ToString::to_string),

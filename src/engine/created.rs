@@ -89,7 +89,7 @@ impl Engine {
         Ok(())
     }
 
-    fn reload(&mut self) {
+    pub(super) fn reload(&mut self) {
         let loaded = self.loader.load();
         self.manifests(loaded);
     }
@@ -183,6 +183,9 @@ impl Engine {
             }
             self.lives.insert(to.clone(), live);
         }
+        let networks = self.workshop.networks.clone();
+        let (before, after) = (name.clone(), to.clone());
+        tokio::task::spawn_blocking(move || networks.rename(before.as_str(), after.as_str()));
         self.logs.forget(&paths.log_dir(name.as_str()));
         let _ = fs::rename(paths.log_dir(name.as_str()), paths.log_dir(to.as_str()));
         let _ = fs::remove_dir_all(paths.container_run_dir(name.as_str()));
@@ -266,18 +269,21 @@ fn check(container: &Container) -> Result<(), Refusal> {
     }
 }
 
-fn sync_dir(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_dir(path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(dir) => fs::File::open(dir)?.sync_all(),
         None => Ok(()),
     }
 }
 
-/// Whole or not at all, and on the disk when this returns.
 fn write(path: &Path, container: &Container) -> Result<(), String> {
+    write_text(path, &crate::manifest::to_toml(container)?)
+}
+
+/// Whole or not at all, and on the disk when this returns.
+pub(super) fn write_text(path: &Path, text: &str) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("writing {}: {error}", path.display());
     let dir = path.parent().unwrap_or(Path::new("/"));
-    let text = crate::manifest::to_toml(container)?;
     fs::create_dir_all(dir).map_err(fail)?;
     let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).map_err(fail)?;
     file.write_all(text.as_bytes()).map_err(fail)?;

@@ -12,14 +12,16 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::exec::{Config, Exec, ExecRequest, Session};
 use super::files::{Files, Place};
 use super::images::Images;
+use super::networks::{EndpointView, Networks, PortView};
 use super::paths::Paths;
 use super::plan::Change;
 use super::prepare::Ends;
 use super::reconcile::Verb;
 use super::terminal::Size;
 use crate::logs::Logs;
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, NetworkFile};
 use crate::manifest::scalar::Name;
+use crate::network::link::Traffic;
 
 /// What a container looks like from outside, at one instant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,6 +79,23 @@ pub struct View {
     /// The ids of the commands that clients run in it.
     #[serde(default)]
     pub execs: Vec<String>,
+    /// Its places on networks.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointView>,
+    /// Its published ports.
+    #[serde(default)]
+    pub ports: Vec<PortView>,
+}
+
+/// What a container uses of the machine, and what went over its networks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Of its cgroup.
+    #[serde(flatten)]
+    pub stats: crate::cgroup::Stats,
+    /// Of each of its interfaces.
+    #[serde(default)]
+    pub networks: BTreeMap<String, Traffic>,
 }
 
 /// What one health check said.
@@ -209,7 +228,7 @@ pub enum Request {
     /// Replace keeper and engine by the binary that is on disk.
     Reexec(oneshot::Sender<Result<(), Refusal>>),
     /// Statistics of a container's cgroup.
-    Stats(Name, oneshot::Sender<Result<crate::cgroup::Stats, Refusal>>),
+    Stats(Name, oneshot::Sender<Result<Usage, Refusal>>),
     /// Make a container known; answered with its id.
     Create(Name, Box<Container>, oneshot::Sender<Result<String, Refusal>>),
     /// Make a container known that has files already.
@@ -218,6 +237,10 @@ pub enum Request {
     Change(Name, Box<Container>, oneshot::Sender<Result<(), Refusal>>),
     /// Another name for a container that a client made and that does not run.
     Rename(Name, Name, oneshot::Sender<Result<(), Refusal>>),
+    /// Make a network known.
+    CreateNetwork(String, Box<NetworkFile>, oneshot::Sender<Result<(), Refusal>>),
+    /// Remove a network that a client made.
+    RemoveNetwork(String, oneshot::Sender<Result<(), Refusal>>),
     /// Something about a command inside a container.
     Exec(ExecRequest),
     /// The ways to a container's terminal or standard input.
@@ -245,6 +268,8 @@ pub struct Handle {
     pub volumes: Arc<crate::rootfs::Volumes>,
     /// Who is attached to what.
     pub attached: Attachments,
+    /// Containers' networks.
+    pub networks: Networks,
 }
 
 /// Counts the clients that still read what a container printed: one that is to be
@@ -381,6 +406,34 @@ impl Handle {
             .unwrap_or_else(ending)
     }
 
+    /// See [`Request::CreateNetwork`]. The error of one that can't be had comes before
+    /// anything is written.
+    pub async fn create_network(&self, name: &str, file: NetworkFile) -> Result<(), Refusal> {
+        let objections = crate::manifest::network_objections(name, &file);
+        if !objections.is_empty() {
+            return Err(Refusal::Invalid(objections.join("; ")));
+        }
+        if self.networks.seen().networks.contains_key(name) {
+            return Err(Refusal::Conflict(format!("network with name {name} already exists")));
+        }
+        let (networks, name) = (self.networks.clone(), name.to_owned());
+        let checked = {
+            let (name, file) = (name.clone(), file.clone());
+            tokio::task::spawn_blocking(move || networks.check(&name, &file)).await
+        };
+        checked.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(Refusal::Failed)?;
+        self.ask(|answer| Request::CreateNetwork(name, Box::new(file), answer))
+            .await
+            .unwrap_or_else(ending)
+    }
+
+    /// See [`Request::RemoveNetwork`].
+    pub async fn remove_network(&self, name: &str) -> Result<(), Refusal> {
+        self.ask(|answer| Request::RemoveNetwork(name.to_owned(), answer))
+            .await
+            .unwrap_or_else(ending)
+    }
+
     /// See [`Request::Attach`].
     pub async fn attach(&self, name: &Name) -> Result<Ends, Refusal> {
         self.ask(|answer| Request::Attach(name.clone(), answer)).await.unwrap_or_else(ending)
@@ -435,7 +488,7 @@ impl Handle {
     }
 
     /// Statistics of a container.
-    pub async fn stats(&self, name: &Name) -> Result<crate::cgroup::Stats, Refusal> {
+    pub async fn stats(&self, name: &Name) -> Result<Usage, Refusal> {
         self.ask(|answer| Request::Stats(name.clone(), answer)).await.unwrap_or_else(ending)
     }
 }

@@ -36,6 +36,11 @@ impl Paths {
         self.below("etc/berth/registries.toml")
     }
 
+    /// Configuration lists of CNI plugins.
+    pub fn cni_dir(&self) -> PathBuf {
+        self.below("etc/cni/net.d")
+    }
+
     /// Manifests that `run` and API clients created.
     pub fn created_dir(&self) -> PathBuf {
         self.below("var/lib/berth/containers.d")

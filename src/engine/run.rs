@@ -22,7 +22,7 @@ use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shu
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
 use crate::logs::Logs;
-use crate::manifest::model::Health;
+use crate::manifest::model::{Health, NetworkFile};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::watch::{Changes, Watch};
 use crate::manifest::{Loaded, Loader};
@@ -52,6 +52,8 @@ pub(super) enum Effect {
     Event(Event),
     /// To be told to whoever reads the log.
     Problem(String),
+    /// The keeper is to hold this under a tag, or to let it go.
+    Hold { tag: String, fd: Option<OwnedFd> },
     /// The durable records may be brought up to date.
     CatchUp,
     /// Perhaps nothing was launched for a while: what that took may be given back.
@@ -101,10 +103,16 @@ pub(super) struct Engine {
     pub desired: Desired,
     pub observed: Observed,
     pub sources: BTreeMap<Name, PathBuf>,
+    /// The files that declare networks.
+    pub network_sources: BTreeMap<String, PathBuf>,
+    /// What they say; a broken one as it was before.
+    pub declared_networks: BTreeMap<String, Arc<NetworkFile>>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
     /// Launches that wait for their image: which, and the task that gets it.
     pub fetches: HashMap<Name, (u64, tokio::task::AbortHandle)>,
+    /// Sockets that are held for containers.
+    pub sockets: HashMap<Name, super::sockets::Sockets>,
     /// Turns for preparing a launch.
     pub preparing: Arc<tokio::sync::Semaphore>,
     pub execs: super::exec::Execs,
@@ -218,6 +226,7 @@ impl Engine {
                 tracing::warn!("{problem}");
             }
         }
+        self.networks_declared(loaded.networks, loaded.broken_networks);
         let before = self.desired.broken.clone();
         let changed = self.desired.replace(containers, broken);
         for (name, error) in &self.desired.broken {
@@ -259,6 +268,8 @@ impl Engine {
             self.note_disk(problem);
         }
         self.end_followers(&save);
+        self.leave_networks(&save);
+        self.rest_sockets(&save);
         self.remove_ended(&save, Duration::ZERO);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
@@ -350,6 +361,11 @@ impl Engine {
                 self.rest_is_near = false;
                 crate::sys::process::trim_heap();
             }
+            Effect::Hold { tag, fd } => {
+                if let Err(error) = self.hold(&tag, fd.as_ref()) {
+                    tracing::warn!("{error}");
+                }
+            }
             Effect::CatchUp => {
                 let problem = self.store.catch_up().err().map(|error| error.to_string());
                 self.catching_up = problem.is_some();
@@ -438,6 +454,7 @@ pub(super) fn handle(
         volumes: Arc::clone(&workshop.volumes),
         attached: attached.clone(),
         images: workshop.images.clone(),
+        networks: workshop.networks.clone(),
     };
     (handle, requests)
 }

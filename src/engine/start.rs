@@ -16,6 +16,7 @@ use super::handle::{Attachments, Events};
 use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
+use super::networks::Networks;
 use super::paths::Paths;
 use super::prepare::{Filters, Workshop};
 use super::reconcile::{Desired, Observed};
@@ -80,6 +81,7 @@ async fn start(options: Options) -> io::Result<()> {
     let parent = hierarchy
         .parent(&paths.cgroup_name())
         .map_err(|error| io::Error::other(error.to_string()))?;
+    let (effects, effects_receiver) = mpsc::unbounded_channel();
     let volumes =
         Volumes::open(&paths.state_dir()).map_err(|error| io::Error::other(error.to_string()))?;
     let workshop = Workshop {
@@ -88,6 +90,7 @@ async fn start(options: Options) -> io::Result<()> {
         pool: Pool::default(),
         volumes: Arc::new(volumes),
         images: Images::new(Arc::clone(&paths)),
+        networks: Networks::new(&paths, effects.clone()),
         filters: Filters::default(),
     };
 
@@ -97,7 +100,6 @@ async fn start(options: Options) -> io::Result<()> {
     };
     let now = super::reconcile::Now { mono: monotonic(), wall: wall(), boot_id: boot_id.clone() };
     let seed = now.mono.as_nanos() as u64 ^ now.wall.unsigned_abs();
-    let (effects, effects_receiver) = mpsc::unbounded_channel();
     let events = Events::default();
     let (warnings, log_warnings) = mpsc::unbounded_channel();
     let logs = Logs::new(warnings);
@@ -110,11 +112,14 @@ async fn start(options: Options) -> io::Result<()> {
         desired: Desired::default(),
         observed: Observed::restore(loaded.records, seed, &now),
         sources: BTreeMap::new(),
+        network_sources: BTreeMap::new(),
+        declared_networks: BTreeMap::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
         preparing: Arc::new(tokio::sync::Semaphore::new(PREPARING)),
         attached: Attachments::default(),
+        sockets: HashMap::new(),
         execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,
         loader: Loader::new(dirs),
@@ -146,8 +151,12 @@ async fn start(options: Options) -> io::Result<()> {
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();
     engine.manifests(loaded);
+    let resolvers = held.extract_if(|tag, _| tag.starts_with("n/")).collect();
+    engine.take_sockets(&mut held);
     engine.take_held(held);
     engine.adopt(told);
+    engine.recover_networks(resolvers).await;
+    engine.recover_sockets();
     if sure {
         let keep = engine.observed.records().map(|record| record.id.clone()).collect();
         match crate::rootfs::sweep(&paths.state_dir(), &keep) {

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::handle::View;
+use super::networks::{EndpointView, PortView};
 use super::probe::Probes;
 use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Start};
 
 /// What the manifests say of the same name.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +24,10 @@ pub struct Declared {
     pub probes: Probes,
     /// The ids of the commands that clients run in it.
     pub execs: Vec<String>,
+    /// Its places on networks.
+    pub endpoints: Vec<EndpointView>,
+    /// Its published ports.
+    pub ports: Vec<PortView>,
 }
 
 fn time(unix_nanos: i64) -> SystemTime {
@@ -80,6 +85,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         failing_streak: declared.probes.failing_streak,
         probes: declared.probes.last.into(),
         execs: declared.execs,
+        endpoints: declared.endpoints,
+        ports: declared.ports,
     }
 }
 
@@ -124,9 +131,17 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
+        _ if is_unlaunched(record) && waits_for_client(record) => Some(reason(&StopWhy::Idle)),
         _ if is_unlaunched(record) => blocked,
         _ => None,
     }
+}
+
+/// Whether its first client starts it.
+fn waits_for_client(record: &Record) -> bool {
+    let manifest = record.last_good.as_ref();
+    let on_demand = manifest.is_some_and(|manifest| manifest.start == Start::OnDemand);
+    on_demand && !record.demanded && record.held.is_none()
 }
 
 /// It was not launched since the machine started.
@@ -142,6 +157,7 @@ fn reason(why: &StopWhy) -> String {
         StopWhy::Edited { keys } => format!("its manifest changed in {}", keys.join(", ")),
         StopWhy::Dependency { on } => format!("it requires {on}, which does not run"),
         StopWhy::Network { of } => format!("{of}, whose network it shares, has a new one"),
+        StopWhy::Idle => "waits for a connection".to_owned(),
         StopWhy::Conflict { with } => format!("it conflicts with {with}"),
         StopWhy::Shutdown => "Berth is ending".to_owned(),
         StopWhy::Lost => "its launch was interrupted".to_owned(),

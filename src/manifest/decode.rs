@@ -7,18 +7,17 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 
-use super::model::Container;
 use super::node::{Entry, Id, Node, Spot, Value};
 use super::problem::{Fault, nearest};
 
 /// More problems than this in one file are one problem: it is no manifest.
 const FAULTS_MAX: usize = 100;
 
-/// Reads a container from its tree; all that is wrong comes with it.
-pub fn decode(mut tree: Node) -> (Container, Vec<Fault>) {
+/// Reads a container, or a network, from its tree; all that is wrong comes with it.
+pub fn decode<T: for<'de> Deserialize<'de> + Default>(mut tree: Node) -> (T, Vec<Fault>) {
     let mut faults = Vec::new();
     loop {
-        let error = match Container::deserialize(Decoder(&tree)) {
+        let error = match T::deserialize(Decoder(&tree)) {
             Ok(container) => return (container, faults),
             Err(error) => error,
         };
@@ -29,7 +28,7 @@ pub fn decode(mut tree: Node) -> (Container, Vec<Fault>) {
             hint: error.hint,
         });
         if !removed || faults.len() >= FAULTS_MAX {
-            return (Container::default(), faults);
+            return (T::default(), faults);
         }
     }
 }
@@ -258,6 +257,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::model::Container;
     use crate::manifest::{read_kdl, read_toml};
 
     fn toml(text: &str) -> (Container, Vec<Fault>) {

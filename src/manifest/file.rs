@@ -8,7 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::model::{Container, MountKind};
+use super::model::{Container, MountKind, NetworkFile};
+use super::network::{RESERVED_NETWORKS, is_network_name};
 use super::node::{DEPTH_MAX, Entry, Node, Spot, Value, nests_too_deep};
 use super::problem::{Fault, Problem};
 use super::scalar::Name;
@@ -37,7 +38,14 @@ pub(super) struct Parsed {
     pub problems: Vec<Problem>,
     /// The names that it would define, as far as that can be told.
     pub names: Vec<Name>,
+    /// The networks of it.
+    pub networks: Vec<(String, Arc<NetworkFile>)>,
+    /// The networks that it would define, as far as that can be told.
+    pub network_names: Vec<String>,
 }
+
+/// What the name of a file ends with that declares a network.
+const NETWORK: &str = ".network";
 
 /// The name of a manifest without its ending, if it is one: only `*.toml` and
 /// `*.kdl` count, and what begins with a dot does not.
@@ -70,15 +78,16 @@ impl Unit {
             }
         }
         let name = self.path.file_name().and_then(|name| name.to_str()).and_then(stem);
-        parsed.names =
-            name.and_then(|name| name.trim_end_matches('@').parse().ok()).into_iter().collect();
+        match name.and_then(|name| name.strip_suffix(NETWORK)) {
+            Some(network) => parsed.network_names = vec![network.to_owned()],
+            None => {
+                let name = name.and_then(|name| name.trim_end_matches('@').parse().ok());
+                parsed.names = name.into_iter().collect();
+            }
+        }
         if parsed.problems.is_empty() {
             let mut faults = Vec::new();
-            let (containers, names) = self.understand(&sources, &mut faults);
-            if !names.is_empty() {
-                parsed.names = names;
-            }
-            parsed.containers = containers;
+            self.understand(&sources, &mut parsed, &mut faults);
             parsed.problems.extend(faults.into_iter().map(|fault| {
                 let (path, text) = &sources[fault.spot.file.min(sources.len() - 1)];
                 Problem::of_fault(fault, path, text)
@@ -86,6 +95,7 @@ impl Unit {
         }
         if !parsed.problems.is_empty() {
             parsed.containers.clear();
+            parsed.networks.clear();
         }
         Some(parsed)
     }
@@ -93,11 +103,24 @@ impl Unit {
     fn understand(
         &self,
         sources: &[(&Path, String)],
+        parsed: &mut Parsed,
         faults: &mut Vec<Fault>,
-    ) -> (Vec<(Name, Arc<Container>)>, Vec<Name>) {
-        let Some(tree) = tree_of(sources, faults) else {
-            return Default::default();
+    ) {
+        let Some(mut tree) = tree_of(sources, faults) else {
+            return;
         };
+        let networks = self.networks(&mut tree, faults);
+        let is_only_networks = !networks.is_empty() && tree.entries().is_empty();
+        if !networks.is_empty() {
+            parsed.network_names.clear();
+        }
+        for (name, spot, node) in networks {
+            network(name, spot, node, parsed, faults);
+        }
+        if is_only_networks || !parsed.network_names.is_empty() && parsed.names.is_empty() {
+            parsed.names.clear();
+            return;
+        }
         let mut containers = Vec::new();
         let mut names = Vec::new();
         for (name, spot, node) in self.split(tree, faults) {
@@ -109,7 +132,7 @@ impl Unit {
                 }
             };
             names.push(name.clone());
-            let (mut container, wrong) = decode::decode(node.clone());
+            let (mut container, wrong) = decode::decode::<Container>(node.clone());
             let is_sound = wrong.is_empty();
             faults.extend(wrong);
             resolve_paths(&mut container, self.path.parent().unwrap_or(Path::new("/")));
@@ -126,7 +149,44 @@ impl Unit {
             }
             containers.push((name, Arc::new(container)));
         }
-        (containers, names)
+        if !names.is_empty() {
+            parsed.names = names;
+        }
+        parsed.containers = containers;
+    }
+
+    /// The networks of a file: one under the file's name, or those below `network`
+    /// beside containers by name, or alone.
+    fn networks(&self, tree: &mut Node, faults: &mut Vec<Fault>) -> Vec<(String, Spot, Node)> {
+        let file = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(name) = stem(file).and_then(|stem| stem.strip_suffix(NETWORK)) {
+            let whole = Node::new(tree.spot.clone(), Value::Table(Vec::new()));
+            let whole = std::mem::replace(tree, whole);
+            return vec![(name.to_owned(), Spot { file: 0, span: 0..0 }, whole)];
+        }
+        let is_named =
+            tree.entries().iter().all(|e| matches!(e.key.as_str(), "network" | "container"));
+        if !is_named {
+            return Vec::new();
+        }
+        let Some(named) = tree.take("network") else { return Vec::new() };
+        match named.node.value {
+            Value::Table(entries)
+                if entries.iter().all(|entry| matches!(entry.node.value, Value::Table(_))) =>
+            {
+                entries.into_iter().map(|Entry { key, spot, node }| (key, spot, node)).collect()
+            }
+            _ => {
+                faults.push(Fault {
+                    spot: named.spot,
+                    message: "`network` holds networks by name here".to_owned(),
+                    hint: Some(
+                        "write [network.back], or put it into one of the containers".to_owned(),
+                    ),
+                });
+                Vec::new()
+            }
+        }
     }
 
     /// A problem of one of its containers at the key that it is about. `None` when the
@@ -239,6 +299,33 @@ impl Unit {
         }
         made
     }
+}
+
+/// One network of a file.
+fn network(name: String, spot: Spot, node: Node, parsed: &mut Parsed, faults: &mut Vec<Fault>) {
+    if !is_network_name(&name) || RESERVED_NETWORKS.contains(&name.as_str()) {
+        faults.push(Fault {
+            spot,
+            message: format!("{name:?} can't be a network's name"),
+            hint: Some(format!(
+                "letters, digits, '-', '_' and '.', at most 64; not {}",
+                RESERVED_NETWORKS.join(", ")
+            )),
+        });
+        return;
+    }
+    parsed.network_names.push(name.clone());
+    let (file, wrong) = decode::decode::<NetworkFile>(node.clone());
+    let is_sound = wrong.is_empty();
+    faults.extend(wrong);
+    if is_sound {
+        faults.extend(validate::network_alone(&name, &file).into_iter().map(|objection| Fault {
+            spot: spot_of(&node, &objection.key).unwrap_or_else(|| spot.clone()),
+            message: objection.message,
+            hint: objection.hint,
+        }));
+    }
+    parsed.networks.push((name, Arc::new(file)));
 }
 
 /// A manifest with its drop-ins laid over it; nothing when one of them can't be read.
@@ -414,9 +501,9 @@ mod tests {
     #[test]
     fn problems_have_their_places() {
         let dir = tempfile::tempdir().unwrap();
-        let text = "rootfs = \"/\"\ncommand = [\"x\"]\n[network]\nmode = \"bridge\"\n";
+        let text = "rootfs = \"/\"\ncommand = [\"x\"]\n[network]\nmode = \"bridgy\"\n";
         let parsed = read(dir.path(), "web.toml", text);
-        assert_eq!((parsed.problems[0].line, parsed.problems[0].column), (4, 1));
+        assert_eq!((parsed.problems[0].line, parsed.problems[0].column), (4, 8));
         assert_eq!(parsed.names[0].as_str(), "web");
         for (name, bytes) in [
             ("empty.toml", &b""[..]),
@@ -428,6 +515,34 @@ mod tests {
             let unit = Unit { path: dir.path().join(name), drop_ins: vec![] };
             assert_eq!(unit.read(None).unwrap().problems.len(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn networks_have_files_of_their_own_or_stand_beside_containers() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = |parsed: &Parsed| -> Vec<String> {
+            parsed.networks.iter().map(|(name, _)| name.clone()).collect()
+        };
+        let parsed = read(dir.path(), "back.network.toml", "internal = true\n");
+        assert_eq!((names(&parsed), parsed.names.len()), (vec!["back".to_owned()], 0));
+        assert!(parsed.networks[0].1.internal && parsed.containers.is_empty());
+        let kdl = "network \"back\" { internal }\nnetwork \"front\" { mtu 1400 }\n\
+                   container \"a\" { rootfs \"/\"; command \"x\"; network { networks \"back\" \"front\" } }\n";
+        let parsed = read(dir.path(), "two.kdl", kdl);
+        assert_eq!(parsed.problems, []);
+        assert_eq!(names(&parsed), ["back", "front"]);
+        assert_eq!(parsed.containers[0].1.network.networks.len(), 2);
+        let toml = "[network.back]\nsubnet = \"10.9.0.0/24\"\n";
+        let parsed = read(dir.path(), "nets.toml", toml);
+        assert_eq!((names(&parsed), parsed.names.len()), (vec!["back".to_owned()], 0));
+        let kdl = "rootfs \"/\"\ncommand \"x\"\nnetwork mode=\"bridge\"\n";
+        let parsed = read(dir.path(), "one.kdl", kdl);
+        assert!(parsed.networks.is_empty() && parsed.problems.is_empty());
+        let parsed = read(dir.path(), "x.network.toml", "subnet = \"10.9.0.0/31\"\ninternl = 1\n");
+        assert_eq!(parsed.problems[0].line, 2, "{:?}", parsed.problems);
+        assert!(parsed.networks.is_empty() && parsed.network_names == ["x"]);
+        let parsed = read(dir.path(), "host.network.toml", "internal = true\n");
+        assert_eq!(parsed.problems.len(), 1);
     }
 
     #[test]

@@ -7,16 +7,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::{Parsed, Unit, stem};
-use super::model::Container;
+use super::model::{Container, NetworkFile};
 use super::problem::Problem;
 use super::scalar::Name;
 use super::validate::{self, Objection};
+use crate::network::spec::Driver;
 
 /// One container and the file that defines it.
 #[derive(Debug, Clone)]
 pub struct Definition {
     /// What it says.
     pub container: Arc<Container>,
+    /// The manifest.
+    pub source: PathBuf,
+}
+
+/// One network and the file that declares it.
+#[derive(Debug, Clone)]
+pub struct NetworkDefinition {
+    /// What it says.
+    pub network: Arc<NetworkFile>,
     /// The manifest.
     pub source: PathBuf,
 }
@@ -28,6 +38,10 @@ pub struct Loaded {
     pub containers: BTreeMap<Name, Definition>,
     /// Names whose file is wrong: what was good before stays.
     pub broken: BTreeMap<Name, Problem>,
+    /// The good networks.
+    pub networks: BTreeMap<String, NetworkDefinition>,
+    /// Networks whose file is wrong: what was good before stays.
+    pub broken_networks: BTreeMap<String, Problem>,
     /// All that is wrong.
     pub problems: Vec<Problem>,
     /// Files that are no manifests.
@@ -101,9 +115,43 @@ impl Loader {
     fn assemble(&self) -> Loaded {
         let mut loaded = Loaded { passed_over: self.passed_over.clone(), ..Loaded::default() };
         let mut owner: BTreeMap<Name, (usize, PathBuf)> = BTreeMap::new();
+        let mut owners: BTreeMap<&str, (usize, &Path)> = BTreeMap::new();
         for (unit, parsed) in self.units.values() {
             loaded.problems.extend(parsed.problems.iter().cloned());
             let rank = self.dirs.iter().position(|dir| unit.path.starts_with(dir)).unwrap_or(0);
+            for name in &parsed.network_names {
+                match owners.get(name.as_str()) {
+                    Some((other, _)) if *other < rank => continue,
+                    Some((other, path)) if *other == rank => {
+                        let message = format!(
+                            "the network {name} is declared here and in {}",
+                            path.display()
+                        );
+                        let problem =
+                            Problem::of_file(&unit.path, message, Some("rename or remove one"));
+                        loaded.problems.push(problem.clone());
+                        loaded.networks.remove(name);
+                        loaded.broken_networks.insert(name.clone(), problem);
+                        continue;
+                    }
+                    _ => {}
+                }
+                owners.insert(name, (rank, &unit.path));
+                loaded.networks.remove(name);
+                loaded.broken_networks.remove(name);
+                let good = parsed.networks.iter().find(|(other, _)| other == name);
+                match (parsed.problems.first(), good) {
+                    (None, Some((_, network))) => {
+                        let source = unit.path.clone();
+                        let definition = NetworkDefinition { network: Arc::clone(network), source };
+                        loaded.networks.insert(name.clone(), definition);
+                    }
+                    (Some(problem), _) => {
+                        loaded.broken_networks.insert(name.clone(), problem.clone());
+                    }
+                    (None, None) => {}
+                }
+            }
             for name in &parsed.names {
                 match owner.get(name) {
                     Some((other, _)) if *other < rank => continue,
@@ -137,6 +185,7 @@ impl Loader {
                 }
             }
         }
+        check_networks(&mut loaded);
         self.check_together(&mut loaded);
         loaded
     }
@@ -163,6 +212,38 @@ impl Loader {
             loaded.problems.push(problem.clone());
             loaded.broken.insert(name, problem);
         }
+    }
+}
+
+/// Subnets that files write must not overlap: the later one by name is wrong.
+fn check_networks(loaded: &mut Loaded) {
+    let mut seen: Vec<(String, ipnet::IpNet)> = Vec::new();
+    let mut wrong = Vec::new();
+    for (name, definition) in &loaded.networks {
+        let file = &definition.network;
+        if file.driver != Driver::Bridge {
+            continue;
+        }
+        let (v4, v6) = (file.subnet.map(ipnet::IpNet::V4), file.subnet6.map(ipnet::IpNet::V6));
+        for net in v4.into_iter().chain(v6) {
+            let meets =
+                |(_, other): &&(String, ipnet::IpNet)| other.contains(&net) || net.contains(other);
+            if let Some((other, taken)) = seen.iter().find(meets) {
+                let message = format!("the network {name}: {net} overlaps {taken} of {other}");
+                let hint = "choose another subnet, or none: a free one is found then";
+                wrong.push((
+                    name.clone(),
+                    Problem::of_file(&definition.source, message, Some(hint)),
+                ));
+                break;
+            }
+            seen.push((name.clone(), net));
+        }
+    }
+    for (name, problem) in wrong {
+        loaded.problems.push(problem.clone());
+        loaded.networks.remove(&name);
+        loaded.broken_networks.insert(name, problem);
     }
 }
 
@@ -286,6 +367,18 @@ mod tests {
         assert_eq!(loader.load().containers.len(), 1);
         fs::create_dir(&inner).unwrap();
         assert_eq!(loader.load().containers.len(), 0, "an empty one is another thing");
+    }
+
+    #[test]
+    fn networks_that_overlap_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, net) in [("a", "10.1.0.0/16"), ("b", "10.1.2.0/24"), ("c", "10.2.0.0/24")] {
+            let text = format!("subnet = \"{net}\"\n");
+            fs::write(dir.path().join(format!("{name}.network.toml")), text).unwrap();
+        }
+        let loaded = Loader::new(vec![dir.path().into()]).load();
+        assert_eq!(loaded.networks.len(), 2);
+        assert!(loaded.broken_networks["b"].to_string().contains("overlaps 10.1.0.0/16 of a"));
     }
 
     #[test]

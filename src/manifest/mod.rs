@@ -9,6 +9,7 @@ mod decode;
 mod file;
 mod load;
 pub mod model;
+pub mod network;
 mod node;
 mod problem;
 pub mod publish;
@@ -22,10 +23,10 @@ pub mod watch;
 mod write;
 
 pub use address::{http as http_address, tcp as tcp_address};
-pub use load::{Definition, Loaded, Loader};
+pub use load::{Definition, Loaded, Loader, NetworkDefinition};
 pub use problem::Problem;
-pub use schema::schema;
-pub use write::to_toml;
+pub use schema::{network_schema, schema};
+pub use write::{network_to_toml, to_toml};
 
 /// What is wrong with a container that did not come from a file, a sentence each.
 pub fn objections(container: &model::Container) -> Vec<String> {
@@ -36,6 +37,14 @@ pub fn objections(container: &model::Container) -> Vec<String> {
     validate::alone(container).into_iter().map(sentence).collect()
 }
 
+/// The same of a network.
+pub fn network_objections(name: &str, network: &model::NetworkFile) -> Vec<String> {
+    let usable = network::is_network_name(name) && !network::RESERVED_NETWORKS.contains(&name);
+    let name_is_wrong = (!usable).then(|| format!("{name:?} can't be a network's name"));
+    let others = validate::network_alone(name, network);
+    name_is_wrong.into_iter().chain(others.into_iter().map(|found| found.message)).collect()
+}
+
 /// Reads one text as a manifest would be, for fuzzing: every problem, or none.
 pub fn check_text(text: &str, is_kdl: bool) -> usize {
     if node::nests_too_deep(text) {
@@ -44,7 +53,7 @@ pub fn check_text(text: &str, is_kdl: bool) -> usize {
     let tree = if is_kdl { read_kdl::read(text, 0) } else { read_toml::read(text, 0) };
     match tree {
         Ok(tree) => {
-            let (container, faults) = decode::decode(tree);
+            let (container, faults) = decode::decode::<model::Container>(tree);
             faults.len() + validate::alone(&container).len()
         }
         Err(faults) => faults.len().max(1),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::network::{Member, Network, NetworkFile, Publish};
 use super::scalar::{Name, Signal, Size};
 pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};
 use crate::image::pull::Policy;
@@ -63,6 +64,14 @@ pub struct Container {
     /// orphans. With `false` the payload itself is PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// `auto` (the default), or `on-demand`: at the first connection to one of its held
+    /// sockets (`publish = [{ host = 80, hold = true }]`).
+    #[serde(skip_serializing_if = "is_default")]
+    pub start: Start,
+    /// With `start = "on-demand"`: stopped when nobody was connected for so long.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub idle_timeout: Option<Duration>,
     /// When to start it again after it ended.
     pub restart: Restart,
     /// Removed when it has ended, with its manifest: only where an API client or
@@ -122,12 +131,13 @@ impl Container {
         self.init.unwrap_or(true)
     }
 
-    /// The network mode, with the default for its kind: `host` without isolation, else
-    /// `none`.
+    /// The network mode, with the default for its kind: `host` without isolation,
+    /// `bridge` with an image or with something that needs one, else `none`.
     pub fn network_mode(&self) -> NetworkMode {
         match (&self.network.mode, self.isolation) {
             (_, Isolation::None) => NetworkMode::Host,
             (Some(mode), _) => mode.clone(),
+            (None, _) if self.image.is_some() || self.network.needs_bridge() => NetworkMode::Bridge,
             (None, _) => NetworkMode::None,
         }
     }
@@ -146,6 +156,17 @@ pub enum Isolation {
     Full,
     /// A plain process of the host, supervised, limited and logged.
     None,
+}
+
+/// When a container is started the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// As soon as nothing speaks against it.
+    #[default]
+    Auto,
+    /// When somebody connects to it.
+    OnDemand,
 }
 
 /// When and how a container is started again. Also written as the policy alone:
@@ -256,17 +277,6 @@ pub struct Resources {
     pub io_weight: Option<u32>,
     /// Limits of a block device.
     pub io: Vec<IoLimit>,
-}
-
-/// A container's network.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Network {
-    /// `bridge`, `none`, `host` or `container:NAME`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<NetworkMode>,
-    /// Ports of the host that lead into the container: `8080:80`, `127.0.0.1:5353:53/udp`.
-    pub publish: Vec<String>,
 }
 
 /// A volume, a path of the host or a tmpfs inside the container.

@@ -76,6 +76,11 @@ pub enum NetworkMode {
     Host,
     /// The network of another container.
     Container(Name),
+    /// A namespace that something else manages, by its path (ip-netns(8)).
+    Namespace(PathBuf),
+    /// A namespace of its own that CNI plugins set up: the name of their
+    /// configuration list.
+    Cni(String),
 }
 
 impl FromStr for NetworkMode {
@@ -86,10 +91,15 @@ impl FromStr for NetworkMode {
             "bridge" => Ok(NetworkMode::Bridge),
             "none" => Ok(NetworkMode::None),
             "host" => Ok(NetworkMode::Host),
-            _ => match text.strip_prefix("container:") {
-                Some(name) => name.parse().map(NetworkMode::Container),
-                None => Err(format!(
-                    "{text:?} is not a network mode: bridge, none, host or container:NAME"
+            _ => match text.split_once(':') {
+                Some(("container", name)) => name.parse().map(NetworkMode::Container),
+                Some(("ns", path)) if path.starts_with('/') => {
+                    Ok(NetworkMode::Namespace(path.into()))
+                }
+                Some(("cni", name)) if !name.is_empty() => Ok(NetworkMode::Cni(name.to_owned())),
+                _ => Err(format!(
+                    "{text:?} is not a network mode: bridge, none, host, container:NAME, \
+                     ns:/PATH or cni:NAME"
                 )),
             },
         }
@@ -103,6 +113,8 @@ impl fmt::Display for NetworkMode {
             NetworkMode::None => f.write_str("none"),
             NetworkMode::Host => f.write_str("host"),
             NetworkMode::Container(name) => write!(f, "container:{name}"),
+            NetworkMode::Namespace(path) => write!(f, "ns:{}", path.display()),
+            NetworkMode::Cni(name) => write!(f, "cni:{name}"),
         }
     }
 }
@@ -330,7 +342,7 @@ text_form! {
     });
     NetworkMode, json_schema!({
         "type": "string",
-        "pattern": "^(bridge|none|host|container:.+)$",
+        "pattern": "^(bridge|none|host|container:.+|ns:/.+|cni:.+)$",
     });
     Userns, json_schema!({"type": "string", "enum": ["auto", "host"]});
 }

@@ -1,21 +1,17 @@
 //! A container as the text of a manifest: TOML with nothing in it that is a default
 //! anyway. What is written here is read back as the same container.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::model::Container;
+use super::model::{Container, NetworkFile};
 
 /// The manifest of a container.
 ///
 /// # Errors
 /// A number that TOML can't hold.
 pub fn to_toml(container: &Container) -> Result<String, String> {
-    let value = |container: &Container| serde_json::to_value(container);
-    let (said, default) = match (value(container), value(&Container::default())) {
-        (Ok(Value::Object(said)), Ok(Value::Object(default))) => (said, default),
-        (said, _) => return Err(format!("a container is not a table: {said:?}")),
-    };
-    let mut table = without_defaults(said, &default);
+    let mut table = said(container)?;
     if let Some(Value::Object(limits)) = table.get_mut("rlimits") {
         for limit in limits.values_mut().filter_map(Value::as_object_mut) {
             for number in limit.values_mut().filter(|n| n.as_u64() == Some(u64::MAX)) {
@@ -24,6 +20,27 @@ pub fn to_toml(container: &Container) -> Result<String, String> {
         }
     }
     toml::to_string_pretty(&table).map_err(|error| format!("writing the manifest: {error}"))
+}
+
+/// The manifest of a network.
+///
+/// # Errors
+/// A number that TOML can't hold.
+pub fn network_to_toml(network: &NetworkFile) -> Result<String, String> {
+    let text = toml::to_string_pretty(&said(network)?)
+        .map_err(|error| format!("writing the network's manifest: {error}"))?;
+    // An empty file would be taken for one that was cut off.
+    Ok(if text.trim().is_empty() { "driver = \"bridge\"\n".to_owned() } else { text })
+}
+
+/// What differs from the defaults.
+fn said<T: Serialize + Default>(value: &T) -> Result<Map<String, Value>, String> {
+    match (serde_json::to_value(value), serde_json::to_value(T::default())) {
+        (Ok(Value::Object(said)), Ok(Value::Object(default))) => {
+            Ok(without_defaults(said, &default))
+        }
+        (said, _) => Err(format!("it is not a table: {said:?}")),
+    }
 }
 
 fn without_defaults(said: Map<String, Value>, default: &Map<String, Value>) -> Map<String, Value> {

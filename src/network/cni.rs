@@ -3,22 +3,26 @@
 //! answer is checked as anything from outside.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::error::{Error, Result};
 
-/// Where distributions put configurations.
-pub const CONFIGURATIONS: &str = "/etc/cni/net.d";
 /// Where plugins are looked for, in this order.
 pub const PLUGINS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 /// An answer longer than this is not read on.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
+/// How long a plugin may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network configuration list.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +30,7 @@ pub struct Conflist {
     name: String,
     version: String,
     plugins: Vec<Map<String, Value>>,
+    patience: Duration,
 }
 
 /// One container's place on a CNI network.
@@ -47,6 +52,43 @@ pub struct Added {
     pub addresses: Vec<IpAddr>,
     /// The whole answer, to be kept for CHECK and DEL.
     pub result: Value,
+}
+
+/// What a plugin answers, and how it ends; TimedOut when it takes too long.
+fn finish(child: &mut Child, patience: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let deadline = Instant::now() + patience;
+    let await_ready = |fd: BorrowedFd<'_>| -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut one = [PollFd::new(&fd, PollFlags::IN)];
+        match rustix::io::retry_on_intr(|| poll(&mut one, Some(&left)))? {
+            0 => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("it did not end within {}", humantime::format_duration(patience)),
+            )),
+            _ => Ok(()),
+        }
+    };
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::Pid::from_child(child),
+        rustix::process::PidfdFlags::empty(),
+    )?;
+    let mut answer = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        let mut bytes = [0; 8192];
+        loop {
+            await_ready(stdout.as_fd())?;
+            match stdout.read(&mut bytes)? {
+                0 => break,
+                length => answer.extend_from_slice(&bytes[..length]),
+            }
+            if answer.len() > LONGEST {
+                return Err(io::Error::other("its answer is longer than 1 MiB"));
+            }
+        }
+    }
+    await_ready(pidfd.as_fd())?;
+    Ok((child.wait()?, answer))
 }
 
 #[derive(Deserialize)]
@@ -71,7 +113,17 @@ impl Conflist {
                 return Err(format!("{kind:?} is not a plugin's type"));
             }
         }
-        Ok(Conflist { name: file.name, version: file.cni_version, plugins: file.plugins })
+        Ok(Conflist {
+            name: file.name,
+            version: file.cni_version,
+            plugins: file.plugins,
+            patience: PATIENCE,
+        })
+    }
+
+    /// Waits for each plugin so long and no longer.
+    pub fn with_patience(self, patience: Duration) -> Conflist {
+        Conflist { patience, ..self }
     }
 
     /// Finds the list of this name among the `.conflist` files of a directory.
@@ -184,6 +236,8 @@ impl Conflist {
             .env("CNI_CONTAINERID", attachment.container)
             .env("CNI_IFNAME", attachment.interface)
             .env("CNI_PATH", path)
+            // It may start others: they end with it.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
@@ -195,11 +249,13 @@ impl Conflist {
             // A plugin that reads nothing says why by its answer.
             let _ = stdin.write_all(Value::Object(input).to_string().as_bytes());
         }
-        let mut answer = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(LONGEST).read_to_end(&mut answer).map_err(failed)?;
+        let finished = finish(&mut child, self.patience);
+        if finished.is_err() {
+            let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+            let _ = child.wait();
         }
-        let status = child.wait().map_err(failed)?;
+        let (status, answer) = finished.map_err(failed)?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or(Value::Null);
         if status.success() {
             return Ok(answer);

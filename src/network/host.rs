@@ -175,6 +175,42 @@ impl Host {
         netns::inside(netns, || configure(network, endpoint))
     }
 
+    /// Whether a container has its interface on a network, with its addresses, up and
+    /// joined to the network.
+    pub fn is_attached(
+        &mut self,
+        network: &NetworkSpec,
+        endpoint: &Endpoint<'_>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<bool> {
+        if network.driver == Driver::Bridge {
+            let host_end = self.instance.port(endpoint.container, &network.name);
+            let bridge = self.instance.bridge(&network.name);
+            let (port, bridge) = (self.links.find(&host_end)?, self.links.find(&bridge)?);
+            let joined = port
+                .zip(bridge)
+                .is_some_and(|(port, bridge)| port.up && port.master == Some(bridge.index));
+            if !joined {
+                return Ok(false);
+            }
+        }
+        netns::inside(netns, || {
+            let mut links = Links::open()?;
+            let Some(link) = links.find(endpoint.interface)? else { return Ok(false) };
+            let addresses = links.addresses(endpoint.interface)?;
+            let has = |address: Option<IpAddr>| address.is_none_or(|a| addresses.contains(&a));
+            let v6 = endpoint.lease.v6.filter(|_| sysctl::has_ipv6()).map(IpAddr::V6);
+            let is_same = network.driver == Driver::Ipvlan || link.mac == Some(endpoint.lease.mac);
+            Ok(link.up && is_same && has(Some(endpoint.lease.v4.into())) && has(v6))
+        })
+    }
+
+    /// Takes an interface out of a container's namespace: for one that is not joined
+    /// by a port of a bridge.
+    pub fn detach_inside(&mut self, interface: &str, netns: BorrowedFd<'_>) -> Result<bool> {
+        netns::inside(netns, || Links::open()?.remove(interface))
+    }
+
     /// Takes a container's interface away, from its netns too; also when that has
     /// gone already.
     pub fn detach(&mut self, network: &NetworkSpec, container: &str) -> Result<bool> {

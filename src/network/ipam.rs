@@ -159,6 +159,17 @@ impl Leases {
         self.by_container.remove(container).is_some()
     }
 
+    /// A container has another name; says whether it had any addresses.
+    pub fn rename(&mut self, container: &str, to: &str) -> bool {
+        match self.by_container.remove(container) {
+            Some(lease) => {
+                self.by_container.insert(to.to_owned(), lease);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Takes back what containers have that are not in `known`; says whose.
     pub fn release_unknown(&mut self, known: impl Fn(&str) -> bool) -> Vec<String> {
         let gone: Vec<String> =

@@ -9,6 +9,7 @@
 //! Whatever touches the kernel acts on the network namespace in which its socket was
 //! opened, so a test gives it one of its own.
 
+pub mod bridges;
 pub mod cni;
 pub mod dns;
 pub mod error;
@@ -23,7 +24,7 @@ mod netlink;
 pub mod netns;
 pub mod ports;
 pub mod spec;
-mod sysctl;
+pub mod sysctl;
 
 pub use error::{Error, Result};
 pub use names::{Instance, Mac};

@@ -55,6 +55,21 @@ impl Instance {
         (format!("ba{}0", self.tag), format!("ba{}1", self.tag))
     }
 
+    /// Whether an interface of this name is ours and outlives containers: a bridge, or
+    /// an end of the admission pair.
+    pub fn is_lasting(&self, name: &str) -> bool {
+        let (sending, receiving) = self.admission();
+        name.starts_with(&self.bridge_prefix())
+            || self.is_main && name == "berth0"
+            || name == sending
+            || name == receiving
+    }
+
+    /// A Docker id that is the same each time.
+    pub fn id(&self, network: &str) -> String {
+        hex::encode(self.seed(&["id", network]))
+    }
+
     /// Bytes that are the same for this Berth and these words on every run.
     pub(super) fn seed(&self, words: &[&str]) -> [u8; 32] {
         let mut all = vec![self.tag.as_str()];

@@ -30,6 +30,24 @@ pub fn inside<T: Send>(
     })
 }
 
+/// A new network namespace of the host's user namespace, its loopback interface up.
+pub fn make() -> Result<OwnedFd> {
+    let failed = |error: io::Error| Error::new("make", "a network namespace", error);
+    let netns = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(
+            scope,
+            || -> io::Result<OwnedFd> {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+                File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+            },
+        )?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+    });
+    let netns = netns.map_err(failed)?;
+    crate::sys::userns::loopback_up(&netns).map_err(failed)?;
+    Ok(netns)
+}
+
 /// The calling thread's own network namespace.
 pub fn current() -> Result<OwnedFd> {
     open(Path::new("/proc/thread-self/ns/net"))

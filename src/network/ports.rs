@@ -73,6 +73,22 @@ pub fn owner(port: u16, protocol: Protocol) -> Option<String> {
     None
 }
 
+/// How many TCP connections clients have to these local ports.
+pub fn connections(ports: &[u16]) -> usize {
+    let wanted: Vec<String> = ports.iter().map(|port| format!(":{port:04X}")).collect();
+    let is_one = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().take(4).collect();
+        // proc_net(5): established, and those whose other end still sends or reads.
+        let lives = fields.get(3).is_some_and(|state| ["01", "04", "05", "08"].contains(state));
+        lives && fields.get(1).is_some_and(|at| wanted.iter().any(|port| at.ends_with(port)))
+    };
+    ["tcp", "tcp6"]
+        .iter()
+        .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
+        .map(|table| table.lines().skip(1).filter(is_one).count())
+        .sum()
+}
+
 /// The inodes of sockets that have this local port, in the text of `/proc/net/tcp`
 /// and its like (proc_net(5)): listening ones of TCP, all of UDP.
 fn inodes_of(table: &str, port: u16, protocol: Protocol) -> Vec<String> {

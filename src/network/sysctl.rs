@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use super::error::{Error, Result};
 
@@ -30,9 +29,11 @@ pub(super) fn set_if_there(key: &str, value: &str) -> Result<Option<String>> {
     }
 }
 
-/// Whether the kernel does IPv6 at all (it may be booted with `ipv6.disable=1`).
-pub(super) fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6/conf/all/forwarding").exists()
+/// Whether the calling thread's network has IPv6: the kernel may be booted with
+/// `ipv6.disable=1`, or an administrator have switched it off.
+pub fn has_ipv6() -> bool {
+    let off = fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
+    off.is_ok_and(|off| off.trim() == "0")
 }
 
 /// Lets packets be forwarded, which networks with an outside need. A machine that

@@ -30,6 +30,57 @@ pub(super) fn become_payload(
         *fd = read(inherited.fds.get(index).copied())?;
     }
     at(Step::Stdio, 0, set_stdio(stdio))?;
+    let mut sockets = [0; SOCKETS_MAX];
+    let count = read(tape.number::<usize>())?;
+    for index in 0..count {
+        let index_of = read(tape.number::<usize>())?;
+        *read(sockets.get_mut(index))? = read(inherited.fds.get(index_of).copied())?;
+    }
+    let sockets = read(sockets.get_mut(..count))?;
+    if sockets.is_empty() {
+        return with_rights(head, tape, 0);
+    }
+    let moved = at(Step::Stdio, 1, hand_over(sockets, inherited))?;
+    // Where a failure is told from here on.
+    let Err(failure) = with_rights(head, tape, count);
+    super::child::fail(&moved, failure)
+}
+
+/// As many as SCM_RIGHTS could bring beside everything else.
+const SOCKETS_MAX: usize = 64;
+
+/// Puts the sockets where sd_listen_fds(3) looks for them: from descriptor 3 on. What
+/// is there moves away first.
+fn hand_over<'a>(sockets: &mut [RawFd], inherited: &Inherited<'a>) -> Result<Inherited<'a>, Errno> {
+    use std::os::fd::IntoRawFd;
+    let first_free = 3 + sockets.len() as RawFd;
+    let away = |fd: RawFd| {
+        rustix::io::fcntl_dupfd_cloexec(borrowed(fd), first_free).map(IntoRawFd::into_raw_fd)
+    };
+    for socket in sockets.iter_mut() {
+        *socket = away(*socket)?;
+    }
+    let moved = Inherited {
+        fds: &[],
+        status: away(inherited.status)?,
+        error_pipe: away(inherited.error_pipe)?,
+        ..*inherited
+    };
+    for (number, socket) in (3..).zip(sockets) {
+        // SAFETY: what this process still uses was moved above these numbers.
+        if unsafe { libc::dup3(*socket, number, 0) } < 0 {
+            return Err(process::errno());
+        }
+    }
+    Ok(moved)
+}
+
+/// From the terminal on, which is descriptor 0, to the program.
+fn with_rights(
+    head: Head,
+    tape: &mut Reader<'_>,
+    sockets: usize,
+) -> Stepped<std::convert::Infallible> {
     if head.flags & plan::flags::TTY != 0 {
         at(Step::Terminal, 0, take_terminal())?;
     }
@@ -94,8 +145,10 @@ pub(super) fn become_payload(
         }
     }
 
-    let (argv, envp) = (read(tape.pointers())?, read(tape.pointers())?);
-    close_on_exec_from(3);
+    let argv = read(tape.pointers())?;
+    let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+    let envp = read(tape.pointers_with((sockets > 0).then_some(own)))?;
+    close_on_exec_from(3 + sockets as RawFd);
     signals::restore(0);
     let mut refused = None;
     let mut last = Errno::NOENT;

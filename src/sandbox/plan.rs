@@ -5,7 +5,7 @@ use super::tape::Writer;
 
 /// Begins every tape; its last byte is the version of the layout. A keeper that
 /// finds another one refuses the launch.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"BERTHPL\x01");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"BERTHPL\x02");
 
 /// An index into the descriptors that came with the launch.
 pub type FdIndex = usize;
@@ -60,6 +60,10 @@ pub struct Plan {
     pub hostname: Option<String>,
     /// Standard input, output and error.
     pub stdio: [FdIndex; 3],
+    /// Listening sockets, which the payload gets as descriptors from 3 on
+    /// (sd_listen_fds(3)). With any, `envp` begins with `LISTEN_PID=`: the child puts
+    /// the payload's own pid in its place.
+    pub sockets: Vec<FdIndex>,
     /// The working directory; made when it is missing.
     pub workdir: String,
     /// umask(2).
@@ -192,6 +196,7 @@ impl Plan {
         for fd in self.stdio {
             w.word(fd as u64);
         }
+        w.list(&self.sockets, |w, fd| w.word(*fd as u64));
         w.word(u64::from(self.umask));
         w.list(&self.groups, |w, group| w.word(u64::from(*group)));
         w.word(u64::from(self.gid));

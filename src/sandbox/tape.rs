@@ -106,15 +106,36 @@ impl<'a> Reader<'a> {
 
     /// Strings as a NULL-terminated array, the form of execve(2).
     pub fn pointers(&mut self) -> Option<*const *const libc::c_char> {
+        self.pointers_with(None)
+    }
+
+    /// The same; the digits that the first string ends with become `number`.
+    pub fn pointers_with(&mut self, number: Option<u32>) -> Option<*const *const libc::c_char> {
         let count: usize = self.number()?;
         let array = self.take(count.checked_add(1)?.checked_mul(WORD)?)?;
         for index in 0..count {
-            let pointer = self.string()?.as_ptr() as usize as u64;
+            let string = match number.filter(|_| index == 0) {
+                Some(number) => self.numbered(number)?,
+                None => self.string()?,
+            };
+            let pointer = string.as_ptr() as usize as u64;
             array
                 .get_mut(index * WORD..(index + 1) * WORD)?
                 .copy_from_slice(&pointer.to_ne_bytes());
         }
         Some(array.as_ptr().cast())
+    }
+
+    fn numbered(&mut self, number: u32) -> Option<&'a CStr> {
+        let len: usize = self.number()?;
+        let padded = len.checked_add(1)?.checked_next_multiple_of(WORD)?;
+        let bytes = self.take(padded)?;
+        let mut rest = number;
+        for byte in bytes.get_mut(..len)?.iter_mut().rev().take_while(|b| b.is_ascii_digit()) {
+            *byte = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        CStr::from_bytes_until_nul(bytes).ok()
     }
 }
 
@@ -143,6 +164,18 @@ mod tests {
         assert!(reader.pointers().is_some());
         assert_eq!(reader.signed(), Some(-5));
         assert_eq!(reader.word(), None);
+    }
+
+    #[test]
+    fn a_number_is_put_into_the_first_string() {
+        let mut writer = Writer::default();
+        writer.pointers(&[b"LISTEN_PID=0000000000".to_vec(), b"A=1".to_vec()]);
+        let mut tape = writer.finish();
+        let mut reader = Reader::new(&mut tape);
+        let array = reader.pointers_with(Some(4711)).unwrap();
+        // SAFETY: the array and its strings are in `tape`, which lives.
+        let first = unsafe { CStr::from_ptr(*array) };
+        assert_eq!(first, c"LISTEN_PID=0000004711");
     }
 
     proptest! {

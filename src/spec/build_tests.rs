@@ -30,6 +30,7 @@ fn context() -> Context {
         seccomp_profile: None,
         kernel: KernelVersion(6, 1),
         image: ImageDefaults::default(),
+        etc: BTreeMap::new(),
         open_files: None,
     }
 }

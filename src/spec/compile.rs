@@ -36,6 +36,8 @@ pub struct Parts {
     pub join: Vec<(FdIndex, u64)>,
     /// Standard input, output, error.
     pub stdio: [FdIndex; 3],
+    /// Listening sockets that it is given, and their names (sd_listen_fds_with_names(3)).
+    pub sockets: Vec<(FdIndex, String)>,
     /// The detached mount of its terminal, for `/dev/console`.
     pub console: Option<FdIndex>,
     /// Berth's container init is PID 1.
@@ -103,6 +105,7 @@ pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
         plan.hostname = spec.hostname().clone();
     }
     payload(&mut plan, process)?;
+    listen(&mut plan, &parts.sockets);
     Ok(plan)
 }
 
@@ -263,6 +266,25 @@ fn payload(plan: &mut Plan, process: &Process) -> Result<(), Error> {
     }
     plan.capabilities = process.capabilities().as_ref().map(sets);
     Ok(())
+}
+
+/// What tells a program of the sockets that it was given. The process id has ten
+/// digits: the child writes the payload's own into them.
+fn listen(plan: &mut Plan, sockets: &[(FdIndex, String)]) {
+    if sockets.is_empty() {
+        return;
+    }
+    plan.sockets = sockets.iter().map(|(fd, _)| *fd).collect();
+    let names: Vec<&str> = sockets.iter().map(|(_, name)| name.as_str()).collect();
+    plan.envp.retain(|variable| !variable.starts_with("LISTEN_"));
+    plan.envp.splice(
+        0..0,
+        [
+            "LISTEN_PID=0000000000".to_owned(),
+            format!("LISTEN_FDS={}", sockets.len()),
+            format!("LISTEN_FDNAMES={}", names.join(":")),
+        ],
+    );
 }
 
 /// Where programs are looked for when the environment does not say (execvp(3)).

@@ -62,6 +62,9 @@ pub struct Context {
     pub kernel: KernelVersion,
     /// What the image says; empty with a root of the host.
     pub image: ImageDefaults,
+    /// Files of the host that tell the container of its network, by their place in it;
+    /// a mount of the manifest goes before.
+    pub etc: BTreeMap<PathBuf, PathBuf>,
     /// How many open files a process may have (soft and hard `RLIMIT_NOFILE`) when the
     /// manifest does not say; `None` is what the keeper has, who has raised its own.
     pub open_files: Option<(u64, u64)>,

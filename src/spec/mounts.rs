@@ -28,8 +28,12 @@ pub(super) fn mounts(
             return Err(Error::new("mount", format!("{} is a target twice", target.display())));
         }
     }
+    let etc = context.etc.iter().map(|(target, source)| {
+        plain(target, "bind", source, &["bind", "rprivate", "nosuid", "nodev"])
+    });
     let mut all: Vec<Mount> = default_mounts(container, context)
         .into_iter()
+        .chain(etc)
         .filter(|mount| !own.contains_key(mount.destination()))
         .collect();
     // In a user namespace mknod(2) is refused, so the host's node is mounted.

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod http;
+pub mod net;
 pub mod registry;
 
 use std::fs;
@@ -27,6 +28,8 @@ pub fn binary() -> PathBuf {
 pub struct Berth {
     root: tempfile::TempDir,
     keeper: Option<Child>,
+    /// The network namespace that it runs in, if that is not the test's own.
+    netns: Option<PathBuf>,
 }
 
 impl Berth {
@@ -36,7 +39,7 @@ impl Berth {
             std::env::var_os("BERTH_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let root = tempfile::Builder::new().prefix("berth-test-").tempdir_in(base).unwrap();
         fs::create_dir_all(root.path().join("etc/containers.d")).unwrap();
-        Berth { root, keeper: None }
+        Berth { root, keeper: None, netns: None }
     }
 
     /// A root with manifests, and a supervisor that runs.
@@ -46,6 +49,13 @@ impl Berth {
             berth.write(file, text);
         }
         berth.up();
+        berth
+    }
+
+    /// An empty root, for a supervisor whose host is a network namespace by its path.
+    pub fn in_network(netns: &Path) -> Self {
+        let mut berth = Berth::new();
+        berth.netns = Some(netns.to_owned());
         berth
     }
 
@@ -76,13 +86,34 @@ impl Berth {
 
     /// Starts `berth up` and waits until it answers.
     pub fn up(&mut self) {
+        self.up_by(&[]);
+    }
+
+    /// The same without a capability, such as `cap_net_admin`.
+    pub fn up_with_less(&mut self, capability: &str) {
+        let less = format!("--bounding-set=-{}", capability.trim_start_matches("cap_"));
+        let inheritable = format!("--inh-caps=-{}", capability.trim_start_matches("cap_"));
+        self.up_by(&["setpriv", &less, &inheritable]);
+    }
+
+    /// Starts it by a command that executes what follows.
+    fn up_by(&mut self, by: &[&str]) {
         assert!(self.keeper.is_none(), "it runs already");
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.path("supervisor.log"))
             .unwrap();
-        let child = Command::new(binary())
+        let mut command = match &self.netns {
+            None => Command::new(binary()),
+            // It executes what follows: the pid is the keeper's.
+            Some(netns) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", netns.display())).args(by).arg(binary());
+                command
+            }
+        };
+        let child = command
             .arg("--root")
             .arg(self.root())
             .args(["up", "--quiet"])

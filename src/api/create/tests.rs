@@ -15,7 +15,12 @@ fn made(value: Value) -> Result<Made, String> {
             ("db".to_owned(), Container { mounts: vec![data], ..Container::default() })
         })
     };
-    manifest(parse(value)?, &mut Surroundings { container: &container, volume: &mut volume })
+    let mut around = Surroundings {
+        container: &container,
+        network: &|which| (which == "back").then(|| which.to_owned()),
+        volume: &mut volume,
+    };
+    manifest(parse(value)?, &mut around)
 }
 
 fn volume_mount(source: &str, target: &str) -> Mount {
@@ -53,7 +58,9 @@ fn what_the_docker_command_sends_becomes_a_manifest() {
     assert_eq!(container.resources.swap, Some(Size(64 << 20)));
     assert_eq!(container.resources.cpus, Some(Cpus { milli: 1500 }));
     assert_eq!(container.resources.cpu_weight, Some(50));
-    assert_eq!(container.network.publish, ["127.0.0.1:5353:53/udp", "8080:80"]);
+    let published: Vec<String> =
+        container.network.publish.iter().map(|one| one.mapping.to_string()).collect();
+    assert_eq!(published, ["127.0.0.1:5353:53/udp", "8080:80"]);
     assert!(!container.security.no_new_privileges);
     assert_eq!(container.rlimits["nofile"], Rlimit { soft: 10, hard: u64::MAX });
     let kinds: Vec<_> =

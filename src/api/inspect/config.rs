@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::host::list_or_null;
-use super::published;
+use crate::api::endpoints;
 use crate::api::model::image;
 use crate::engine::handle::View;
 use crate::image::config::Process;
@@ -50,7 +50,7 @@ pub(super) fn config(view: &View, base: &Process) -> Value {
         .exposed_ports
         .iter()
         .cloned()
-        .chain(manifest.network.publish.iter().map(|entry| published(entry).2))
+        .chain(endpoints::exposed(manifest))
         .map(|port| (port, json!({})))
         .collect();
     if !exposed.is_empty() {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::port_bindings;
+use crate::api::endpoints;
 use crate::api::model::policy;
 use crate::manifest::model::{Container, IoLimit, Log, MountKind};
 use crate::manifest::scalar::Size;
@@ -53,8 +53,8 @@ pub fn host_config(manifest: &Container) -> Value {
             "Type": "json-file",
             "Config": log_options(&manifest.log),
         },
-        "NetworkMode": manifest.network_mode().to_string(),
-        "PortBindings": port_bindings(manifest),
+        "NetworkMode": endpoints::mode(manifest),
+        "PortBindings": endpoints::port_bindings(manifest),
         "RestartPolicy": policy(manifest.restart.policy),
         "AutoRemove": manifest.auto_remove,
         "VolumeDriver": "",
@@ -63,10 +63,10 @@ pub fn host_config(manifest: &Container) -> Value {
         "CapAdd": list_or_null(&security.cap_add),
         "CapDrop": list_or_null(&security.cap_drop),
         "CgroupnsMode": "private",
-        "Dns": [],
-        "DnsOptions": [],
-        "DnsSearch": [],
-        "ExtraHosts": null,
+        "Dns": manifest.network.dns,
+        "DnsOptions": manifest.network.dns_options,
+        "DnsSearch": manifest.network.dns_search,
+        "ExtraHosts": list_or_null(&manifest.network.extra_hosts),
         "GroupAdd": list_or_null(&manifest.groups),
         "IpcMode": "private",
         "Cgroup": "",

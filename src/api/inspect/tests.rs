@@ -1,4 +1,5 @@
 use super::*;
+use crate::manifest::model::Container;
 use crate::manifest::model::{Network, NetworkMode};
 
 fn view(manifest: Container) -> View {
@@ -57,8 +58,11 @@ fn what_was_asked_for_is_told() {
     });
     let mut volume = String::new;
     let none = |_: &str| None;
-    let mut surroundings =
-        crate::api::create::Surroundings { container: &none, volume: &mut volume };
+    let mut surroundings = crate::api::create::Surroundings {
+        container: &none,
+        network: &|_| None,
+        volume: &mut volume,
+    };
     let body = crate::api::create::parse(asked.clone()).unwrap();
     let made = crate::api::create::manifest(body, &mut surroundings).unwrap();
     let told = inspect(&view(made.container), &Base::default(), &Places::default());

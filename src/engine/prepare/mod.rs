@@ -2,6 +2,7 @@
 //! cgroup, standard input and output, the plan. Runs on a thread that may block.
 
 mod command;
+mod network;
 mod stdio;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,10 +19,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
+use super::networks::Networks;
 use super::paths::Paths;
 use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
-use crate::manifest::model::{Container, Isolation, MountKind, NetworkMode, Userns};
+use crate::manifest::model::{Container, Isolation, MountKind, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
 use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
@@ -34,6 +36,8 @@ pub use stdio::{Ends, open_fifo};
 pub struct Kept {
     /// Its user and network namespace.
     pub namespaces: Option<Namespaces>,
+    /// Its network namespace, if it has the host's user namespace.
+    pub netns: Option<OwnedFd>,
     /// Its root, to be mounted once more.
     pub root: Option<Root>,
     /// Its cgroup.
@@ -55,6 +59,8 @@ pub struct Order {
     pub renew: bool,
     /// The network namespace of the container whose network it shares.
     pub network: Option<OwnedFd>,
+    /// Listening sockets that it is handed, and their names.
+    pub sockets: Vec<(OwnedFd, String)>,
     /// What its image is, if it has one.
     pub image: Option<ImageRoot>,
     /// What it has from earlier launches.
@@ -76,6 +82,8 @@ pub struct Workshop {
     pub volumes: Arc<Volumes>,
     /// Where images are.
     pub images: Images,
+    /// Which networks there are.
+    pub networks: Networks,
     /// What was compiled before.
     pub filters: Filters,
 }
@@ -179,7 +187,11 @@ impl<'a> Preparation<'a> {
         context.image = image.map(|image| image.config.defaults()).unwrap_or_default();
         context.ids =
             ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
-        self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
+        let kept = (namespaces, &mut order.kept.netns);
+        let launch = (order.name.as_str(), order.id.as_str(), order.incarnation);
+        let etc =
+            self.network(launch, order.network.take(), &manifest, kept, &mut parts, &mut context)?;
+        self.etc(&run_dir, etc, ids, &mut parts, &mut context)?;
         let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
         parts.seccomp = self.workshop.filters.of(&spec)?;
         if let Some(cgroup) = &order.kept.cgroup {
@@ -205,6 +217,10 @@ impl<'a> Preparation<'a> {
             let [stdout, stderr] = fifos;
             parts.stdio[1] = self.add(stdout);
             parts.stdio[2] = self.add(stderr);
+        }
+        for (socket, name) in order.sockets.drain(..) {
+            let index = self.add(socket);
+            parts.sockets.push((index, name));
         }
         let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
         self.ready(plan, &status_path(&run_dir, order.incarnation))
@@ -362,57 +378,9 @@ impl<'a> Preparation<'a> {
             seccomp_profile: profile,
             kernel: kernel_version(),
             image: spec::ImageDefaults::default(),
+            etc: BTreeMap::new(),
             open_files: open_files(),
         })
-    }
-
-    /// Which namespaces are entered. The order is that of setns(2): the network
-    /// first, while we still have rights over whoever owns it.
-    fn network(
-        &mut self,
-        shared: Option<OwnedFd>,
-        manifest: &Container,
-        namespaces: Option<&Namespaces>,
-        parts: &mut Parts,
-        context: &mut spec::Context,
-    ) -> Result<(), String> {
-        use crate::sys::process::flags;
-        let dup = |fd: &OwnedFd| fd.try_clone().map_err(|error| format!("dup: {error}"));
-        match manifest.network_mode() {
-            NetworkMode::None => {
-                context.network = spec::Netns::Own;
-                if let Some(namespaces) = namespaces {
-                    let net = dup(&namespaces.net)?;
-                    parts.join.push((self.add(net), flags::NEWNET));
-                }
-            }
-            NetworkMode::Host => context.network = spec::Netns::Host,
-            NetworkMode::Container(other) => {
-                let net = shared
-                    .ok_or_else(|| format!("{other}, whose network it shares, does not run"))?;
-                context.network = spec::Netns::Shared(PathBuf::from("/proc/self/ns/net"));
-                parts.join.push((self.add(net), flags::NEWNET));
-            }
-            NetworkMode::Bridge => {
-                return Err("network.mode = \"bridge\" is not there; use \"none\", \"host\" or \
-                            \"container:NAME\""
-                    .to_owned());
-            }
-        }
-        let foreign = context.network != spec::Netns::Own;
-        if foreign && manifest.isolation == Isolation::Full {
-            // A new sysfs shows the network of whoever mounts it, and may only be
-            // mounted by the owner of that network (sysfs(5)): the host's it is.
-            let path = Path::new("/sys");
-            let sys = rootfs::read_only_clone(path).map_err(|error| error.to_string())?;
-            let index = self.add(sys);
-            parts.binds.insert(path.to_owned(), (index, false));
-        }
-        if let Some(namespaces) = namespaces {
-            let user = dup(&namespaces.user)?;
-            parts.join.push((self.add(user), flags::NEWUSER));
-        }
-        Ok(())
     }
 
     fn ready(self, plan: Plan, status: &Path) -> Result<Ready, String> {

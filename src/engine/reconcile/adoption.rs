@@ -161,6 +161,7 @@ pub(super) fn reboot(record: &mut Record, now: &Now) {
     record.live_error = None;
     record.boot_id = now.boot_id.clone();
     record.phase = record.phase.after_boot();
+    record.demanded = false;
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, NetworkMode, Publish};
 
 /// The keys that change without a new incarnation. Everything else replaces the
 /// container: it is stopped, and launched with a fresh writable layer, as Docker's
 /// users know it from compose.
-const IN_PLACE: [&str; 12] = [
+const IN_PLACE: [&str; 14] = [
+    "start",
+    "idle-timeout",
     "resources",
     "restart",
     "log",
@@ -45,14 +47,33 @@ impl Change {
         if old == new {
             return Change::None;
         }
-        let keys = changed_keys(old, new);
-        let replace: Vec<String> = keys.iter().filter(|key| !is_in_place(key)).cloned().collect();
+        let mut keys = changed_keys(old, new);
+        // Where there is an interface already, all that is on it changes live.
+        let bridged = old.network_mode() == NetworkMode::Bridge;
+        let same_network = bridged && new.network_mode() == NetworkMode::Bridge;
+        let same_sockets = held(old).eq(held(new));
+        if old.network_mode() != new.network_mode() && !keys.iter().any(|key| key == "network.mode")
+        {
+            keys.push("network.mode".to_owned());
+        }
+        let is_live = |key: &str| match key.strip_prefix("network.") {
+            Some("mode") => same_network,
+            Some("publish") => same_network && same_sockets,
+            Some(_) => same_network,
+            None => is_in_place(key),
+        };
+        let replace: Vec<String> = keys.iter().filter(|key| !is_live(key)).cloned().collect();
         match (keys.is_empty(), replace.is_empty()) {
             (true, _) => Change::None,
             (false, true) => Change::InPlace { keys },
             (false, false) => Change::Replace { keys: replace },
         }
     }
+}
+
+/// The listening sockets that it is handed at its launch.
+fn held(container: &Container) -> impl Iterator<Item = &Publish> {
+    container.network.publish.iter().filter(|one| one.hold)
 }
 
 fn is_in_place(key: &str) -> bool {
@@ -108,6 +129,21 @@ mod tests {
         new.command = vec!["true".into()];
         assert_eq!(Change::between(&old, &new), Change::Replace { keys: vec!["command".into()] });
         assert_eq!(Change::between(&new, &new.clone()), Change::None);
+    }
+
+    #[test]
+    fn ports_and_networks_change_in_place_where_there_is_a_bridge() {
+        let read = |text: &str| -> Container { toml::from_str(text).unwrap() };
+        let old = read("image = \"x\"\n");
+        let new = read("image = \"x\"\n[network]\npublish = [\"80:80\"]\nnetworks = [\"a\"]\n");
+        let keys = vec!["network.publish".to_owned(), "network.networks".to_owned()];
+        assert_eq!(Change::between(&old, &new), Change::InPlace { keys });
+        let none = read("rootfs = \"/\"\n");
+        let published = read("rootfs = \"/\"\n[network]\npublish = [\"80:80\"]\n");
+        let keys = vec!["network.publish".to_owned(), "network.mode".to_owned()];
+        assert_eq!(Change::between(&none, &published), Change::Replace { keys });
+        let held = read("image = \"x\"\n[network]\npublish = [{ host = 80, hold = true }]\n");
+        assert!(matches!(Change::between(&old, &held), Change::Replace { .. }));
     }
 
     #[test]

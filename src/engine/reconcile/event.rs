@@ -97,6 +97,18 @@ pub enum Event {
         /// What is left and why, if something is.
         result: Result<(), String>,
     },
+    /// Somebody connects to a container that is started on demand.
+    Demanded {
+        /// Which container.
+        name: Name,
+    },
+    /// Nobody was connected to it for as long as its manifest says.
+    Idle {
+        /// Which container.
+        name: Name,
+        /// Which run.
+        incarnation: u64,
+    },
     /// The supervisor received a signal that may be one of `signals.forward`.
     SignalReceived(Signal),
     /// A person wants something of a container.

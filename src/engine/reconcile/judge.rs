@@ -9,7 +9,7 @@ use super::change::Change;
 use super::desired::Desired;
 use super::observed::Observed;
 use super::record::{Asked, HealthStatus, Phase, Record, Rest, StopWhy};
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Start};
 use crate::manifest::scalar::Name;
 
 /// Why a container that should run is not launched yet.
@@ -137,6 +137,8 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         node.block = block(observed, name);
     }
     node.outlook = match (&node.down, &record.phase) {
+        // Its sockets are there: whoever connects is served.
+        (Some(StopWhy::Idle), _) => Outlook::Ready,
         (Some(why), _) if comes_back(why) => Outlook::Pending,
         (Some(_), _) => Outlook::Hopeless,
         (None, Phase::Running(run)) => match run.health {
@@ -170,7 +172,11 @@ fn comes_back(why: &StopWhy) -> bool {
         | StopWhy::Network { .. }
         | StopWhy::Dependency { .. }
         | StopWhy::Lost => true,
-        StopWhy::ByHand | StopWhy::Removed | StopWhy::Conflict { .. } | StopWhy::Shutdown => false,
+        StopWhy::ByHand
+        | StopWhy::Removed
+        | StopWhy::Conflict { .. }
+        | StopWhy::Idle
+        | StopWhy::Shutdown => false,
     }
 }
 
@@ -185,6 +191,12 @@ fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) 
     }
     if record.held.is_some() {
         return Some(StopWhy::ByHand);
+    }
+    if let Force::Manifest(manifest) = force
+        && manifest.start == Start::OnDemand
+        && !record.demanded
+    {
+        return Some(StopWhy::Idle);
     }
     if let Phase::Stopping { why, .. } | Phase::Ending { why: Some(why), .. } = &record.phase {
         // It may have been for a reason that is none any more.
@@ -220,7 +232,7 @@ fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) 
         {
             return Some(StopWhy::Network { of: to.clone() });
         }
-        if edge.needs() && other.down.is_some() {
+        if edge.needs() && other.down.as_ref().is_some_and(|why| *why != StopWhy::Idle) {
             return Some(StopWhy::Dependency { on: to.clone() });
         }
         if edge.yields && other.alive && other.down.is_none() {

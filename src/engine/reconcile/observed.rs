@@ -175,6 +175,16 @@ impl Observed {
             }
             Event::LiveApplied { name, result } => self.live_applied(&name, result),
             Event::Discarded { name, result } => self.discarded(&name, result, now),
+            Event::Demanded { name } => {
+                if self.record(&name).is_some_and(|record| !record.demanded) {
+                    self.edit(&name, super::verb::demand);
+                }
+            }
+            Event::Idle { name, incarnation } => {
+                if self.is_current(&name, incarnation).is_some() {
+                    self.edit(&name, |record| record.demanded = false);
+                }
+            }
             Event::SignalReceived(signal) => self.forward(signal),
             Event::Verb { name, verb } => return self.verb(&name, verb, now),
         }

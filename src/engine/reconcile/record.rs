@@ -46,6 +46,9 @@ pub struct Record {
     pub image: Option<Image>,
     /// The container whose network the latest incarnation joined.
     pub joined: Option<Joined>,
+    /// With `start = "on-demand"`: somebody connected, or a person started it.
+    #[serde(default)]
+    pub demanded: bool,
     /// A person stopped it.
     pub held: Option<Held>,
     /// How the latest incarnation ended, or failed to begin.
@@ -297,6 +300,8 @@ pub enum StopWhy {
         /// The owner of the network.
         of: Name,
     },
+    /// Nobody is connected to it; it starts when somebody is.
+    Idle,
     /// It can't run at the same time as another, which runs.
     Conflict {
         /// The other.
@@ -405,6 +410,7 @@ impl Record {
             renew: false,
             image: None,
             joined: None,
+            demanded: false,
             held: None,
             last_exit: None,
             live_error: None,

@@ -50,6 +50,7 @@ impl Observed {
                 }
                 self.edit(name, |record| {
                     record.held = Some(Held { since: now.wall, signal, timeout });
+                    record.demanded = false;
                     // It is stopping already: at most it gets less time.
                     if let Phase::Stopping { deadline, escalated: false, .. } = &mut record.phase
                         && let Some(timeout) = timeout
@@ -172,9 +173,18 @@ impl Observed {
     }
 }
 
+/// Somebody connects: it is to run, unless a person stopped it.
+pub(super) fn demand(record: &mut Record) {
+    record.demanded = true;
+    if record.phase == Phase::Exited(Rest::Finished) {
+        record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Idle });
+    }
+}
+
 /// Nothing that a person or its policy decided speaks against a launch any more.
 pub(super) fn release(record: &mut Record) {
     record.held = None;
+    record.demanded = true;
     record.streak = 0;
     match &mut record.phase {
         Phase::Exited(Rest::Finished) | Phase::Backoff { .. } => {

@@ -5,23 +5,25 @@ mod server;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
+use ipnet::IpNet;
 
-pub use server::{Sockets, serve};
+pub use server::{Sockets, Upstream, serve};
 
 /// How long others may remember an answer: containers come and go.
 const TTL: u32 = 5;
 
-/// The names of one network.
+/// Names and the addresses that they stand for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Zone {
+pub struct Names {
     names: BTreeMap<String, Vec<IpAddr>>,
     addresses: BTreeMap<IpAddr, String>,
 }
 
-impl Zone {
+impl Names {
     /// Adds an address to a name; a name may have several, one a replica. The first
     /// name of an address is what the address is looked up as.
     pub fn add(&mut self, name: &str, address: IpAddr) {
@@ -34,22 +36,72 @@ impl Zone {
     }
 }
 
+/// What the resolver of one network answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Zone {
+    /// The network's own names.
+    pub names: Arc<Names>,
+    /// What differs for some who ask, by their address.
+    pub guests: BTreeMap<IpAddr, Guest>,
+    /// Who is answered at all; everybody if it is empty. A host that routes for others
+    /// must not serve their names.
+    pub clients: Vec<IpNet>,
+    /// Whether other names are asked of servers outside; a network without an outside
+    /// must not leak by its names.
+    pub outside: bool,
+}
+
+/// What one container is answered beside the names of the network that it asks on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Guest {
+    /// The names of its other networks.
+    pub names: Vec<Arc<Names>>,
+    /// The servers that are asked for it, instead of the host's.
+    pub servers: Vec<IpAddr>,
+    /// Whether any of its networks has an outside.
+    pub outside: bool,
+}
+
+impl Zone {
+    fn all(&self, source: IpAddr) -> impl Iterator<Item = &Names> {
+        let guest = self.guests.get(&source);
+        let others = guest.into_iter().flat_map(|guest| &guest.names);
+        std::iter::once(&self.names).chain(others).map(Arc::as_ref)
+    }
+
+    fn forward(&self, source: IpAddr) -> Option<Vec<IpAddr>> {
+        match self.guests.get(&source) {
+            Some(guest) => guest.outside.then(|| guest.servers.clone()),
+            None => self.outside.then(Vec::new),
+        }
+    }
+}
+
 /// What to do with a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// Send these bytes back.
     Reply(Vec<u8>),
-    /// Not ours: ask the servers of the host.
-    Forward,
+    /// Not ours: ask these servers; those of the host if there are none.
+    Forward(Vec<IpAddr>),
     /// Say nothing: it is not a query.
     Ignore,
 }
 
-/// Answers a query from the zone. `turn` changes from query to query: it chooses who
-/// is first of several addresses. `limit` is how long the answer may be in bytes;
+/// Answers a query of `source` from the zone. `turn` counts the questions for a name and
+/// a type: it chooses which of several addresses is given. `limit` is how long the answer may be in bytes;
 /// a longer one is cut, and says so (RFC 1035, section 4.2.1).
-pub fn answer(query: &[u8], zone: &Zone, turn: usize, limit: usize) -> Answer {
+pub fn answer(
+    query: &[u8],
+    zone: &Zone,
+    source: IpAddr,
+    turn: impl FnOnce(&str, RecordType) -> usize,
+    limit: usize,
+) -> Answer {
     let Ok(query) = Message::from_vec(query) else { return Answer::Ignore };
+    if !zone.clients.is_empty() && !zone.clients.iter().any(|net| net.contains(&source)) {
+        return Answer::Ignore;
+    }
     if query.metadata.message_type != MessageType::Query {
         return Answer::Ignore;
     }
@@ -69,7 +121,7 @@ pub fn answer(query: &[u8], zone: &Zone, turn: usize, limit: usize) -> Answer {
     let text = name.to_ascii();
     let text = text.trim_end_matches('.').to_ascii_lowercase();
     let record = |data| Record::from_rdata(name.clone(), TTL, data);
-    if let Some(addresses) = zone.names.get(&text) {
+    if let Some(addresses) = zone.all(source).find_map(|names| names.names.get(&text)) {
         let kind = question.query_type();
         let mut records: Vec<Record> = addresses
             .iter()
@@ -81,23 +133,33 @@ pub fn answer(query: &[u8], zone: &Zone, turn: usize, limit: usize) -> Answer {
                 _ => None,
             })
             .collect();
-        if !records.is_empty() {
-            let first = turn % records.len();
-            records.rotate_left(first);
+        // One alone: what resolvers get several of they sort (RFC 6724, rule 9), and the
+        // same one would always be first.
+        if records.len() > 1 {
+            let first = turn(&text, kind) % records.len();
+            records.swap(0, first);
+            records.truncate(1);
         }
         reply.metadata.authoritative = true;
         reply.add_answers(records);
         return encode(&reply, limit);
     }
     if question.query_type() == RecordType::PTR
-        && let Some(host) = reversed(&text).and_then(|address| zone.addresses.get(&address))
+        && let Some(address) = reversed(&text)
+        && let Some(host) = zone.all(source).find_map(|names| names.addresses.get(&address))
         && let Ok(host) = Name::from_ascii(format!("{host}."))
     {
         reply.metadata.authoritative = true;
         reply.add_answers([record(RData::PTR(rdata::PTR(host)))]);
         return encode(&reply, limit);
     }
-    Answer::Forward
+    match zone.forward(source) {
+        Some(servers) => Answer::Forward(servers),
+        None => {
+            reply.metadata.response_code = ResponseCode::NXDomain;
+            encode(&reply, limit)
+        }
+    }
 }
 
 /// The reply that says that nobody could be asked.
@@ -149,7 +211,7 @@ mod tests {
     use super::*;
 
     fn zone() -> Zone {
-        let mut zone = Zone::default();
+        let mut names = Names::default();
         for (name, address) in [
             ("web", "10.1.0.2"),
             ("web", "fd00::2"),
@@ -157,17 +219,19 @@ mod tests {
             ("app", "10.1.0.3"),
             ("app", "10.1.0.4"),
         ] {
-            zone.add(name, address.parse().unwrap());
+            names.add(name, address.parse().unwrap());
         }
-        zone
+        Zone { names: Arc::new(names), outside: true, ..Zone::default() }
     }
+
+    const ASKER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 9));
 
     fn ask(name: &str, kind: RecordType, turn: usize) -> Option<Message> {
         let mut query = Message::query();
         query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        match answer(&query.to_vec().unwrap(), &zone(), turn, 512) {
+        match answer(&query.to_vec().unwrap(), &zone(), ASKER, |_, _| turn, 512) {
             Answer::Reply(bytes) => Some(Message::from_vec(&bytes).unwrap()),
-            Answer::Forward => None,
+            Answer::Forward(_) => None,
             Answer::Ignore => panic!("ignored"),
         }
     }
@@ -197,24 +261,55 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_too_long_is_cut_and_says_so() {
-        let mut zone = Zone::default();
-        for last in 0..200 {
-            zone.add("many", IpAddr::from([10, 0, 0, last]));
-        }
+    fn a_guest_hears_the_names_of_all_its_networks_and_an_internal_one_asks_nobody() {
+        let mut other = Names::default();
+        other.add("db", "10.2.0.7".parse().unwrap());
+        let servers = vec!["9.9.9.9".parse().unwrap()];
+        let guest = Guest { names: vec![Arc::new(other)], servers: servers.clone(), outside: true };
+        let mut zone = zone();
+        zone.outside = false;
+        zone.clients = vec!["10.1.0.0/24".parse().unwrap()];
+        zone.guests.insert(ASKER, guest);
+        let ask = |name: &str, source: IpAddr| {
+            let mut query = Message::query();
+            query.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+            match answer(&query.to_vec().unwrap(), &zone, source, |_, _| 0, 512) {
+                Answer::Reply(bytes) => {
+                    let reply = Message::from_vec(&bytes).unwrap();
+                    Ok((reply.metadata.response_code, reply.answers.len()))
+                }
+                Answer::Forward(servers) => Err(servers),
+                Answer::Ignore => panic!("ignored"),
+            }
+        };
+        let stranger = "10.1.0.77".parse().unwrap();
+        assert_eq!(ask("db.", ASKER), Ok((ResponseCode::NoError, 1)));
+        assert_eq!(ask("web.", ASKER), Ok((ResponseCode::NoError, 1)));
+        assert_eq!(ask("example.org.", ASKER), Err(servers));
+        assert_eq!(ask("db.", stranger), Ok((ResponseCode::NXDomain, 0)));
         let mut query = Message::query();
-        query.add_query(Query::query(Name::from_ascii("many.").unwrap(), RecordType::A));
-        let Answer::Reply(bytes) = answer(&query.to_vec().unwrap(), &zone, 0, 512) else {
+        query.add_query(Query::query(Name::from_ascii("web.").unwrap(), RecordType::A));
+        let query = query.to_vec().unwrap();
+        let elsewhere = "192.0.2.1".parse().unwrap();
+        assert_eq!(answer(&query, &zone, elsewhere, |_, _| 0, 512), Answer::Ignore);
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_cut_and_says_so() {
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_ascii("web.").unwrap(), RecordType::A));
+        let query = query.to_vec().unwrap();
+        let Answer::Reply(bytes) = answer(&query, &zone(), ASKER, |_, _| 0, 30) else {
             panic!("no reply");
         };
-        assert!(bytes.len() <= 512);
+        assert!(bytes.len() <= 30);
         assert!(Message::from_vec(&bytes).unwrap().metadata.truncation);
     }
 
     proptest! {
         #[test]
         fn no_packet_panics(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            let _ = answer(&bytes, &zone(), 0, 512);
+            let _ = answer(&bytes, &zone(), ASKER, |_, _| 0, 512);
             let _ = failure(&bytes);
         }
     }

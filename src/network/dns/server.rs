@@ -2,12 +2,15 @@
 //! go on to the host's servers. Memory is bounded: so many questions at once and no
 //! more, each of at most 64 KiB (TCP) or 4 KiB (UDP), each for a few seconds.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
+use hickory_proto::rr::RecordType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
@@ -20,6 +23,8 @@ use crate::network::error::{Error, Result};
 const AT_ONCE: usize = 256;
 /// The largest datagram that is taken.
 const DATAGRAM: usize = 4096;
+/// Names whose turn is remembered.
+const TURNS: usize = 4096;
 /// What every client takes by UDP (RFC 1035, section 2.3.4).
 const SHORT: usize = 512;
 /// How long one upstream server is waited for.
@@ -44,25 +49,58 @@ impl Sockets {
         Ok(Sockets { udp, tcp: TcpListener::bind(at).await.map_err(failed)? })
     }
 
+    /// From sockets that somebody else bound; in a tokio runtime.
+    pub fn of(udp: OwnedFd, tcp: OwnedFd) -> io::Result<Sockets> {
+        let (udp, tcp) = (std::net::UdpSocket::from(udp), std::net::TcpListener::from(tcp));
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok(Sockets { udp: UdpSocket::from_std(udp)?, tcp: TcpListener::from_std(tcp)? })
+    }
+
     /// Where they are bound.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.udp.local_addr()
     }
 }
 
+/// The servers of the host, read again when their file has changed.
+#[derive(Debug)]
+pub struct Upstream {
+    path: PathBuf,
+    known: Mutex<(Option<SystemTime>, Vec<IpAddr>)>,
+}
+
+impl Upstream {
+    /// Those that a file in the form of resolv.conf(5) names.
+    pub fn of_file(path: impl Into<PathBuf>) -> Upstream {
+        Upstream { path: path.into(), known: Mutex::default() }
+    }
+
+    fn servers(&self) -> Vec<IpAddr> {
+        let changed = std::fs::metadata(&self.path).and_then(|meta| meta.modified()).ok();
+        let Ok(mut known) = self.known.lock() else { return Vec::new() };
+        if known.0 != changed || changed.is_none() {
+            let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+            *known = (changed, crate::network::files::read_resolv_conf(&text).servers);
+        }
+        known.1.clone()
+    }
+}
+
 struct Resolver {
     zone: watch::Receiver<Arc<Zone>>,
-    upstream: Vec<SocketAddr>,
-    turn: AtomicUsize,
+    upstream: Arc<Upstream>,
+    /// How often each name with several addresses was asked for.
+    turns: Mutex<HashMap<(String, RecordType), usize>>,
     places: Arc<Semaphore>,
 }
 
 /// Answers until it is dropped. A change of the zone counts from the next query on.
-pub async fn serve(sockets: Sockets, zone: watch::Receiver<Arc<Zone>>, upstream: Vec<IpAddr>) {
+pub async fn serve(sockets: Sockets, zone: watch::Receiver<Arc<Zone>>, upstream: Arc<Upstream>) {
     let resolver = Arc::new(Resolver {
         zone,
-        upstream: upstream.into_iter().map(|server| SocketAddr::new(server, 53)).collect(),
-        turn: AtomicUsize::new(0),
+        upstream,
+        turns: Mutex::default(),
         places: Arc::new(Semaphore::new(AT_ONCE)),
     });
     let Sockets { udp, tcp } = sockets;
@@ -73,9 +111,27 @@ pub async fn serve(sockets: Sockets, zone: watch::Receiver<Arc<Zone>>, upstream:
 }
 
 impl Resolver {
-    fn look(&self, query: &[u8], limit: usize) -> Answer {
+    fn look(&self, query: &[u8], source: SocketAddr, limit: usize) -> Answer {
         let zone = Arc::clone(&self.zone.borrow());
-        answer(query, &zone, self.turn.fetch_add(1, Ordering::Relaxed), limit)
+        let source = source.ip().to_canonical();
+        answer(query, &zone, source, |name, kind| self.turn(name, kind), limit)
+    }
+
+    fn turn(&self, name: &str, kind: RecordType) -> usize {
+        let Ok(mut turns) = self.turns.lock() else { return 0 };
+        // Names of containers that are gone are not kept for ever.
+        if turns.len() > TURNS {
+            turns.clear();
+        }
+        let turn = turns.entry((name.to_owned(), kind)).or_default();
+        *turn = turn.wrapping_add(1);
+        *turn
+    }
+
+    /// Where a query goes on to.
+    fn servers(&self, named: Vec<IpAddr>) -> Vec<SocketAddr> {
+        let servers = if named.is_empty() { self.upstream.servers() } else { named };
+        servers.into_iter().map(|server| SocketAddr::new(server, 53)).collect()
     }
 }
 
@@ -88,18 +144,18 @@ async fn datagrams(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {
             continue;
         };
         let query = &bytes[..length];
-        match resolver.look(query, SHORT) {
+        match resolver.look(query, from, SHORT) {
             Answer::Ignore => {}
             Answer::Reply(reply) => {
                 let _ = socket.try_send_to(&reply, from);
             }
-            Answer::Forward => {
+            Answer::Forward(named) => {
                 // Too many wait already: the client asks again.
                 let Ok(place) = Arc::clone(&resolver.places).try_acquire_owned() else { continue };
                 let (query, socket) = (query.to_vec(), Arc::clone(&socket));
                 let resolver = Arc::clone(&resolver);
                 tokio::spawn(async move {
-                    let reply = match ask(&query, &resolver.upstream).await {
+                    let reply = match ask(&query, &resolver.servers(named)).await {
                         Some(reply) => Some(reply),
                         None => failure(&query),
                     };
@@ -146,27 +202,31 @@ async fn connections(listener: TcpListener, resolver: Arc<Resolver>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let resolver = Arc::clone(&resolver);
         tokio::spawn(async move {
             // Who says nothing for long makes room for others.
-            let _ = timeout(PATIENCE * 3, conversation(stream, &resolver)).await;
+            let _ = timeout(PATIENCE * 3, conversation(stream, from, &resolver)).await;
             drop(place);
         });
     }
 }
 
-async fn conversation(mut stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
+async fn conversation(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    resolver: &Resolver,
+) -> io::Result<()> {
     loop {
         let mut query = vec![0; usize::from(stream.read_u16().await?)];
         stream.read_exact(&mut query).await?;
-        let reply = match resolver.look(&query, usize::from(u16::MAX)) {
+        let reply = match resolver.look(&query, from, usize::from(u16::MAX)) {
             Answer::Ignore => return Ok(()),
             Answer::Reply(reply) => Some(reply),
-            Answer::Forward => match ask_by_tcp(&query, &resolver.upstream).await {
+            Answer::Forward(named) => match ask_by_tcp(&query, &resolver.servers(named)).await {
                 Some(reply) => Some(reply),
                 None => failure(&query),
             },

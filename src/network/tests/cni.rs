@@ -61,3 +61,19 @@ fn a_list_that_would_run_something_else_is_refused() {
     }
     assert!(Conflist::parse("{}").is_err());
 }
+
+#[test]
+fn a_plugin_that_hangs_is_ended_with_all_that_it_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("sleepy");
+    std::fs::write(&program, "#!/bin/sh\nsleep 1000\n").unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let text = r#"{ "cniVersion": "1.0.0", "name": "x", "plugins": [{ "type": "sleepy" }] }"#;
+    let list = Conflist::parse(text).unwrap().with_patience(Duration::from_millis(100));
+    let place = Attachment { container: "c", netns: None, interface: "eth0" };
+    let began = std::time::Instant::now();
+    let error = list.add(&[dir.path().into()], place).unwrap_err().to_string();
+    assert!(error.contains("did not end within 100ms"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(20));
+}

@@ -4,7 +4,7 @@ use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::*;
-use crate::network::dns::{Sockets, Zone, serve};
+use crate::network::dns::{Names, Sockets, Upstream, Zone, serve};
 
 fn query(name: &str) -> Vec<u8> {
     let mut message = Message::query();
@@ -23,15 +23,17 @@ fn a_container_looks_names_up_at_its_gateway() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let gateway = SocketAddr::new(ip("10.70.1.1"), 53);
         let sockets = runtime.block_on(Sockets::bind(gateway)).unwrap();
-        let mut names = Zone::default();
+        let mut names = Names::default();
         names.add("db", ip("10.70.1.77"));
-        zones.send_replace(Arc::new(names));
+        let names = Arc::new(names);
+        zones.send_replace(Arc::new(Zone { names, outside: true, ..Zone::default() }));
+        let nobody = Arc::new(Upstream::of_file("/dev/null"));
         std::thread::scope(|scope| {
             let stop = tokio::sync::oneshot::channel::<()>();
             let runtime = &runtime;
             let server = scope.spawn(move || {
                 runtime.block_on(async {
-                    tokio::select! { () = serve(sockets, zone, Vec::new()) => {} _ = stop.1 => {} }
+                    tokio::select! { () = serve(sockets, zone, nobody) => {} _ = stop.1 => {} }
                 });
             });
             within(&a, || {

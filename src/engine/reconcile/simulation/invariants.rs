@@ -179,7 +179,7 @@ fn stopped_for_a_cause(
             manifest.is_some_and(|m| m.conflicts.contains(with))
                 && observed.record(with).is_some_and(|other| other.phase.is_alive())
         }
-        StopWhy::Lost => false,
+        StopWhy::Lost | StopWhy::Idle => false,
     };
     assert!(ok, "{name} is stopped without a cause; it says {why:?}");
 }

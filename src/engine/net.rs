@@ -1,0 +1,223 @@
+//! The engine's loop and the networks: what it tells them, and when.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::handle::Refusal;
+use super::networks::{Running, Wanted};
+use super::reconcile::Phase;
+use super::run::Engine;
+use crate::manifest::model::{Container, NetworkFile, NetworkMode};
+use crate::manifest::scalar::Name;
+use crate::manifest::{NetworkDefinition, Problem};
+
+/// A change of a running container's network, to be made on a thread that may block.
+pub(super) type NetworkChange = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+impl Engine {
+    /// Whoever rests is on no network: its ports are free, its interfaces go.
+    pub(super) fn leave_networks(&self, changed: &[Name]) {
+        for name in changed {
+            let Some(record) = self.observed.record(name) else { continue };
+            let rests = matches!(
+                record.phase,
+                Phase::Exited(_) | Phase::Dead { .. } | Phase::Removing { .. }
+            );
+            let is_on_any = || {
+                let seen = self.workshop.networks.seen();
+                let by_cni = record
+                    .applied
+                    .as_ref()
+                    .is_some_and(|manifest| matches!(manifest.network_mode(), NetworkMode::Cni(_)));
+                by_cni || seen.containers.contains_key(name.as_str())
+            };
+            if rests && is_on_any() {
+                let networks = self.workshop.networks.clone();
+                let (name, incarnation) = (name.clone(), record.incarnation);
+                tokio::task::spawn_blocking(move || networks.leave(name.as_str(), incarnation));
+            }
+        }
+    }
+
+    /// A container came up, or is down between two launches.
+    pub(super) fn names_answered(&self, name: &Name, incarnation: u64, runs: bool) {
+        let networks = self.workshop.networks.clone();
+        if networks.seen().containers.contains_key(name.as_str()) {
+            let name = name.clone();
+            tokio::task::spawn_blocking(move || {
+                networks.set_running(name.as_str(), incarnation, runs);
+            });
+        }
+    }
+
+    /// Takes over what the manifests say of networks. A broken one stays as it was.
+    pub(super) fn networks_declared(
+        &mut self,
+        networks: BTreeMap<String, NetworkDefinition>,
+        broken: BTreeMap<String, Problem>,
+    ) {
+        let mut declared = BTreeMap::new();
+        let before = std::mem::take(&mut self.declared_networks);
+        self.network_sources.clear();
+        for (name, problem) in broken {
+            self.network_sources.insert(name.clone(), problem.file);
+            if let Some(good) = before.get(&name) {
+                declared.insert(name, Arc::clone(good));
+            }
+        }
+        for (name, definition) in networks {
+            self.network_sources.insert(name.clone(), definition.source);
+            declared.insert(name, definition.network);
+        }
+        self.declared_networks = declared.clone();
+        if declared == before {
+            return;
+        }
+        let networks = self.workshop.networks.clone();
+        tokio::task::spawn_blocking(move || networks.declare(declared));
+    }
+
+    /// What a live change of a container's manifest means for its network.
+    pub(super) fn network_change(
+        &self,
+        name: &Name,
+        manifest: &Arc<Container>,
+    ) -> Option<NetworkChange> {
+        let record = self.observed.record(name)?;
+        let process = self.lives.get(name)?.process.as_ref()?;
+        let before = record.applied.as_ref()?;
+        let bridged = |manifest: &Container| manifest.network_mode() == NetworkMode::Bridge;
+        if !bridged(manifest) || !bridged(before) || before.network == manifest.network {
+            return None;
+        }
+        let networks = self.workshop.networks.clone();
+        let dir = self.workshop.paths.container_run_dir(name.as_str());
+        let (name, id, incarnation) = (name.clone(), record.id.clone(), record.incarnation);
+        let (pid, manifest) = (process.pid, Arc::clone(manifest));
+        Some(Box::new(move || {
+            let path = format!("/proc/{pid}/ns/net");
+            let netns = File::open(&path).map_err(|error| format!("opening {path}: {error}"))?;
+            let etc = networks.join(Wanted {
+                name: name.as_str(),
+                id: &id,
+                incarnation,
+                manifest: &manifest,
+                netns: netns.as_fd(),
+                anew: false,
+            })?;
+            etc.rewrite(&dir).map_err(|error| format!("writing into {}: {error}", dir.display()))
+        }))
+    }
+
+    /// At the start: networks of containers that run are made whole, what a dead engine
+    /// left is removed.
+    pub(super) async fn recover_networks(&mut self, held: HashMap<String, OwnedFd>) {
+        let mut running = Vec::new();
+        let mut known = Vec::new();
+        for record in self.observed.records() {
+            known.push(record.name.to_string());
+            let Some(manifest) = record.applied.clone() else { continue };
+            let Some(process) = self.lives.get(&record.name).and_then(|l| l.process.as_ref())
+            else {
+                continue;
+            };
+            if !matches!(manifest.network_mode(), NetworkMode::Bridge | NetworkMode::Cni(_)) {
+                continue;
+            }
+            match File::open(format!("/proc/{}/ns/net", process.pid)) {
+                Ok(netns) => running.push(Running {
+                    name: record.name.to_string(),
+                    id: record.id.clone(),
+                    incarnation: record.incarnation,
+                    manifest,
+                    netns: netns.into(),
+                }),
+                Err(error) => tracing::warn!("{}: its network namespace: {error}", record.name),
+            }
+        }
+        let networks = self.workshop.networks.clone();
+        let recovered = tokio::task::spawn_blocking(move || {
+            networks.recover(running, &|name| known.iter().any(|one| one == name), held);
+        });
+        if let Err(error) = recovered.await {
+            tracing::error!("recovering the networks: {error}");
+        }
+    }
+
+    /// Makes a network known; answers when it is declared.
+    pub(super) fn create_network(
+        &mut self,
+        name: &str,
+        file: &NetworkFile,
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    ) {
+        let path = self.workshop.paths.created_dir().join(format!("{name}.network.toml"));
+        let written = crate::manifest::network_to_toml(file)
+            .and_then(|text| super::created::write_text(&path, &text));
+        self.reload();
+        let networks = self.workshop.networks.clone();
+        let (declared, name) = (self.declared_networks.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || {
+            networks.declare(declared);
+            let made = written.and_then(|()| networks.settle(&name));
+            let _ = answer.send(made.map_err(Refusal::Failed));
+        });
+    }
+
+    /// Removes a network that a client made and that nobody uses.
+    pub(super) fn remove_network(
+        &mut self,
+        name: &str,
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    ) {
+        if let Err(refusal) = self.remove_network_file(name) {
+            let _ = answer.send(Err(refusal));
+            return;
+        }
+        self.reload();
+        let networks = self.workshop.networks.clone();
+        let declared = self.declared_networks.clone();
+        tokio::task::spawn_blocking(move || {
+            networks.declare(declared);
+            let _ = answer.send(Ok(()));
+        });
+    }
+
+    fn remove_network_file(&self, name: &str) -> Result<(), Refusal> {
+        let path = self.workshop.paths.created_dir().join(format!("{name}.network.toml"));
+        match self.network_sources.get(name) {
+            Some(source) if *source == path => {}
+            Some(source) => {
+                return Err(Refusal::Conflict(format!(
+                    "the network {name} is declared in {}; remove that file",
+                    source.display()
+                )));
+            }
+            None => return Err(Refusal::NotFound(format!("network {name} not found"))),
+        }
+        let users: Vec<String> = self
+            .desired
+            .containers
+            .iter()
+            .filter(|(_, manifest)| {
+                manifest.network_mode() == NetworkMode::Bridge
+                    && manifest.network.members().iter().any(|member| member.name == name)
+            })
+            .map(|(name, _)| name.to_string())
+            .collect();
+        if !users.is_empty() {
+            return Err(Refusal::Conflict(format!(
+                "error while removing network: network {name} has active endpoints: {}",
+                users.join(", ")
+            )));
+        }
+        std::fs::remove_file(&path)
+            .map_err(|error| Refusal::Failed(format!("removing {}: {error}", path.display())))?;
+        let _ = super::created::sync_dir(&path);
+        Ok(())
+    }
+}

@@ -1,0 +1,332 @@
+//! A container comes onto its networks, and leaves them.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::publish::Claim;
+use super::{Etc, State, Wanted, told};
+use crate::manifest::model::Member;
+use crate::network::firewall::{Plan, Port, Published};
+use crate::network::host::Endpoint;
+use crate::network::ipam::{Lease, Wish};
+use crate::network::spec::Driver;
+
+/// A container on its networks.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub incarnation: u64,
+    /// What it is found by everywhere: its name first.
+    pub names: Vec<String>,
+    pub endpoints: Vec<Place>,
+    pub claims: Vec<Claim>,
+    /// Its own servers for names.
+    pub servers: Vec<IpAddr>,
+    /// Whether its names are answered.
+    pub runs: bool,
+    pub netns: Arc<OwnedFd>,
+}
+
+impl Joined {
+    pub fn is_on(&self, network: &str) -> bool {
+        self.endpoints.iter().any(|place| place.network == network)
+    }
+
+    /// Where published ports lead to: its way outside, if that is on a bridge.
+    pub fn target(&self) -> Option<Lease> {
+        let first = self.endpoints.iter().find(|place| place.is_default_route);
+        first.or(self.endpoints.first()).map(|place| place.lease)
+    }
+}
+
+/// A container's interface on a network.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Place {
+    pub network: String,
+    pub interface: String,
+    pub lease: Lease,
+    pub aliases: Vec<String>,
+    pub is_default_route: bool,
+}
+
+impl Place {
+    fn endpoint<'a>(&'a self, container: &'a str) -> Endpoint<'a> {
+        Endpoint {
+            container,
+            interface: &self.interface,
+            lease: self.lease,
+            is_default_route: self.is_default_route,
+        }
+    }
+}
+
+impl State {
+    /// See [`super::Networks::join`].
+    pub(super) fn join(&mut self, wanted: &Wanted<'_>) -> Result<Etc, String> {
+        self.open()?;
+        let members = wanted.manifest.network.members();
+        for member in &members {
+            self.raise(&member.name)?;
+        }
+        let places = self.places(wanted, &members)?;
+        let netns = wanted.netns.try_clone_to_owned().map_err(|error| format!("dup: {error}"))?;
+        let target = places.iter().find(|place| place.is_default_route).or(places.first());
+        let target = target.map(|place| place.lease);
+        let before = self.joined.remove(wanted.name);
+        let (mut old, before_places) = match before {
+            Some(before) => (before.claims, before.endpoints),
+            None => (Vec::new(), Vec::new()),
+        };
+        let claimed = self.claim(wanted, target, &mut old);
+        let (claims, refused) = match claimed {
+            Ok(claims) => (claims, None),
+            // What it has stays as it was.
+            Err(error) => (std::mem::take(&mut old), Some(error)),
+        };
+        drop(old);
+        let manifest = wanted.manifest;
+        let mut names = vec![wanted.name.to_owned()];
+        names.extend(manifest.hostname.clone());
+        names.extend(manifest.network.alias.iter().cloned());
+        names.extend(wanted.id.get(..12).map(str::to_owned));
+        let joined = Joined {
+            incarnation: wanted.incarnation,
+            names,
+            endpoints: places.clone(),
+            claims,
+            servers: manifest.network.dns.clone(),
+            runs: true,
+            netns: Arc::new(netns),
+        };
+        self.joined.insert(wanted.name.to_owned(), joined);
+        self.write_ports(wanted.name)?;
+        for gone in &before_places {
+            if !places.iter().any(|place| place.network == gone.network) {
+                self.detach(wanted.name, gone, wanted.netns);
+            }
+        }
+        for place in &places {
+            let was = before_places.iter().find(|before| before.network == place.network);
+            let moved = was.is_some_and(|was| {
+                was.interface != place.interface || was.is_default_route != place.is_default_route
+            });
+            self.attach(wanted, place, moved)?;
+        }
+        // The rules come last (`Networks::join`): nothing gets in by half a set-up.
+        self.generation += 1;
+        self.answer_names();
+        self.sweep_networks();
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(self.etc(wanted, &places)),
+        }
+    }
+
+    /// Interfaces and addresses, the leases on disk.
+    fn places(&mut self, wanted: &Wanted<'_>, members: &[Member]) -> Result<Vec<Place>, String> {
+        let before: Vec<Place> =
+            self.joined.get(wanted.name).map(|joined| joined.endpoints.clone()).unwrap_or_default();
+        let kept = |network: &str| before.iter().find(|place| place.network == network);
+        let way_out = members
+            .iter()
+            .find(|member| self.up.get(&member.name).is_some_and(|up| !up.spec.internal));
+        let way_out = way_out.map(|member| member.name.clone());
+        let mut used: Vec<String> = members
+            .iter()
+            .filter_map(|member| Some(kept(&member.name)?.interface.clone()))
+            .collect();
+        let mut places = Vec::new();
+        for member in members {
+            let interface = match kept(&member.name) {
+                Some(place) => place.interface.clone(),
+                None => {
+                    let free = (0..).map(|n| format!("eth{n}")).find(|name| !used.contains(name));
+                    let free = free.unwrap_or_default();
+                    used.push(free.clone());
+                    free
+                }
+            };
+            places.push(Place {
+                network: member.name.clone(),
+                interface,
+                lease: self.lease(wanted.name, member)?,
+                aliases: member.alias.clone(),
+                is_default_route: way_out.as_ref() == Some(&member.name),
+            });
+        }
+        Ok(places)
+    }
+
+    /// A container's addresses on a network, on disk before they are used.
+    fn lease(&mut self, container: &str, member: &Member) -> Result<Lease, String> {
+        let up = self.up.get_mut(&member.name).ok_or("the network is not made")?;
+        let before = up.leases.of(container).copied();
+        let wish = Wish { v4: member.ip, mac: member.mac.map(|mac| mac.0) };
+        let lease =
+            up.leases.lease(&self.instance, &up.spec, container, wish).map_err(|refusal| {
+                let asked = member.ip.map(|ip| format!("{ip} ")).unwrap_or_default();
+                format!("no address {asked}on the network {}: {refusal}", member.name)
+            })?;
+        if before != Some(lease) {
+            self.save_leases(&member.name)?;
+        }
+        Ok(lease)
+    }
+
+    fn attach(&mut self, wanted: &Wanted<'_>, place: &Place, moved: bool) -> Result<(), String> {
+        let spec = self.up.get(&place.network).map(|up| up.spec.clone());
+        let spec = spec.ok_or("the network is not made")?;
+        let host = &mut self.kernel()?.host;
+        let endpoint = place.endpoint(wanted.name);
+        let is_there = !wanted.anew
+            && !moved
+            && host.is_attached(&spec, &endpoint, wanted.netns).unwrap_or(false);
+        if is_there {
+            return Ok(());
+        }
+        if spec.driver != Driver::Bridge {
+            let _ = host.detach_inside(&place.interface, wanted.netns);
+        }
+        host.attach(&spec, &endpoint, wanted.netns).map_err(told)
+    }
+
+    fn detach(&mut self, container: &str, place: &Place, netns: std::os::fd::BorrowedFd<'_>) {
+        let Some(up) = self.up.get(&place.network) else { return };
+        let Some(kernel) = &mut self.kernel else { return };
+        let done = match up.spec.driver {
+            Driver::Bridge => kernel.host.detach(&up.spec, container),
+            Driver::Macvlan | Driver::Ipvlan => kernel.host.detach_inside(&place.interface, netns),
+        };
+        if let Err(error) = done {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// See [`super::Networks::leave`].
+    pub(super) fn leave(&mut self, name: &str, incarnation: u64) {
+        self.leave_cni(name, incarnation);
+        let left = self.joined.get(name).filter(|joined| joined.incarnation <= incarnation);
+        if left.is_none() {
+            return;
+        }
+        let Some(joined) = self.joined.remove(name) else { return };
+        // First the rules, so that nobody else is ever let through by them.
+        if let Err(error) = self.apply() {
+            tracing::error!("{error}");
+        }
+        self.answer_names();
+        for place in &joined.endpoints {
+            self.detach(name, place, joined.netns.as_fd());
+        }
+        let _ = fs::remove_file(self.ports_file(name));
+        self.sweep_networks();
+    }
+
+    /// See [`super::Networks::forget`].
+    pub(super) fn forget(&mut self, name: &str) {
+        self.leave(name, u64::MAX);
+        self.each_leases(|leases| leases.release(name));
+    }
+
+    /// See [`super::Networks::rename`].
+    pub(super) fn rename(&mut self, name: &str, to: &str) {
+        self.leave(name, u64::MAX);
+        self.each_leases(|leases| leases.rename(name, to));
+    }
+
+    /// Makes a network anew, as its manifest says now, under the containers on it.
+    pub(super) fn make_anew(&mut self, network: &str) {
+        let on_it: Vec<(String, Place, Arc<OwnedFd>)> = self
+            .joined
+            .iter()
+            .flat_map(|(name, joined)| {
+                let here = joined.endpoints.iter().filter(|place| place.network == network);
+                here.map(|place| (name.clone(), place.clone(), Arc::clone(&joined.netns)))
+            })
+            .collect();
+        for (name, place, netns) in &on_it {
+            self.detach(name, place, netns.as_fd());
+        }
+        self.lower(network, false);
+        if let Err(error) = self.raise(network) {
+            tracing::error!("{error}");
+            return;
+        }
+        for (name, place, netns) in on_it {
+            let moved = self.move_place(&name, place, &netns);
+            if let Err(error) = moved {
+                tracing::error!("{name} on the network {network}: {error}");
+            }
+        }
+        if let Err(error) = self.apply() {
+            tracing::error!("{error}");
+        }
+        self.answer_names();
+    }
+
+    fn move_place(&mut self, name: &str, mut place: Place, netns: &OwnedFd) -> Result<(), String> {
+        let mut member = Member::of(&place.network);
+        let fits =
+            self.up.get(&place.network).is_some_and(|up| up.spec.subnet.contains(&place.lease.v4));
+        member.ip = Some(place.lease.v4).filter(|_| fits);
+        place.lease = self.lease(name, &member)?;
+        let spec = self.up.get(&place.network).map(|up| up.spec.clone());
+        let spec = spec.ok_or("the network is not made")?;
+        let host = &mut self.kernel()?.host;
+        host.attach(&spec, &place.endpoint(name), netns.as_fd()).map_err(told)?;
+        if let Some(joined) = self.joined.get_mut(name) {
+            for other in &mut joined.endpoints {
+                if other.network == place.network {
+                    *other = place.clone();
+                }
+            }
+            let target = joined.target();
+            if let Some(target) = target {
+                for claim in &mut joined.claims {
+                    claim.point_to(target, &self.runtime);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the firewall what follows from all that is here.
+    pub(super) fn apply(&mut self) -> Result<(), String> {
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        let mut ports = Vec::new();
+        let mut published = Vec::new();
+        for (name, joined) in &self.joined {
+            for place in &joined.endpoints {
+                let bridged =
+                    self.up.get(&place.network).is_some_and(|up| up.spec.driver == Driver::Bridge);
+                if bridged {
+                    let host_end = self.instance.port(name, &place.network);
+                    ports.push(Port { host_end, lease: place.lease });
+                }
+            }
+            let Some(to) = joined.target() else { continue };
+            published.extend(joined.claims.iter().map(|claim| Published {
+                host: claim.address,
+                port: claim.port,
+                protocol: claim.protocol,
+                to,
+                to_port: claim.to_port,
+                bypass: claim.bypass,
+            }));
+        }
+        if kernel.admission.is_none() && published.iter().any(|one| !one.bypass) {
+            kernel.admission = Some(kernel.host.ensure_admission().map_err(told)?);
+        }
+        let plan = Plan {
+            instance: self.instance.clone(),
+            networks: self.up.values().map(|up| up.spec.clone()).collect(),
+            ports,
+            published,
+            admission: kernel.admission,
+        };
+        kernel.firewall.apply(&plan).map_err(told)?;
+        self.settled = self.generation;
+        Ok(())
+    }
+}

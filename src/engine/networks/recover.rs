@@ -1,0 +1,191 @@
+//! After a crash, and after others' changes: what is missing is made again, what
+//! belongs to nobody is removed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::{Kernel, State, Wanted, told};
+use crate::engine::run::Effect;
+use crate::manifest::model::{Container, NetworkMode};
+use crate::network::spec::Driver;
+
+/// A container that runs, found by an engine that starts.
+#[derive(Debug)]
+pub struct Running {
+    /// Its name.
+    pub name: String,
+    /// Its Docker id.
+    pub id: String,
+    /// Which launch.
+    pub incarnation: u64,
+    /// What it was launched with.
+    pub manifest: Arc<Container>,
+    /// Its network namespace.
+    pub netns: OwnedFd,
+}
+
+/// What somebody removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Removed {
+    /// A bridge, or an end of the pair that admits connections.
+    Link,
+    /// Something of our tables.
+    Rules,
+}
+
+impl std::fmt::Display for Removed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Removed::Link => "an interface of ours",
+            Removed::Rules => "rules of ours",
+        })
+    }
+}
+
+impl State {
+    /// See [`super::Networks::recover`].
+    pub(super) fn recover(
+        &mut self,
+        running: Vec<Running>,
+        known: &dyn Fn(&str) -> bool,
+        held: HashMap<String, OwnedFd>,
+    ) {
+        self.held = held;
+        // Without it nothing was made since the machine was booted.
+        if self.run_dir.is_dir() {
+            match self.open() {
+                Ok(()) => self.recover_from_kernel(&running, known),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+        for tag in self.held.drain().map(|(tag, _)| tag) {
+            let _ = self.effects.send(Effect::Hold { tag, fd: None });
+        }
+    }
+
+    fn recover_from_kernel(&mut self, all: &[Running], known: &dyn Fn(&str) -> bool) {
+        let is_bridged = |one: &&Running| one.manifest.network_mode() == NetworkMode::Bridge;
+        let running: Vec<&Running> = all.iter().filter(is_bridged).collect();
+        let runs_cni: BTreeSet<&str> =
+            all.iter().filter(|one| !is_bridged(one)).map(|one| one.name.as_str()).collect();
+        let mut places: Vec<(String, String)> = Vec::new();
+        for one in &running {
+            let members = one.manifest.network.members();
+            places.extend(members.into_iter().map(|member| (one.name.clone(), member.name)));
+        }
+        let networks: Vec<String> = places.iter().map(|(_, network)| network.clone()).collect();
+        let Some(kernel) = &mut self.kernel else { return };
+        let swept = kernel.host.sweep(
+            networks.iter().map(String::as_str),
+            places.iter().map(|(container, network)| (container.as_str(), network.as_str())),
+        );
+        match swept {
+            Ok(swept) if !swept.is_empty() => {
+                tracing::info!("removed interfaces that belonged to nobody: {}", swept.join(", "));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!("{error}"),
+        }
+        self.each_leases(|leases| !leases.release_unknown(known).is_empty());
+        self.forget_ports(&running);
+        self.sweep_cni(&|name| runs_cni.contains(name));
+        for one in &running {
+            let wanted = Wanted {
+                name: &one.name,
+                id: &one.id,
+                incarnation: one.incarnation,
+                manifest: &one.manifest,
+                netns: one.netns.as_fd(),
+                anew: false,
+            };
+            if let Err(error) = self.join(&wanted) {
+                tracing::error!("{}: {error}", one.name);
+            }
+        }
+        if all.is_empty() {
+            self.tear_down();
+        } else if let Err(error) = self.apply() {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Removes what is noted of containers that do not run.
+    fn forget_ports(&self, running: &[&Running]) {
+        for entry in fs::read_dir(&self.run_dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            if !name.is_some_and(|name| running.iter().any(|one| one.name == name)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// See [`super::Networks::repair`].
+    pub(super) fn repair(&mut self, what: Removed) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let mut repaired = Vec::new();
+        for (name, up) in &self.up {
+            let whole = kernel.host.is_whole(&up.spec).unwrap_or(false);
+            if whole || up.spec.driver != Driver::Bridge {
+                continue;
+            }
+            if let Err(error) = kernel.host.ensure(&up.spec) {
+                tracing::error!("{error}");
+                continue;
+            }
+            for (container, joined) in &self.joined {
+                if joined.is_on(name)
+                    && let Err(error) = kernel.host.reattach(&up.spec, container)
+                {
+                    tracing::error!("{error}");
+                }
+            }
+            repaired.push(format!("the bridge of the network {name}"));
+        }
+        let (sending, _) = self.instance.admission();
+        let found = kernel.host.links().find(&sending);
+        if kernel.admission.is_some() && found.is_ok_and(|link| link.is_none()) {
+            kernel.admission = None;
+            repaired.push("the pair that admits connections".to_owned());
+        }
+        // What we removed ourselves is heard of, too.
+        if repaired.is_empty() && what == Removed::Link {
+            return;
+        }
+        // A change of elements alone does not show whether the table is still there.
+        let restored = kernel.firewall.restore().map_err(told);
+        let applied = self.apply();
+        match restored.and(applied) {
+            Ok(()) => {
+                repaired.push("the firewall's tables".to_owned());
+                tracing::warn!("somebody removed {what}; put back: {}", repaired.join(", "));
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// See [`super::Networks::tear_down`].
+    pub(super) fn tear_down(&mut self) {
+        for name in self.joined.keys().cloned().collect::<Vec<_>>() {
+            self.leave(&name, u64::MAX);
+        }
+        for name in self.up.keys().cloned().collect::<Vec<_>>() {
+            self.lower(&name, false);
+        }
+        let Some(Kernel { mut host, mut firewall, .. }) = self.kernel.take() else { return };
+        let outcomes = [
+            firewall.remove(&self.instance),
+            host.remove_admission().map(drop),
+            host.sweep([], []).map(drop),
+        ];
+        let all_gone = outcomes.iter().all(Result::is_ok);
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            tracing::warn!("{error}");
+        }
+        if all_gone {
+            let _ = fs::remove_dir_all(&self.run_dir);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Who is found by which name.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::State;
+use crate::network::dns::{Guest, Names, Zone};
+
+impl State {
+    /// See [`super::Networks::set_running`].
+    pub(super) fn set_running(&mut self, name: &str, incarnation: u64, runs: bool) {
+        if let Some(joined) = self.joined.get_mut(name)
+            && joined.incarnation == incarnation
+            && joined.runs != runs
+        {
+            joined.runs = runs;
+            self.answer_names();
+        }
+    }
+
+    /// Gives every resolver what it answers from now on.
+    pub(super) fn answer_names(&mut self) {
+        let mut names: BTreeMap<&str, Names> = BTreeMap::new();
+        for joined in self.joined.values().filter(|joined| joined.runs) {
+            for place in &joined.endpoints {
+                let here = names.entry(&place.network).or_default();
+                for name in joined.names.iter().chain(&place.aliases) {
+                    here.add(name, place.lease.v4.into());
+                    if let Some(v6) = place.lease.v6 {
+                        here.add(name, v6.into());
+                    }
+                }
+            }
+        }
+        let names: BTreeMap<String, Arc<Names>> =
+            names.into_iter().map(|(name, names)| (name.to_owned(), Arc::new(names))).collect();
+        for (network, up) in &self.up {
+            let zone = Zone {
+                names: names.get(network).cloned().unwrap_or_default(),
+                guests: self.guests(network, &names),
+                clients: up.spec.subnets().collect(),
+                outside: !up.spec.internal,
+            };
+            up.zone.send_if_modified(|now| {
+                let changed = **now != zone;
+                if changed {
+                    *now = Arc::new(zone);
+                }
+                changed
+            });
+        }
+    }
+
+    /// Containers that are on other networks too, or have servers of their own.
+    fn guests(
+        &self,
+        network: &str,
+        names: &BTreeMap<String, Arc<Names>>,
+    ) -> BTreeMap<IpAddr, Guest> {
+        let mut guests = BTreeMap::new();
+        for joined in self.joined.values() {
+            let Some(place) = joined.endpoints.iter().find(|place| place.network == network) else {
+                continue;
+            };
+            if joined.endpoints.len() == 1 && joined.servers.is_empty() {
+                continue;
+            }
+            let others = joined.endpoints.iter().filter(|place| place.network != network);
+            let guest = Guest {
+                names: others.filter_map(|place| names.get(&place.network).cloned()).collect(),
+                servers: joined.servers.clone(),
+                outside: joined
+                    .endpoints
+                    .iter()
+                    .any(|place| self.up.get(&place.network).is_some_and(|up| !up.spec.internal)),
+            };
+            let v6 = place.lease.v6.map(IpAddr::V6);
+            for address in [Some(IpAddr::V4(place.lease.v4)), v6].into_iter().flatten() {
+                guests.insert(address, guest.clone());
+            }
+        }
+        guests
+    }
+}

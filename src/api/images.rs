@@ -18,7 +18,12 @@ use crate::image::{Error, Kind, Reference};
 
 /// An error of the image room in Docker's form.
 pub fn refused(error: &Error) -> Answer {
-    failure(status(error), &error.to_string())
+    let text = error.to_string();
+    // Docker's daemon begins it so, and clients look for that before they pull.
+    match text.strip_prefix("no such image") {
+        Some(rest) => failure(status(error), &format!("No such image{rest}")),
+        None => failure(status(error), &text),
+    }
 }
 
 /// Docker's status for it.
@@ -224,6 +229,9 @@ async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
             config[key] = usual;
         }
     }
+    // Gone from Docker's API since 1.45; Compose 1.29 fails without it.
+    value["ContainerConfig"] = value["Config"].clone();
+    value["Container"] = json!("");
     Ok(as_json(&value))
 }
 

@@ -28,6 +28,11 @@ fn described(handle: &Handle, volume: &Volume) -> Value {
     })
 }
 
+/// Where a volume's files are on the host.
+pub fn place(handle: &Handle, name: &str) -> String {
+    handle.volumes.data(name).map(|path| path.display().to_string()).unwrap_or_default()
+}
+
 /// Which containers use each volume.
 fn users(views: &[View]) -> BTreeMap<String, Vec<String>> {
     let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::image::ImageCommand;
+use super::machine::{Down, Kexec, Shutdown};
 use super::run_args::{Attach, Create, Exec, Run};
 
 /// Keeps the machine as its manifests say: supervisor, container engine and init.
@@ -219,6 +220,18 @@ pub enum Command {
         /// Where to.
         dir: PathBuf,
     },
+    /// Say what a boot of this machine does, step by step, if Berth is its init.
+    Boot,
+    /// Stop everything and switch the machine off.
+    Poweroff(Down),
+    /// Stop everything and boot the machine again.
+    Reboot(Down),
+    /// Stop everything and the machine, and leave it powered.
+    Halt(Down),
+    /// Stop everything and go on with another kernel.
+    Kexec(Kexec),
+    /// Bring the machine down at a time, as other inits' shutdown does.
+    Shutdown(Shutdown),
     /// What `up` starts as its child.
     #[command(hide = true)]
     Engine(Up),

@@ -4,6 +4,7 @@ use super::files::Place;
 use std::os::fd::AsFd;
 
 use super::handle::{Cloned, Event as Told, Refusal, Request, View};
+use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
 use super::view::{Declared, view};
@@ -130,6 +131,7 @@ impl Engine {
             error: self.desired.broken.get(&record.name).cloned(),
             blocked: self.observed.block(&record.name).map(ToString::to_string),
             manifest: self.desired.containers.get(&record.name).map(|c| (**c).clone()),
+            probes: self.lives.get(&record.name).map(Live::probes).unwrap_or_default(),
             execs: self.execs.running_in(&record.name),
         };
         view(record, declared, monotonic())

@@ -1,6 +1,8 @@
 //! From an order to a launch that is ready: the image first, which may have to be
 //! pulled, then everything else.
 
+use std::sync::Arc;
+
 use super::prepare::{self, Order};
 use super::reconcile::{Event, Image};
 use super::run::{Effect, Engine};
@@ -79,7 +81,7 @@ impl Engine {
         order.kept = std::mem::take(&mut self.lives.entry(name.clone()).or_default().kept);
         let incarnation = order.incarnation;
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             let (kept, result) = prepare::prepare(&workshop, *order);
             let prepared = Effect::Prepared {
                 name,
@@ -89,6 +91,23 @@ impl Engine {
             };
             let _ = effects.send(prepared);
             workshop.pool.refill();
-        });
+        };
+        // Some at a time: hundreds at once would only wait for each other in the kernel,
+        // each with its memory and descriptors.
+        match Arc::clone(&self.preparing).try_acquire_owned() {
+            Ok(turn) => drop(tokio::task::spawn_blocking(move || {
+                work();
+                drop(turn);
+            })),
+            Err(_) => {
+                let preparing = Arc::clone(&self.preparing);
+                tokio::task::spawn_local(async move {
+                    // It is never closed.
+                    let turn = preparing.acquire_owned().await;
+                    let _ = tokio::task::spawn_blocking(work).await;
+                    drop(turn);
+                });
+            }
+        }
     }
 }

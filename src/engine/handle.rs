@@ -35,6 +35,8 @@ pub struct View {
     pub state: String,
     /// More about the state, for people: "crash loop: 5 failures, next start in 3s".
     pub detail: Option<String>,
+    /// It does not run yet, and will: it is being launched, or waits for another.
+    pub is_awaited: bool,
     /// The payload's supervisor process on the host; 0 when it does not run.
     pub pid: i32,
     /// The id of the image that it was made from.
@@ -66,9 +68,27 @@ pub struct View {
     pub stopped_by_hand: bool,
     /// `starting`, `healthy`, `unhealthy`, if it has a health check.
     pub health: Option<String>,
+    /// What its last health checks said, the newest last.
+    #[serde(default)]
+    pub probes: Vec<Probed>,
+    /// How many of them have failed in a row.
+    #[serde(default)]
+    pub failing_streak: u32,
     /// The ids of the commands that clients run in it.
     #[serde(default)]
     pub execs: Vec<String>,
+}
+
+/// What one health check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Probed {
+    /// When it began.
+    pub start: SystemTime,
+    /// When its answer was there.
+    pub end: SystemTime,
+    /// Why it is not well; none if it is.
+    pub failure: Option<String>,
 }
 
 /// Why an order was not obeyed.

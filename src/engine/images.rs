@@ -133,19 +133,23 @@ impl Images {
         policy: Policy,
         sink: &Sink,
     ) -> Result<ImageRoot, String> {
-        let reference: Reference = name.parse().map_err(|error: Error| error.to_string())?;
         let store = self.store().await.map_err(|error| error.to_string())?;
         let puller = self.puller().await.map_err(|error| error.to_string())?;
         let kept = match has.and_then(|image| image.id.parse::<Digest>().ok()) {
             Some(id) => kept(&store, &puller, id).await,
             None => None,
         };
+        let kept = match kept {
+            Some(image) => Some(image),
+            None => by_id(&store, &puller, name).await,
+        };
         let image = match kept {
             Some(image) => image,
-            None => puller
-                .ensure(&reference, policy, None, sink)
-                .await
-                .map_err(|error| error.to_string())?,
+            None => {
+                let name: Reference = name.parse().map_err(|error: Error| error.to_string())?;
+                let ensured = puller.ensure(&name, policy, None, sink).await;
+                ensured.map_err(|error| error.to_string())?
+            }
         };
         root_of(&store, image, name)
     }
@@ -193,6 +197,22 @@ fn root_of(store: &Store, image: Image, name: &str) -> Result<ImageRoot, String>
         },
         config: image.config,
     })
+}
+
+/// The image that `name` means as an id or the beginning of one: such an image may have
+/// no name at all.
+async fn by_id(store: &Store, puller: &Puller, name: &str) -> Option<Image> {
+    let digits = name.strip_prefix("sha256:").unwrap_or(name);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let (looking, text) = (store.clone(), name.to_owned());
+    let image = blocking(move || looking.resolve(&text)).await.ok()?;
+    // Something with that very name is meant by it first.
+    if !image.id.to_string().trim_start_matches("sha256:").starts_with(digits) {
+        return None;
+    }
+    kept(store, puller, image.id).await
 }
 
 /// The image with this id, with all its layers, if it is whole.

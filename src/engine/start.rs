@@ -17,7 +17,7 @@ use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
 use super::paths::Paths;
-use super::prepare::Workshop;
+use super::prepare::{Filters, Workshop};
 use super::reconcile::{Desired, Observed};
 use super::run::{Engine, handle, monotonic, wall};
 use super::store::Store;
@@ -31,6 +31,9 @@ use crate::rootfs::Volumes;
 
 /// The name under which the keeper holds the API's socket.
 const API: &str = "api";
+
+/// How many launches are prepared at a time.
+const PREPARING: usize = 64;
 
 /// What the engine is started with.
 #[derive(Debug, Clone)]
@@ -85,6 +88,7 @@ async fn start(options: Options) -> io::Result<()> {
         pool: Pool::default(),
         volumes: Arc::new(volumes),
         images: Images::new(Arc::clone(&paths)),
+        filters: Filters::default(),
     };
 
     let dirs = match options.dirs.is_empty() {
@@ -109,6 +113,7 @@ async fn start(options: Options) -> io::Result<()> {
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
+        preparing: Arc::new(tokio::sync::Semaphore::new(PREPARING)),
         attached: Attachments::default(),
         execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,

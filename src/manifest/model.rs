@@ -110,6 +110,10 @@ pub struct Container {
     pub devices: Vec<String>,
     /// Free text for people and tools.
     pub labels: BTreeMap<String, String>,
+    /// What a Docker client said that no other key here can hold, as the API's JSON:
+    /// told again to such clients, without effect.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker: BTreeMap<String, String>,
 }
 
 impl Container {
@@ -401,7 +405,7 @@ pub struct Security {
     pub cap_drop: Vec<String>,
     /// `no_new_privs` (prctl(2)): set-user-id programs gain nothing.
     pub no_new_privileges: bool,
-    /// `default`, `unconfined`, or the path of a profile in Docker's format.
+    /// `default`, `unconfined`, the path of a profile in Docker's format, or its JSON.
     pub seccomp: String,
     /// The root filesystem can't be written to.
     pub read_only: bool,

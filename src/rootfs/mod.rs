@@ -43,5 +43,5 @@ pub use prepare::{
 };
 pub(crate) use trash::throw_away;
 pub use trash::{discard, empty_trash, sweep};
-pub use volume::{Bind, Source, Volume, Volumes};
+pub use volume::{Bind, Source, Volume, Volumes, is_volume_name};
 pub use writable::Writable;

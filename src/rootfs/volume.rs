@@ -265,10 +265,16 @@ fn sync(folder: &Path) -> io::Result<()> {
 }
 
 /// Docker's rule for names of volumes, and no more than a file name can have.
-fn check(name: &str) -> Result<(), Error> {
+/// Whether a volume can have this name: `[a-zA-Z0-9][a-zA-Z0-9._-]*`, as with Docker, at
+/// most 255 bytes.
+pub fn is_volume_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if first && name.bytes().all(plain) && name.len() <= 255 {
+    first && name.bytes().all(plain) && name.len() <= 255
+}
+
+fn check(name: &str) -> Result<(), Error> {
+    if is_volume_name(name) {
         return Ok(());
     }
     let why = "a volume's name has letters, digits, `.`, `_` and `-`, and begins with a \

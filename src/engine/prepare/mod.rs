@@ -4,14 +4,15 @@
 mod command;
 mod stdio;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -75,6 +76,8 @@ pub struct Workshop {
     pub volumes: Arc<Volumes>,
     /// Where images are.
     pub images: Images,
+    /// What was compiled before.
+    pub filters: Filters,
 }
 
 /// Ready for the keeper.
@@ -178,7 +181,7 @@ impl<'a> Preparation<'a> {
             ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
         self.network(order.network.take(), &manifest, namespaces, &mut parts, &mut context)?;
         let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-        parts.seccomp = seccomp(&spec)?;
+        parts.seccomp = self.workshop.filters.of(&spec)?;
         if let Some(cgroup) = &order.kept.cgroup {
             if isolated && !own_ids {
                 // In a user namespace of its own nobody can make a device.
@@ -340,6 +343,7 @@ impl<'a> Preparation<'a> {
         }
         let profile = match manifest.security.seccomp.as_str() {
             "default" | "unconfined" => None,
+            text if text.starts_with('{') => Some(text.as_bytes().to_vec()),
             path => Some(
                 fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?,
             ),
@@ -358,6 +362,7 @@ impl<'a> Preparation<'a> {
             seccomp_profile: profile,
             kernel: kernel_version(),
             image: spec::ImageDefaults::default(),
+            open_files: open_files(),
         })
     }
 
@@ -445,13 +450,27 @@ pub(super) fn resolve_user(
         .map_err(|error| format!("user = {user:?}: {error}"))
 }
 
-fn seccomp(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
-    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    match filter {
-        Some(filter) => spec::seccomp::compile(filter)
-            .map(|program| program.to_bytes())
-            .map_err(|error| error.to_string()),
-        None => Ok(Vec::new()),
+/// Compiled seccomp filters: most containers have the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Filters(Arc<Mutex<VecDeque<(LinuxSeccomp, Vec<u8>)>>>);
+
+impl Filters {
+    /// As many as there may be different ones in use.
+    const KEPT: usize = 8;
+
+    /// The filter of a Spec, for seccomp(2); empty when it has none.
+    fn of(&self, spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
+        let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let Some(filter) = filter else { return Ok(Vec::new()) };
+        // A lock that somebody died with still holds whole entries.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, program)) = known.iter().find(|(other, _)| other == filter) {
+            return Ok(program.clone());
+        }
+        let program = spec::seccomp::compile(filter).map_err(|error| error.to_string())?.to_bytes();
+        known.truncate(Self::KEPT - 1);
+        known.push_front((filter.clone(), program.clone()));
+        Ok(program)
     }
 }
 
@@ -488,6 +507,15 @@ fn kernel_version() -> spec::KernelVersion {
     let mut numbers =
         release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
     spec::KernelVersion(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// The soft limit that select(2) can live with, as everywhere; whoever can use more
+/// raises it. The hard one is Berth's own.
+fn open_files() -> Option<(u64, u64)> {
+    const SOFT: u64 = 1024;
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let hard = own.maximum.unwrap_or(u64::MAX);
+    Some((hard.min(SOFT), hard))
 }
 
 fn is_dir(fd: std::os::fd::BorrowedFd<'_>) -> bool {

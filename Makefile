@@ -24,6 +24,7 @@ vm-test:
 bench: build
 	benches/run $(BERTH)
 	benches/network $(BERTH)
+	benches/images $(BERTH)
 
 lint:
 	$(CARGO) fmt --check
@@ -34,5 +35,5 @@ fuzz:
 	cd fuzz && $(CARGO) check --locked
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
 		echo "the targets build; to run them: rustup toolchain install nightly && cargo install cargo-fuzz"; exit 1; }
-	cd fuzz && for target in toml kdl layer; do \
+	cd fuzz && for target in toml kdl layer reference; do \
 		$(CARGO) +nightly fuzz run --target $(TARGET) $$target -- -max_total_time=60 || exit 1; done

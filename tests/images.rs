@@ -344,6 +344,12 @@ fn volumes_begin_with_what_the_image_has() {
     berth.wait_status("web", "running");
     assert_eq!(berth.ok(&["exec", "web", "ls", "/data"]), "");
     assert_eq!(volumes().len(), 2);
+    let shared = ["run", "--rm", "--volumes-from", "web", "base:1", "sh", "-c"];
+    berth.ok(&[&shared[..], &["echo from another > /data/mine"]].concat());
+    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/mine"]), "from another\n");
+    assert_eq!(volumes().len(), 2);
+    berth.ok(&["rm", "-f", "-v", "web"]);
+    assert_eq!(volumes(), ["kept"]);
 }
 
 #[test]

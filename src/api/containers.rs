@@ -228,7 +228,9 @@ async fn make(
         let view = views.iter().find(|view| {
             view.name.as_str() == which || !which.is_empty() && view.id.starts_with(which)
         })?;
-        Some((view.name.to_string(), view.manifest.clone()))
+        let mut manifest = view.manifest.clone();
+        manifest.mounts.extend(view.anonymous.clone());
+        Some((view.name.to_string(), manifest))
     };
     let mut anonymous = || crate::engine::exec::random_id().unwrap_or_default();
     let mut surroundings = create::Surroundings {

@@ -119,6 +119,9 @@ pub enum Command {
         /// Also those that run.
         #[arg(short, long)]
         force: bool,
+        /// With the volumes that nobody named and nobody else uses.
+        #[arg(short, long)]
+        volumes: bool,
     },
     /// Freeze all processes of containers.
     Pause {

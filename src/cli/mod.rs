@@ -114,7 +114,9 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         Command::Pause { names } => verbs::each(&client, &names, "pause", &[]).await,
         Command::Unpause { names } => verbs::each(&client, &names, "unpause", &[]).await,
         Command::Reload { names } => verbs::reload(&client, &names).await,
-        Command::Rm { names, force } => verbs::remove(&client, &names, force).await,
+        Command::Rm { names, force, volumes } => {
+            verbs::remove(&client, &names, force, volumes).await
+        }
         Command::Wait { names } => verbs::wait(&client, &names).await,
         Command::Top { name } => list::top(&client, &name).await,
         Command::Plan { dirs, format, .. } => verbs::plan(&client, dirs, format).await,

@@ -55,9 +55,10 @@ pub async fn reload(client: &Client, names: &[String]) -> Result {
     .await
 }
 
-pub async fn remove(client: &Client, names: &[String], force: bool) -> Result {
+pub async fn remove(client: &Client, names: &[String], force: bool, volumes: bool) -> Result {
     for_each(names, async |name| {
-        let path = format!("/containers/{}?force={}", encode(name), u8::from(force));
+        let (force, volumes) = (u8::from(force), u8::from(volumes));
+        let path = format!("/containers/{}?force={force}&v={volumes}", encode(name));
         client.ask(Method::DELETE, &path).await.map(|_| None)
     })
     .await

@@ -255,3 +255,33 @@ fn many_change_the_index_at_once() {
     assert_eq!(store.list().unwrap()[0].names.len(), 33);
     assert_whole(&store);
 }
+
+/// What lost its name goes by itself after its time; what never had one is somebody's.
+#[test]
+fn an_image_that_lost_its_name_goes_by_itself() {
+    let (_dir, store) = store();
+    let old = image(&store, "app:1", &[tar_of(&[("old", b"old")])], Compress::Gzip);
+    let held = image(&store, "app:2", &[tar_of(&[("held", b"held")])], Compress::Gzip);
+    for name in ["app:1", "app:2"] {
+        image(&store, name, &[tar_of(&[("new", name.as_bytes())])], Compress::Gzip);
+    }
+    let nameless = {
+        let lease = store.lease().unwrap();
+        let made = image(&store, "app:4", &[tar_of(&[("never", b"named")])], Compress::Gzip);
+        store.remove(&made, &Pins::default(), true).unwrap();
+        store.enter(&lease, &made.descriptor, None, None).unwrap()
+    };
+    let pins = Pins { images: BTreeSet::from([held.id]), ..Pins::default() };
+    let has = |image: &Image| store.resolve(&image.id.to_string()).is_ok();
+    // Not within its time.
+    store.collect(&pins, Keep::by_itself()).unwrap();
+    assert!([&old, &held, &nameless].into_iter().all(has));
+    let now = Untagged::Lost(Duration::ZERO);
+    store.collect(&pins, Keep { untagged: now, ..Keep::nothing() }).unwrap();
+    assert!(!has(&old));
+    assert!(has(&held) && has(&nameless));
+    // Its container is gone.
+    store.collect(&Pins::default(), Keep { untagged: now, ..Keep::nothing() }).unwrap();
+    assert!(!has(&held) && has(&nameless));
+    assert_whole(&store);
+}

@@ -10,6 +10,7 @@ mod offline;
 mod request;
 mod run;
 mod run_args;
+mod screen;
 mod session;
 mod stream;
 mod terminal;
@@ -97,10 +98,13 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         }
         Command::Pause { names } => verbs::each(&client, &names, "pause", &[]).await,
         Command::Unpause { names } => verbs::each(&client, &names, "unpause", &[]).await,
+        Command::Update(args) => verbs::update(&client, &args).await,
+        Command::Rename { name, to } => verbs::rename(&client, &name, &to).await,
         Command::Reload { names } => verbs::reload(&client, &names).await,
         Command::Rm { names, force } => verbs::remove(&client, &names, force).await,
         Command::Wait { names } => verbs::wait(&client, &names).await,
-        Command::Top { name } => list::top(&client, &name).await,
+        Command::Top { name: Some(name) } => list::top(&client, &name).await,
+        Command::Top { name: None } => screen::top(&client, paths.root()).await,
         Command::Plan { dirs, format, .. } => verbs::plan(&client, dirs, format).await,
         Command::Reexec => verbs::reexec(&client).await,
         Command::Version { format } => inspect::version(&client, format).await,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::Result;
+use super::args::Update;
 use super::run_args::Create;
 use crate::api::create::docker_size;
 
@@ -109,6 +110,22 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "Healthcheck": health(args)?,
         "ExposedPorts": exposed,
         "HostConfig": host,
+    }))
+}
+
+/// The body of `POST /containers/{id}/update`.
+///
+/// # Errors
+/// A flag that says nothing sensible.
+pub fn limits(args: &Update) -> Result<Value> {
+    Ok(json!({
+        "Memory": size(&args.memory)?,
+        "MemorySwap": size(&args.memory_swap)?,
+        "NanoCpus": args.cpus.map(|cpus| (cpus * 1e9) as i64),
+        "CpuShares": args.cpu_shares,
+        "CpusetCpus": args.cpuset_cpus,
+        "PidsLimit": args.pids_limit,
+        "RestartPolicy": args.restart.as_deref().map(restart).transpose()?,
     }))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod archive;
+pub mod boot;
 pub mod cgroup;
 pub mod cli;
 pub mod engine;

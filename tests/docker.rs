@@ -78,10 +78,7 @@ fn fits(expected: &[String], lines: &[&str]) -> bool {
 fn run(dir: &Path, host: &str, step: &Step) -> Output {
     let words = step.words.replace("$D", &format!("docker -H {host}"));
     let script = match step.on_terminal {
-        true => format!(
-            "script -qec {} /dev/null",
-            quoted(&format!("docker -H {host} {words}"))
-        ),
+        true => format!("script -qec {} /dev/null", quoted(&format!("docker -H {host} {words}"))),
         false => format!("{{ docker -H {host} {words}; }} 2>&1"),
     };
     Command::new("timeout")
@@ -101,9 +98,7 @@ fn quoted(text: &str) -> String {
 fn base(dir: &Path) -> Option<Vec<u8>> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| {
         // A program that needs no library names no interpreter.
-        std::fs::read(path).is_ok_and(|bytes| {
-            !bytes.windows(14).any(|w| w == b"/lib64/ld-linu")
-        })
+        std::fs::read(path).is_ok_and(|bytes| !bytes.windows(14).any(|w| w == b"/lib64/ld-linu"))
     })?;
     let script = format!(
         "set -e; mkdir -p {0}/bin {0}/etc {0}/tmp {0}/root; chmod 1777 {0}/tmp

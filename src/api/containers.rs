@@ -183,7 +183,7 @@ pub async fn remove(handle: &Handle, which: &str, query: &Query) -> Answer {
     }
     match order(handle, &view, Verb::Remove { force }).await {
         Ok(()) => {
-            if query.is_on("v") {
+            if query.is_on("v") || view.manifest.auto_remove {
                 volumes::remove_anonymous(handle, &view).await;
             }
             no_content()

@@ -7,6 +7,7 @@
 
 mod attach;
 mod body;
+mod clone;
 mod containers;
 pub mod create;
 mod events;
@@ -16,6 +17,7 @@ mod hijack;
 mod images;
 mod inspect;
 mod list;
+mod login;
 mod logs;
 mod model;
 mod names;
@@ -30,11 +32,13 @@ mod system;
 pub mod tls;
 mod top;
 mod transfer;
+mod usage;
 mod volumes;
 mod wait;
 mod websocket;
 
+pub(crate) use body::reader_of;
 pub use hijack::DetachKeys;
-pub use model::{command_line, status as status_sentence};
+pub use model::{age, command_line, status as status_sentence};
 
 pub use serve::{Access, serve};

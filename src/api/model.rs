@@ -73,7 +73,7 @@ pub fn status(view: &View, now: SystemTime) -> String {
 }
 
 /// A duration in words, as Docker has them.
-fn age(age: Duration) -> String {
+pub fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     let plural =
         |count: u64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
@@ -122,6 +122,7 @@ pub fn mounts(view: &View, place: &dyn Fn(&str) -> String) -> Vec<MountPoint> {
     view.manifest
         .mounts
         .iter()
+        .chain(&view.anonymous)
         .map(|mount| {
             let kind = mount.kind();
             let source = mount.source.clone().unwrap_or_default();

@@ -8,8 +8,8 @@ use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
 use super::{
-    attach, containers, events, exec, files, images, list, logs, own, stats, system, top, volumes,
-    wait,
+    attach, containers, events, exec, files, images, list, login, logs, own, stats, system, top,
+    usage, volumes, wait,
 };
 use crate::engine::handle::Handle;
 
@@ -144,7 +144,10 @@ async fn with_body(
             containers::update(&handle, which, body).await
         }
         ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
-        ["auth"] if *method == Method::POST => system::auth(body).await,
+        ["auth"] if *method == Method::POST => login::auth(&handle, body).await,
+        ["distribution", name @ .., "json"] if *method == Method::GET => {
+            login::distribution(&handle, head, &name.join("/")).await
+        }
         ["containers", which, "archive"]
             if [Method::GET, Method::HEAD, Method::PUT].contains(method) =>
         {
@@ -219,7 +222,7 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
             volumes::remove(&handle, name, query).await
         }
         ["networks"] if get => super::respond::json(&[(); 0]),
-        ["system", "df"] if get => system::df(&handle).await,
+        ["system", "df"] if get => usage::df(&handle).await,
         // There is no builder, so there is nothing that it has kept.
         ["build", "prune"] if post => {
             super::respond::json(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))

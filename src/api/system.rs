@@ -8,11 +8,8 @@ use bollard_stubs::models::{
     SystemVersion, SystemVersionComponents, SystemVersionPlatform,
 };
 
-use hyper::StatusCode;
-use hyper::body::Incoming;
-
 use super::model::timestamp;
-use super::respond::{API_OLDEST, API_VERSION, Answer, failure, json, text};
+use super::respond::{API_OLDEST, API_VERSION, Answer, json, text};
 use crate::engine::handle::Handle;
 use crate::engine::images::blocking;
 
@@ -163,30 +160,4 @@ pub async fn info(handle: &Handle) -> Answer {
         warnings: Some(Vec::new()),
         ..SystemInfo::default()
     })
-}
-
-/// `/auth`: there is no registry account here to try; who logs in is told so.
-pub async fn auth(body: Incoming) -> Answer {
-    let _: serde_json::Value = match super::body::read(body).await {
-        Ok(asked) => asked,
-        Err(answer) => return *answer,
-    };
-    failure(
-        StatusCode::NOT_IMPLEMENTED,
-        "Berth does not try logins; registries are asked with the login when an image is pulled",
-    )
-}
-
-/// `/system/df`.
-pub async fn df(handle: &Handle) -> Answer {
-    let now = std::time::SystemTime::now();
-    let views = handle.list().await;
-    let containers: Vec<_> = views.iter().map(|view| super::model::summary(view, now)).collect();
-    json(&serde_json::json!({
-        "LayersSize": 0,
-        "Images": [],
-        "Containers": containers,
-        "Volumes": super::volumes::all(handle, &views),
-        "BuildCache": [],
-    }))
 }

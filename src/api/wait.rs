@@ -29,7 +29,8 @@ pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
     // The head goes out at once: a client starts the container only when it is
     // waited for.
     stream("application/json", move |pieces| async move {
-        let (code, error) = match condition == "not-running" && !is_alive(&view) {
+        let rests = !is_alive(&view) && !view.is_awaited;
+        let (code, error) = match condition == "not-running" && rests {
             true => (i64::from(view.exit_code.unwrap_or(0)), view.error.clone()),
             false => match ends(&handle, &view, &condition, &mut events).await {
                 Some(end) => end,

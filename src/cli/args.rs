@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::image::ImageCommand;
+use super::machine::{Down, Kexec, Shutdown};
 use super::run_args::{Attach, Create, Exec, Run};
 use crate::engine::start::Tcp;
 
@@ -60,9 +62,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Print all that is known of containers, as JSON.
+    /// Print all that is known of containers or images, as JSON.
     Inspect {
-        /// Which containers.
+        /// Which containers or images.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -175,6 +177,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Images, and the files of containers.
+    #[command(flatten)]
+    Image(ImageCommand),
     /// Say what is wrong with manifests.
     Check {
         /// Files or directories.
@@ -222,6 +227,18 @@ pub enum Command {
         /// Where to.
         dir: PathBuf,
     },
+    /// Say what a boot of this machine does, step by step, if Berth is its init.
+    Boot,
+    /// Stop everything and switch the machine off.
+    Poweroff(Down),
+    /// Stop everything and boot the machine again.
+    Reboot(Down),
+    /// Stop everything and the machine, and leave it powered.
+    Halt(Down),
+    /// Stop everything and go on with another kernel.
+    Kexec(Kexec),
+    /// Bring the machine down at a time, as other inits' shutdown does.
+    Shutdown(Shutdown),
     /// What `up` starts as its child.
     #[command(hide = true)]
     Engine(Up),

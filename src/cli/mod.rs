@@ -1,11 +1,13 @@
 //! The command line: Docker's verbs and habits. Everything but `check`, `schema`,
-//! `plan --offline`, `completions` and `man` is a client of the API; `up` becomes
+//! `plan --offline`, `boot`, `completions`, `man` and what brings the machine down is a client of the API; `up` becomes
 //! the keeper.
 
 mod args;
 mod client;
+mod image;
 mod inspect;
 mod list;
+mod machine;
 mod offline;
 mod request;
 mod run;
@@ -26,6 +28,8 @@ pub use args::Args;
 use args::Command;
 use client::Client;
 
+use crate::keeper::ending::Ending;
+
 /// What a command ends with when it fails.
 #[derive(Debug)]
 pub struct Failure(String);
@@ -38,9 +42,13 @@ impl<E: std::fmt::Display> From<E> for Failure {
 
 type Result<T = ExitCode> = std::result::Result<T, Failure>;
 
-/// Parses the arguments, does what they say, gives the exit status.
+/// Parses the arguments, does what they say, gives the exit status. As PID 1 and
+/// called `init` it is the machine's init instead, and never returns.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    if crate::boot::is_init() {
+        crate::boot::main();
+    }
+    let args = Args::parse_from(machine::by_name(std::env::args_os()));
     let result = run(args);
     match result {
         Ok(code) => code,
@@ -62,6 +70,12 @@ fn run(args: Args) -> Result {
         Command::Plan { dirs, offline: true, format } => offline::plan(&paths, dirs, format),
         Command::Completions { shell } => offline::completions(shell),
         Command::Man { dir } => offline::man(dir),
+        Command::Boot => machine::plan(),
+        Command::Poweroff(args) => machine::down(&paths, Ending::PowerOff, args.force),
+        Command::Reboot(args) => machine::down(&paths, Ending::Reboot, args.force),
+        Command::Halt(args) => machine::down(&paths, Ending::Halt, args.force),
+        Command::Kexec(args) => machine::kexec(&paths, &args),
+        Command::Shutdown(args) => machine::shutdown(&paths, &args),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let local = tokio::task::LocalSet::new();
@@ -106,6 +120,7 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         Command::Top { name: Some(name) } => list::top(&client, &name).await,
         Command::Top { name: None } => screen::top(&client, paths.root()).await,
         Command::Plan { dirs, format, .. } => verbs::plan(&client, dirs, format).await,
+        Command::Image(command) => image::run(&client, command).await,
         Command::Reexec => verbs::reexec(&client).await,
         Command::Version { format } => inspect::version(&client, format).await,
         Command::Info { format } => inspect::info(&client, format).await,

@@ -34,8 +34,9 @@ pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
         let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
         engine.push(dir.display().to_string());
     }
-    let code = crate::keeper::start::up(&paths.lock(), &engine)?;
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+    let duty = crate::keeper::duty::Duty::default();
+    let finished = crate::keeper::start::up(&paths.lock(), &engine, duty)?;
+    Ok(ExitCode::from(u8::try_from(finished.code).unwrap_or(1)))
 }
 
 pub fn engine(paths: Paths, args: Up) -> Result {

@@ -12,6 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::adopt::same_process;
 use super::flight::Flight;
 use super::handle::{Attachments, Events, Handle, Request};
 use super::link::Link;
@@ -102,6 +103,8 @@ pub(super) struct Engine {
     pub flights: HashMap<u64, InFlight>,
     /// Launches that wait for their image: which, and the task that gets it.
     pub fetches: HashMap<Name, (u64, tokio::task::AbortHandle)>,
+    /// Turns for preparing a launch.
+    pub preparing: Arc<tokio::sync::Semaphore>,
     pub execs: super::exec::Execs,
     pub attached: Attachments,
     pub effects: mpsc::UnboundedSender<Effect>,
@@ -343,6 +346,8 @@ impl Engine {
                     self.later(DISK_RETRY, Effect::CatchUp);
                 }
                 self.note_disk(problem);
+                // What a burst of launches has used is not needed at rest.
+                crate::sys::process::trim_heap();
             }
         }
     }
@@ -350,8 +355,9 @@ impl Engine {
     fn heard(&mut self, message: Message, mut fds: Fds) {
         match message.kind {
             Kind::Launched => {
-                if let Some(pidfd) = fds.take(0) {
-                    self.cloned(message.key, message.pid, pidfd);
+                match fds.take(0).or_else(|| same_process(message.pid, message.start)) {
+                    Some(pidfd) => self.cloned(message.key, message.pid, pidfd),
+                    None => self.out_of_reach(message.key),
                 }
                 let pid = message.pid.unsigned_abs();
                 let outcomes = self.fly(message.key, |flight| flight.cloned(pid));
@@ -368,6 +374,7 @@ impl Engine {
                 self.outcomes(message.key, outcomes);
             }
             Kind::Signal => self.signalled(message.code),
+            Kind::Ping => self.link.send(Message::new(Kind::Pong), Vec::new()),
             Kind::NotReplaced => {
                 let errno = rustix::io::Errno::from_raw_os_error(message.code);
                 tracing::error!("the new binary can't be executed: {errno}");

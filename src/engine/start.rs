@@ -18,7 +18,7 @@ use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
 use super::paths::Paths;
-use super::prepare::Workshop;
+use super::prepare::{Filters, Workshop};
 use super::reconcile::{Desired, Observed};
 use super::run::{Engine, handle, monotonic, wall};
 use super::store::Store;
@@ -35,6 +35,9 @@ use crate::rootfs::Volumes;
 const API: &str = "api";
 /// The same of the socket for looking only.
 const READ_ONLY: &str = "api-read-only";
+
+/// How many launches are prepared at a time.
+const PREPARING: usize = 64;
 
 /// What the engine is started with.
 #[derive(Debug, Clone)]
@@ -90,6 +93,8 @@ async fn start(options: Options) -> io::Result<()> {
     for problem in &loaded.problems {
         tracing::error!("{problem}");
     }
+    // Files of a container whose record can't be read are not nobody's.
+    let sure = loaded.problems.is_empty();
     let hierarchy = Hierarchy::detect().map_err(|error| io::Error::other(error.to_string()))?;
     let parent = hierarchy
         .parent(&paths.cgroup_name())
@@ -102,6 +107,7 @@ async fn start(options: Options) -> io::Result<()> {
         pool: Pool::default(),
         volumes: Arc::new(volumes),
         images: Images::new(Arc::clone(&paths)),
+        filters: Filters::default(),
     };
 
     let dirs = match options.dirs.is_empty() {
@@ -126,6 +132,7 @@ async fn start(options: Options) -> io::Result<()> {
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
+        preparing: Arc::new(tokio::sync::Semaphore::new(PREPARING)),
         attached: Attachments::default(),
         execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,
@@ -160,6 +167,19 @@ async fn start(options: Options) -> io::Result<()> {
     engine.manifests(loaded);
     engine.take_held(held);
     engine.adopt(told);
+    if sure {
+        let keep = engine.observed.records().map(|record| record.id.clone()).collect();
+        match crate::rootfs::sweep(&paths.state_dir(), &keep) {
+            Ok(gone) => {
+                for id in gone {
+                    tracing::info!("the files of {id}, which is no container any more, are gone");
+                }
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+    let tidying = handle.clone();
+    tokio::task::spawn_local(super::garbage::tidy(tidying));
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());
     for (listener, access) in [(full, Access::Full), (looking, Access::ReadOnly)] {

@@ -43,14 +43,19 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         .find_map(|known| known.as_deref().cloned())
         .or(declared.manifest)
         .unwrap_or_default();
+    let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
+    let anonymous = super::volumes::of_image(&record.id, &manifest, wanted);
     View {
         name: record.name.clone(),
         id: record.id.clone(),
         state: state_word(record.state()).to_owned(),
+        is_awaited: matches!(record.phase, Phase::Launching { .. })
+            || (declared.blocked.is_some() && is_unlaunched(record)),
         detail: detail(record, declared.blocked, now),
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
         manifest,
+        anonymous,
         source: declared.source,
         manifest_error: declared.error,
         error: ended
@@ -119,9 +124,14 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
-        Phase::Created | Phase::Exited(Rest::Boot) => blocked,
+        _ if is_unlaunched(record) => blocked,
         _ => None,
     }
+}
+
+/// It was not launched since the machine started.
+fn is_unlaunched(record: &Record) -> bool {
+    matches!(record.phase, Phase::Created | Phase::Exited(Rest::Boot))
 }
 
 fn reason(why: &StopWhy) -> String {

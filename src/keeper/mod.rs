@@ -8,6 +8,8 @@
 //! ([`run`]) neither allocates nor panics. Knows nothing of manifests, images,
 //! HTTP or what a key or tag of the engine means.
 
+pub mod duty;
+pub mod ending;
 pub mod launch;
 pub mod outbox;
 pub mod process;

@@ -95,6 +95,8 @@ kinds! {
     Finish = 7,
     /// Engine: replace yourself by the binary that is now at your path.
     Reexec = 8,
+    /// Engine: the answer to `Ping`.
+    Pong = 9,
     /// Keeper: a process it has. Descriptor: its pidfd.
     Process = 32,
     /// Keeper: a descriptor it holds.
@@ -111,6 +113,8 @@ kinds! {
     Signal = 38,
     /// Keeper: the binary at its path can't be executed; `code` is the errno.
     NotReplaced = 39,
+    /// Keeper: are you well? Answered by `Pong`; anything else that is said will do.
+    Ping = 40,
 }
 
 /// One message. Fields that a kind does not use are zero.

@@ -1,7 +1,9 @@
 //! The keeper's loop. It waits on: the signal pipe, the engine's socket, the
 //! pidfds of adopted processes, and a timer only while the engine is down.
 
-use std::ffi::CString;
+mod machine;
+
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -11,12 +13,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitOptions, wait};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::duty::{Duty, Going, Pulse};
+use super::ending::Ending;
 use super::launch::launch;
 use super::outbox::Outbox;
 use super::protocol::{self, Fds, Kind, Message, Received};
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
-use crate::sys::process::{SharedPid, replace};
+use crate::sys::process::{Arguments, SharedPid, replace};
 use crate::sys::signals::{self, Caught};
 
 /// The first pause before a dead engine is started again; doubled up to
@@ -41,6 +45,17 @@ pub struct Settings {
     pub keeper_argv: Vec<CString>,
     /// The environment of both.
     pub environment: Vec<CString>,
+    /// What it owes beside that.
+    pub duty: Duty,
+}
+
+/// How a keeper ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// Its exit status.
+    pub code: i32,
+    /// How the machine is to go down, if it is init and was told so.
+    pub ending: Option<Ending>,
 }
 
 /// The engine, as the keeper sees it.
@@ -51,7 +66,7 @@ enum Engine {
 }
 
 #[derive(Debug)]
-struct Keeper {
+pub(crate) struct Keeper {
     settings: Settings,
     table: Table,
     engine: Engine,
@@ -59,10 +74,19 @@ struct Keeper {
     caught: Caught,
     epoll: OwnedFd,
     second: SharedPid,
+    arguments: Arguments,
     outbox: Outbox,
     /// How often the supervisor was told to end, for an engine that can't answer.
     told_to_end: u32,
     finish: Option<i32>,
+    pulse: Pulse,
+    going: Option<Going>,
+    /// When the watchdog is fed next.
+    feed: Duration,
+    /// How often in a row the engine died young.
+    young: u32,
+    /// The shell on the console, while there is one.
+    rescuer: Option<i32>,
 }
 
 /// Every signal that a program may catch and that asks something of it.
@@ -96,9 +120,11 @@ macro_rules! say {
     }};
 }
 
+pub(crate) use say;
+
 /// Runs until the engine says `Finish`; gives the exit status. `table` is that
 /// of an earlier self, or empty.
-pub fn run(settings: Settings, table: Table) -> std::io::Result<i32> {
+pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
     // Containers whose keeper step died would go to init; they come to us.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let caught = Caught::new(&signals_to_catch())?;
@@ -114,23 +140,35 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<i32> {
         caught,
         epoll,
         second: SharedPid::new()?,
+        arguments: Arguments::own(),
         outbox: Outbox::default(),
         told_to_end: 0,
         finish: None,
+        pulse: Pulse::default(),
+        going: None,
+        feed: Duration::ZERO,
+        young: 0,
+        rescuer: None,
     };
+    for button in &keeper.settings.duty.buttons {
+        let data = epoll::EventData::new_u64(BUTTON);
+        let _ = epoll::add(&keeper.epoll, button, data, epoll::EventFlags::IN);
+    }
     loop {
-        keeper.start_engine_when_due();
-        keeper.wait();
-        keeper.pass_signals();
-        keeper.reap();
-        keeper.look_at_adopted();
-        keeper.listen();
-        keeper.send();
+        // A panic is a bug. Whoever is init must not end by it: it begins anew, with
+        // the same children and descriptors.
+        let turn = std::panic::AssertUnwindSafe(|| keeper.turn());
+        if std::panic::catch_unwind(turn).is_err() {
+            keeper.begin_anew();
+        }
         if let Some(code) = keeper.finish {
-            return Ok(code);
+            return Ok(Finished { code, ending: keeper.going.map(|going| going.ending) });
         }
     }
 }
+
+/// What tells a button from a process among the events.
+const BUTTON: u64 = 1;
 
 fn watch(epoll: &OwnedFd, pidfd: BorrowedFd<'_>) {
     let data = epoll::EventData::new_u64(0);
@@ -151,18 +189,31 @@ impl Keeper {
         }
     }
 
-    /// Waits until something happened, or until the engine is to be started.
-    fn wait(&self) {
-        let timeout = match self.engine {
-            Engine::Running { .. } => None,
-            Engine::Down { until } => {
-                let left = until.saturating_sub(now());
-                Some(Timespec {
-                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
-                    tv_nsec: i64::from(left.subsec_nanos()),
-                })
-            }
+    fn turn(&mut self) {
+        self.start_engine_when_due();
+        let next = self.keep_time();
+        self.wait(next);
+        self.pass_signals();
+        self.reap();
+        self.look_at_events();
+        self.listen();
+        self.send();
+    }
+
+    /// Waits until something happened, or until the engine is to be started or
+    /// `next` has come.
+    fn wait(&self, next: Option<Duration>) {
+        let until = match self.engine {
+            Engine::Running { .. } => next,
+            Engine::Down { until } => Some(next.map_or(until, |next| next.min(until))),
         };
+        let timeout = until.map(|until| {
+            let left = until.saturating_sub(now());
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
+        });
         let fixed = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let (caught, adopted) = (self.caught.as_fd(), self.epoll.as_fd());
         let _ = match self.socket() {
@@ -197,6 +248,12 @@ impl Keeper {
         while pending != 0 {
             let signal = pending.trailing_zeros() as i32 + 1;
             pending &= pending - 1;
+            if self.settings.duty.is_init
+                && let Some(ending) = Ending::of_signal(signal)
+            {
+                self.go_down(ending);
+                continue;
+            }
             if matches!(signal, libc::SIGTERM | libc::SIGINT) {
                 self.told_to_end += 1;
                 if self.told_to_end > 2 {
@@ -231,6 +288,9 @@ impl Keeper {
                 self.engine_ended();
                 continue;
             }
+            if self.rescuer == Some(pid) {
+                self.rescuer = None;
+            }
             // Anybody else's child that was left to us is reaped and forgotten.
             if let Some(process) = self.table.running(pid).filter(|process| !process.adopted) {
                 process.state = State::Exited(end_of(status));
@@ -240,17 +300,25 @@ impl Keeper {
         }
     }
 
-    /// An adopted process is no child; its pidfd becomes readable when it ends
-    /// (pidfd_open(2)), and its status file says how.
-    fn look_at_adopted(&mut self) {
+    fn look_at_events(&mut self) {
         let mut events = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
-        }; 1];
+        }; 16];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if !matches!(epoll::wait(&self.epoll, &mut events[..], Some(&none)), Ok(1..)) {
-            return;
+        let Ok(count) = epoll::wait(&self.epoll, &mut events[..], Some(&none)) else { return };
+        let events = events.get(..count).unwrap_or_default();
+        if events.iter().any(|event| event.data.u64() == BUTTON) {
+            self.look_at_buttons();
         }
+        if events.iter().any(|event| event.data.u64() != BUTTON) {
+            self.look_at_adopted();
+        }
+    }
+
+    /// An adopted process is no child; its pidfd becomes readable when it ends
+    /// (pidfd_open(2)), and its status file says how.
+    fn look_at_adopted(&mut self) {
         let Keeper { table, engine, epoll, outbox, .. } = self;
         for process in &mut table.processes {
             if process.adopted
@@ -271,7 +339,10 @@ impl Keeper {
             let Some(socket) = self.socket() else { return };
             let mut fds = Fds::default();
             match protocol::receive(socket, &mut fds) {
-                Ok(Received::Message(message)) => self.obey(message, fds),
+                Ok(Received::Message(message)) => {
+                    self.pulse.heard(now());
+                    self.obey(message, fds);
+                }
                 Ok(Received::Unknown) => {
                     say!("berth: the engine speaks another version; passed over")
                 }
@@ -337,7 +408,7 @@ impl Keeper {
         } else if self.table.is_full() {
             Err(Errno::AGAIN)
         } else {
-            launch(fds, &self.second)
+            launch(fds, &self.second, self.arguments)
         };
         match born {
             Ok(born) => {
@@ -369,11 +440,14 @@ impl Keeper {
         if let Engine::Running { since, .. } = self.engine {
             if now().saturating_sub(since) >= WELL {
                 self.pause = MIN_PAUSE;
+                self.young = 0;
             }
+            self.young = self.young.saturating_add(1);
             self.outbox.clear();
             say!("berth: the engine ended; starting it again in {} ms", self.pause.as_millis());
             self.engine = Engine::Down { until: now() + self.pause };
             self.pause = (self.pause * 2).min(MAX_PAUSE);
+            self.despair();
         }
     }
 
@@ -383,7 +457,10 @@ impl Keeper {
             _ => return,
         }
         match self.start_engine() {
-            Ok((pid, socket)) => self.engine = Engine::Running { pid, socket, since: now() },
+            Ok((pid, socket)) => {
+                self.pulse = Pulse::begin(now());
+                self.engine = Engine::Running { pid, socket, since: now() };
+            }
             Err(errno) => {
                 say!("berth: can't start the engine: {errno}");
                 self.engine = Engine::Down { until: now() + self.pause };
@@ -412,15 +489,16 @@ impl Keeper {
     /// Becomes the binary that is at our path now, with the same pid, children
     /// and descriptors. The engine is the new keeper's first to reap.
     fn reexec(&mut self) {
-        let Err(errno) = self.try_reexec();
+        let binary = self.settings.binary.clone();
+        let found = rustix::fs::access(binary.as_c_str(), rustix::fs::Access::EXEC_OK);
+        let Err(errno) = found.and_then(|()| self.try_reexec(&binary));
         say!("berth: can't become the new binary: {errno}");
         self.tell(Message { code: errno.raw_os_error(), ..Message::new(Kind::NotReplaced) });
     }
 
-    fn try_reexec(&mut self) -> Result<std::convert::Infallible, Errno> {
+    fn try_reexec(&mut self, binary: &CStr) -> Result<std::convert::Infallible, Errno> {
         use rustix::fs::{MemfdFlags, memfd_create};
         use rustix::io::FdFlags;
-        rustix::fs::access(self.settings.binary.as_c_str(), rustix::fs::Access::EXEC_OK)?;
         let memfd = memfd_create(c"berth-table", MemfdFlags::empty())?;
         let bytes = self.table.encode();
         let mut rest = &bytes[..];
@@ -448,7 +526,7 @@ impl Keeper {
             .map(CString::as_c_str)
             .chain([resume.as_c_str()])
             .collect();
-        let error = replace(&self.settings.binary, &argv, &envp);
+        let error = replace(binary, &argv, &envp);
         kept(&self.table, FdFlags::CLOEXEC);
         Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }

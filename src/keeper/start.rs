@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::duty::Duty;
 use super::protocol::Tag;
-use super::run::{RESUME, Settings, resumed_table, run};
+use super::run::{Finished, RESUME, Settings, resumed_table, run};
 
 /// The name under which a keeper keeps its lock when it replaces itself.
 const LOCK: &str = "lock";
@@ -20,12 +21,12 @@ const LOCK: &str = "lock";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs as the keeper of what `lock` stands for until everything is finished;
-/// gives the exit status. `engine_args` are the arguments that make this binary
+/// says how it ended. `engine_args` are the arguments that make this binary
 /// the engine.
 ///
 /// # Errors
 /// Another keeper has the lock: the error names its pid.
-pub fn up(lock: &Path, engine_args: &[String]) -> io::Result<i32> {
+pub fn up(lock: &Path, engine_args: &[String], duty: Duty) -> io::Result<Finished> {
     let resumed = resumed_table();
     let mut table = resumed.unwrap_or_default();
     let lock_tag = Tag::new(LOCK).unwrap_or(Tag::EMPTY);
@@ -58,6 +59,7 @@ pub fn up(lock: &Path, engine_args: &[String]) -> io::Result<i32> {
         engine_argv,
         keeper_argv,
         environment,
+        duty,
     };
     run(settings, table)
 }

@@ -27,8 +27,8 @@ pub struct Container {
     /// when a container of it is made, `never`.
     #[serde(skip_serializing_if = "is_default")]
     pub pull: Policy,
-    /// A directory to use as the root instead of an image; `/` is a copy-on-write
-    /// view of the host's own programs.
+    /// What is the root instead of an image: a directory, an archive (`.tar`, `.tar.gz`,
+    /// `.tgz`, `.tar.zst`), or `/`, a copy-on-write view of the host's own programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<PathBuf>,
     /// `full`: namespaces and a root of its own. `none`: a plain supervised process.

@@ -95,12 +95,11 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
     }
     if let Some(rootfs) = &container.rootfs {
         let name = rootfs.to_string_lossy();
-        if [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| name.ends_with(end))
-        {
+        if [".tar.xz", ".txz", ".tar.bz2", ".zip"].iter().any(|end| name.ends_with(end)) {
             found.push(objection(
                 "rootfs",
-                format!("{name} is an archive; this Berth runs directories"),
-                "unpack it, and name the directory",
+                format!("{name} is compressed in a way that layers of images are not"),
+                "make it a .tar, .tar.gz or .tar.zst",
             ));
         }
     }
@@ -424,6 +423,17 @@ fn awaited(container: &Container) -> impl Iterator<Item = Name> {
     container.after.iter().chain(&container.requires).cloned().chain(network)
 }
 
+/// The key by which a container waits for another.
+fn naming(container: &Container, other: &Name) -> &'static str {
+    if container.after.contains(other) {
+        "after"
+    } else if container.requires.contains(other) {
+        "requires"
+    } else {
+        "network.mode"
+    }
+}
+
 /// Each cycle once, told at its first name. Iterative: a chain may be long.
 fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
     let mut done = BTreeSet::new();
@@ -450,7 +460,9 @@ fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)>
                     .chain([other.as_str()])
                     .collect();
                 let message = format!("they wait for each other: {}", round.join(" → "));
-                found.push((other.clone(), objection("after", message, "take one of them out")));
+                let next = path.get(at + 1).map_or(&other, |(name, _)| name);
+                let key = containers.get(&other).map_or("after", |this| naming(this, next));
+                found.push((other.clone(), objection(key, message, "take one of them out")));
             } else if !done.contains(&other) && containers.contains_key(&other) {
                 let further = next(&other);
                 path.push((other, further));

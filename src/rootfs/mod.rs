@@ -18,12 +18,14 @@
 
 pub mod copy;
 mod cover;
+mod duplicate;
 mod error;
 mod host;
 mod inside;
 mod mountinfo;
 mod overlay;
 mod prepare;
+mod seed;
 mod thread;
 mod trash;
 mod view;

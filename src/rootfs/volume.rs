@@ -115,6 +115,17 @@ impl Volumes {
         }
     }
 
+    /// Makes a volume with the content of another, which nobody may change meanwhile.
+    pub fn duplicate(&self, from: &str, to: &str) -> Result<Volume, Error> {
+        let volume = self.create(to)?;
+        let copied = super::duplicate::tree(&self.data(from)?, &self.data(to)?, &|_| false);
+        if let Err(error) = copied {
+            let _ = self.remove(to);
+            return Err(error);
+        }
+        Ok(volume)
+    }
+
     /// One volume. What is in it counts, not its metadata: if these are torn or of a
     /// newer version, the folder's own time is told.
     pub fn get(&self, name: &str) -> Result<Volume, Error> {
@@ -193,6 +204,11 @@ impl Volumes {
         mount::set_attributes(mount.as_fd(), NOSUID | NODEV | read_only, recursive)
             .map_err(failed)?;
         Ok(Bind { mount, directory: there.is_dir(), idmapped })
+    }
+
+    /// Moves a path of a volume into the trash.
+    pub(super) fn throw_away(&self, path: &Path) -> Result<bool, Error> {
+        throw_away(&self.state, path)
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {

@@ -110,6 +110,26 @@ pub fn wait_any() -> i32 {
     }
 }
 
+/// The next blocked signal, or nothing after `patience` (sigtimedwait(2)).
+pub fn wait_for(patience: std::time::Duration) -> Option<i32> {
+    let mask = Mask::MAX;
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(patience.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(patience.subsec_nanos() as i32),
+    };
+    // SAFETY: the mask is 8 bytes, the size given; the timeout outlives the call.
+    let signal = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            std::ptr::from_ref(&mask),
+            std::ptr::null_mut::<libc::siginfo_t>(),
+            std::ptr::from_ref(&timeout),
+            size_of::<Mask>(),
+        )
+    };
+    (signal > 0).then_some(signal as i32)
+}
+
 /// kill(2): sends signal number `signal` to `pid`.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: kill(2) touches no memory of this process.

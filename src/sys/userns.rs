@@ -65,8 +65,8 @@ pub fn loopback_up(netns: &OwnedFd) -> io::Result<()> {
     })
 }
 
-/// netdevice(7): SIOCSIFFLAGS with IFF_UP.
-fn interface_up(name: &[u8]) -> io::Result<()> {
+/// Sets an interface of the own network namespace up (netdevice(7), SIOCSIFFLAGS).
+pub fn interface_up(name: &[u8]) -> io::Result<()> {
     let socket = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,
         nix::sys::socket::SockType::Datagram,

@@ -1,0 +1,153 @@
+//! The machine's console: where init speaks, and where a shell helps when nothing
+//! else does.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::config::Config;
+use crate::sys::{machine, process};
+
+/// The variable in which init keeps what is executed as a shell, words apart by
+/// spaces, commands by colons.
+pub const SHELL: &str = "BERTH_SHELL";
+
+/// Says a line on the console. A console that is gone is no reason to end.
+pub fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "berth: {text}");
+}
+
+/// Makes the console standard input, output and error of this process.
+pub fn open() {
+    let console = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open("/dev/console")
+        .or_else(|_| File::options().read(true).write(true).open("/dev/null"));
+    if let Ok(console) = console {
+        let _ = rustix::stdio::dup2_stdin(&console);
+        let _ = rustix::stdio::dup2_stdout(&console);
+        let _ = rustix::stdio::dup2_stderr(&console);
+    }
+}
+
+/// What a configuration's shells are in the environment.
+pub fn shells_as_text(config: &Config) -> String {
+    config.shell.iter().map(|words| words.join(" ")).collect::<Vec<_>>().join(":")
+}
+
+/// Runs a shell on the console until it ends. To be called in a child of init.
+pub fn shell(why: &str, shells: &str) {
+    tell(&format!("{why}; a shell on the console, the boot goes on when it ends"));
+    match machine::fork(|| become_shell(shells)) {
+        Ok(pid) => drop(wait_for(pid)),
+        Err(error) => tell(&format!("making a process for a shell: {error}")),
+    }
+}
+
+/// Starts a shell on the console while the machine runs on, unless somebody has the
+/// console already: a login there is better. Gives its pid.
+pub fn rescue() -> Option<i32> {
+    let started = machine::fork(|| {
+        if console_is_taken() {
+            return 0;
+        }
+        tell("a shell on the console helps out; `berth status` and /var/log/berth tell more");
+        become_shell(&std::env::var(SHELL).unwrap_or_default())
+    });
+    started.ok()
+}
+
+/// Waits for one child.
+pub fn wait_for(pid: i32) -> Option<i32> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    let waited = rustix::io::retry_on_intr(|| {
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+    });
+    let (_, status) = waited.ok()??;
+    status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+}
+
+fn become_shell(shells: &str) -> i32 {
+    let _ = rustix::process::setsid();
+    open_for_shell();
+    let _ = machine::take_terminal();
+    for words in shells.split(':') {
+        let mut words = words.split(' ').filter(|word| !word.is_empty());
+        let Some(program) = words.next() else { continue };
+        let error = Command::new(program)
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/root")
+            .env("TERM", "linux")
+            .current_dir("/")
+            .exec();
+        if error.kind() != io::ErrorKind::NotFound {
+            tell(&format!("{program}: {error}"));
+        }
+    }
+    tell("there is no shell: none of boot.toml's `shell` can be executed");
+    process::exit_now(127)
+}
+
+/// The device behind /dev/console: that one itself can't be a controlling terminal.
+fn device() -> Option<std::path::PathBuf> {
+    let active = fs::read_to_string("/sys/class/tty/console/active").ok()?;
+    Some(std::path::Path::new("/dev").join(active.split_whitespace().next_back()?))
+}
+
+fn open_for_shell() {
+    let terminal = device().and_then(|path| File::options().read(true).write(true).open(path).ok());
+    match terminal {
+        Some(terminal) => {
+            for dup in
+                [rustix::stdio::dup2_stdin, rustix::stdio::dup2_stdout, rustix::stdio::dup2_stderr]
+            {
+                let _ = dup(terminal.as_fd());
+            }
+        }
+        None => open(),
+    }
+}
+
+/// Whether some process has the console as its terminal (proc_pid_stat(5), field 7).
+fn console_is_taken() -> bool {
+    let Some(device) = device().and_then(|path| fs::metadata(path).ok()).map(|meta| meta.rdev())
+    else {
+        return false;
+    };
+    let wanted = kernel_number(device);
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter(|entry| {
+        entry.file_name().to_str().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()))
+    });
+    numbers.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok()).any(|stat| {
+        let behind_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+        behind_name.split_whitespace().nth(4).and_then(|field| field.parse().ok()) == Some(wanted)
+    })
+}
+
+/// A device's number as /proc writes it: minor 0-7, major 8-19, the rest of the minor.
+fn kernel_number(device: u64) -> u32 {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    (minor & 0xff) | (major << 8) | ((minor & 0xfff00) << 12)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shells_are_words_in_a_variable() {
+        assert_eq!(
+            shells_as_text(&Config::default()),
+            "/sbin/sulogin:/usr/sbin/sulogin:/bin/sh:/bin/busybox sh"
+        );
+        assert_eq!(kernel_number(rustix::fs::makedev(4, 64)), 0x440);
+    }
+}

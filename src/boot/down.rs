@@ -1,0 +1,262 @@
+//! The end: the keeper has stopped the services, or given up on them. What is left
+//! gets SIGTERM and SIGKILL, file systems are unmounted or made read-only, then
+//! reboot(2). Each wait has an end: nothing that hangs can keep the machine up.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{WaitOptions, wait};
+
+use super::fstab::unescape;
+use super::init::told;
+use super::{console, steps};
+use crate::keeper::ending::Ending;
+use crate::sys::{machine, signals};
+use console::tell;
+
+/// How long the dead may take to be gone.
+const DEAD: Duration = Duration::from_secs(3);
+/// How long all file systems together may take.
+const FILE_SYSTEMS: Duration = Duration::from_secs(60);
+/// How long one of them may take.
+const FILE_SYSTEM: Duration = Duration::from_secs(15);
+
+/// Ends everything and the machine. Every signal must be blocked.
+pub fn go_down(ending: Ending) -> ! {
+    end_processes();
+    // In a child: a file system that hangs takes whoever touches it along.
+    match machine::fork(leave_file_systems) {
+        Ok(pid) if !reap_until(FILE_SYSTEMS, |reaped| reaped == Some(pid)) => {
+            tell("file systems hang; going on without");
+        }
+        Ok(_) => {}
+        Err(error) => tell(&format!("making a process to unmount: {error}")),
+    }
+    tell(&format!("{}: now", ending.word()));
+    if let Err(errno) = rustix::system::reboot(ending.command()) {
+        tell(&format!("{}: {errno}", ending.word()));
+    }
+    // In a container there is no machine to end; elsewhere something is better than
+    // nothing.
+    if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
+        std::process::exit(0);
+    }
+    for ending in [Ending::Reboot, Ending::Halt] {
+        let _ = rustix::system::reboot(ending.command());
+    }
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// SIGTERM, time to obey, SIGKILL. All processes are children of ours in the end:
+/// when there is no child there is no process.
+fn end_processes() {
+    let patience = std::env::var(told::KILL).ok().and_then(|text| text.parse().ok());
+    let _ = signals::kill(-1, libc::SIGTERM);
+    // What is stopped hears SIGTERM only when it goes on.
+    let _ = signals::kill(-1, libc::SIGCONT);
+    if reap_until(Duration::from_secs(patience.unwrap_or(5)), |reaped| reaped.is_none()) {
+        return;
+    }
+    tell(&format!("ending by force: {}", names().join(", ")));
+    let _ = signals::kill(-1, libc::SIGKILL);
+    if !reap_until(DEAD, |reaped| reaped.is_none()) {
+        tell(&format!("not even SIGKILL ends: {}", names().join(", ")));
+    }
+}
+
+/// Reaps until `is_enough` of a pid, or of `None`: there is no child. Whether that
+/// came in time.
+fn reap_until(patience: Duration, is_enough: impl Fn(Option<i32>) -> bool) -> bool {
+    let end = Instant::now() + patience;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, _))) if is_enough(Some(pid.as_raw_nonzero().get())) => return true,
+            Ok(Some(_)) => continue,
+            Ok(None) => {}
+            Err(_) => return is_enough(None),
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let _ = signals::wait_for(left);
+    }
+}
+
+/// The names of the processes that are there, without the kernel's.
+fn names() -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let name = |pid: u32| {
+        // A kernel thread has no program, a zombie no more either.
+        fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(format!("{} ({pid})", name.trim()))
+    };
+    pids.filter(|pid| *pid != 1).filter_map(name).take(10).collect()
+}
+
+/// A mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mounted {
+    point: PathBuf,
+    kind: String,
+}
+
+/// Of /proc/self/mountinfo, the last mounted first.
+fn mounted(table: &str) -> Vec<Mounted> {
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let point = unescape(fields.get(4)?);
+        let kind = fields.iter().skip_while(|field| **field != "-").nth(1)?;
+        Some(Mounted { point: point.into(), kind: (*kind).to_owned() })
+    };
+    let mut all: Vec<Mounted> = table.lines().filter_map(line).collect();
+    all.reverse();
+    all
+}
+
+impl Mounted {
+    /// Whether it is the kernel's own, with nothing to lose.
+    fn is_kernels(&self) -> bool {
+        let kinds = [
+            "proc",
+            "sysfs",
+            "devtmpfs",
+            "devpts",
+            "cgroup",
+            "cgroup2",
+            "securityfs",
+            "debugfs",
+            "tracefs",
+            "bpf",
+            "configfs",
+            "mqueue",
+            "hugetlbfs",
+            "pstore",
+            "efivarfs",
+            "rootfs",
+            "nsfs",
+            "autofs",
+            "fusectl",
+            "binfmt_misc",
+            "ramfs",
+        ];
+        kinds.contains(&self.kind.as_str())
+            || ["/dev", "/run", "/dev/shm"].iter().any(|point| self.point == Path::new(point))
+    }
+
+    /// Whether it is a server's that may not answer.
+    fn is_remote(&self) -> bool {
+        let kinds = ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs"];
+        kinds.contains(&self.kind.as_str()) || self.kind.starts_with("fuse")
+    }
+}
+
+/// In a child: writes down what the next boot wants, then leaves every file system
+/// clean. Those of servers go first, by force, so that no other waits for them.
+fn leave_file_systems() -> i32 {
+    steps::seed::save();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let all = mounted(&table);
+    let (remote, local): (Vec<&Mounted>, Vec<&Mounted>) = all
+        .iter()
+        .filter(|mounted| !mounted.is_kernels() && mounted.point != Path::new("/"))
+        .partition(|mounted| mounted.is_remote());
+    for mounted in remote {
+        apart(&mounted.point, || {
+            let flags = UnmountFlags::FORCE | UnmountFlags::DETACH;
+            rustix::mount::unmount(&mounted.point, flags)
+        });
+    }
+    swap_off();
+    for mounted in local {
+        apart(&mounted.point, || leave(&mounted.point));
+    }
+    apart(Path::new("/"), || {
+        rustix::fs::sync();
+        rustix::mount::mount_remount("/", MountFlags::RDONLY, c"")
+    });
+    0
+}
+
+/// Unmounts; what is in use becomes read-only, which is as clean.
+fn leave(point: &Path) -> rustix::io::Result<()> {
+    match rustix::mount::unmount(point, UnmountFlags::empty()) {
+        // Something else was mounted over it, or it went with another.
+        Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
+        Err(_) => {
+            if let Ok(dir) = File::open(point) {
+                let _ = rustix::fs::syncfs(&dir);
+            }
+            rustix::mount::mount_remount(point, MountFlags::RDONLY, c"")?;
+            let _ = rustix::mount::unmount(point, UnmountFlags::DETACH);
+            Ok(())
+        }
+    }
+}
+
+/// In a process of its own, and not for longer than one may take.
+fn apart(what: &Path, work: impl FnOnce() -> rustix::io::Result<()>) {
+    let child = machine::fork(|| match work() {
+        Ok(()) => 0,
+        Err(errno) => {
+            tell(&format!("leaving {}: {errno}", what.display()));
+            1
+        }
+    });
+    let Ok(child) = child else { return };
+    // SIGCHLD is not blocked here, so the wait is in small steps.
+    let end = Instant::now() + FILE_SYSTEM;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, _))) if pid.as_raw_nonzero().get() == child => return,
+            Ok(Some(_)) => continue,
+            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+            _ => break,
+        }
+    }
+    tell(&format!("leaving {} takes too long; going on", what.display()));
+}
+
+fn swap_off() {
+    let table = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    for line in table.lines().skip(1) {
+        let path = unescape(line.split_whitespace().next().unwrap_or_default());
+        if let Ok(name) = std::ffi::CString::new(path.clone()) {
+            apart(Path::new(&path), || {
+                machine::swap_off(&name).map_err(|error| {
+                    rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+                })
+            });
+        }
+    }
+}
+
+/// For `-f`: at once, from whoever asks; only what the kernel has is written.
+pub fn at_once(ending: Ending) -> std::io::Result<()> {
+    rustix::fs::sync();
+    Ok(rustix::system::reboot(ending.command())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_mounted_last_goes_first() {
+        let table = "1 0 0:1 / / rw - ext4 /dev/vda rw\n2 1 0:2 / /proc rw - proc proc rw\n\
+            3 1 8:1 / /my\\040data rw shared:1 - xfs /dev/sda1 rw\n\
+            4 3 0:9 / /my\\040data/net rw - nfs4 nas:/x rw\n5 1 0:3 / /run rw - tmpfs tmpfs rw\n";
+        let all = mounted(table);
+        let points: Vec<_> = all.iter().map(|m| m.point.to_str().unwrap()).collect();
+        assert_eq!(points, ["/run", "/my data/net", "/my data", "/proc", "/"]);
+        let kernels: Vec<_> = all.iter().map(Mounted::is_kernels).collect();
+        assert_eq!(kernels, [true, false, false, true, false]);
+        assert!(all[1].is_remote() && !all[2].is_remote());
+    }
+}

@@ -1,0 +1,176 @@
+//! Commands about the machine whose init Berth is: what a boot does, and how it goes
+//! down. They reach PID 1 by a signal, not through the engine, which may hang.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+
+use super::{Result, print};
+use crate::boot;
+use crate::engine::paths::Paths;
+use crate::keeper::ending::Ending;
+use crate::sys::{machine, signals};
+
+/// How the machine goes down.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Down {
+    /// At once, without stopping anything: only what the kernel holds is written.
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// kexec: another kernel without the firmware.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Kexec {
+    /// The kernel; without it the one that was loaded before (kexec(8)).
+    pub kernel: Option<PathBuf>,
+    /// Its initramfs.
+    #[arg(long, requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Its command line; that of the running kernel otherwise.
+    #[arg(long, requires = "kernel")]
+    pub append: Option<String>,
+    /// At once, without stopping anything.
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// `shutdown`, as sysvinit and systemd have it.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Shutdown {
+    /// Power off (the default).
+    #[arg(short = 'P', short_alias = 'h', long, conflicts_with_all = ["reboot", "halt"])]
+    pub poweroff: bool,
+    /// Reboot.
+    #[arg(short, long, conflicts_with = "halt")]
+    pub reboot: bool,
+    /// Halt.
+    #[arg(short = 'H', long)]
+    pub halt: bool,
+    /// `now`, `+MINUTES`: until then this command waits, and ending it calls it off.
+    #[arg(default_value = "+1", allow_hyphen_values = false)]
+    pub time: String,
+    /// What is told on the console.
+    pub message: Vec<String>,
+}
+
+/// The names by which the binary can be called to bring the machine down.
+const NAMES: [&str; 4] = ["poweroff", "reboot", "halt", "shutdown"];
+
+/// The arguments, with the command put in where the program is called by its name.
+pub fn by_name(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let name = args.first().and_then(|first| Path::new(first).file_name()).map(OsString::from);
+    if let Some(name) = name.filter(|name| NAMES.iter().any(|other| name == other)) {
+        args.splice(0..1, ["berth".into(), name]);
+    }
+    args
+}
+
+/// What a boot of this machine does, step by step.
+pub fn plan() -> Result {
+    let (plan, problems) = boot::plan_of_this_machine();
+    let mut text = String::new();
+    for problem in &problems {
+        text += &format!("\x1b[31mproblem\x1b[0m: {problem}\n");
+    }
+    for planned in plan {
+        let essential = if planned.essential { "  (a shell if it fails)" } else { "" };
+        text += &format!("{}{essential}\n", planned.step);
+    }
+    print(&text)?;
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Orders the machine's init to go down.
+pub fn down(paths: &Paths, ending: Ending, force: bool) -> Result {
+    if !rustix::process::geteuid().is_root() {
+        return Err(format!("{}: only root may do that", ending.word()).into());
+    }
+    if force {
+        boot::at_once(ending).map_err(|error| format!("{}: {error}", ending.word()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let keeper = std::fs::read_to_string(paths.lock()).unwrap_or_default();
+    if keeper.trim() != "1" {
+        let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+        return Err(format!(
+            "Berth is not the init of this machine, {} is: use its own command, or --force",
+            init.trim()
+        )
+        .into());
+    }
+    signals::kill(1, ending.signal())
+        .map_err(|error| format!("sending signal {} to PID 1: {error}", ending.signal()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads a kernel, if one is named, and goes down into it.
+pub fn kexec(paths: &Paths, args: &Kexec) -> Result {
+    if let Some(kernel) = &args.kernel {
+        let open = |path: &Path| {
+            File::open(path).map_err(|error| format!("opening {}: {error}", path.display()))
+        };
+        let line = match &args.append {
+            Some(line) => line.clone(),
+            None => std::fs::read_to_string("/proc/cmdline")?.trim().to_owned(),
+        };
+        let initrd = args.initrd.as_deref().map(open).transpose()?;
+        machine::kexec_load(
+            open(kernel)?.as_fd(),
+            initrd.as_ref().map(AsFd::as_fd),
+            &CString::new(line).map_err(|_| "a NUL in the command line")?,
+        )
+        .map_err(|error| format!("loading {}: {error}", kernel.display()))?;
+    }
+    let loaded = std::fs::read_to_string("/sys/kernel/kexec_loaded").unwrap_or_default();
+    if loaded.trim() != "1" {
+        return Err("no kernel is loaded to go on with: name one".into());
+    }
+    down(paths, Ending::Kexec, args.force)
+}
+
+/// Waits for the time, says what is to come, and orders it.
+pub fn shutdown(paths: &Paths, args: &Shutdown) -> Result {
+    let ending = match (args.reboot, args.halt) {
+        (true, _) => Ending::Reboot,
+        (_, true) => Ending::Halt,
+        _ => Ending::PowerOff,
+    };
+    let minutes = match args.time.as_str() {
+        "now" => 0,
+        time => time
+            .strip_prefix('+')
+            .and_then(|minutes| minutes.parse::<u64>().ok())
+            .ok_or_else(|| format!("{time:?} is not a time: now or +MINUTES"))?,
+    };
+    let message = args.message.join(" ");
+    if !message.is_empty() || minutes > 0 {
+        let text = format!(
+            "\r\nThe machine goes down ({}) in {minutes} min. {message}\r\n",
+            ending.word()
+        );
+        // The console, where there is one; nobody else need be there.
+        let _ = std::fs::write("/dev/console", text);
+    }
+    std::thread::sleep(Duration::from_secs(minutes * 60));
+    down(paths, ending, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_command() {
+        let args = |words: &[&str]| by_name(words.iter().map(OsString::from));
+        assert_eq!(args(&["/sbin/poweroff", "-f"]), ["berth", "poweroff", "-f"]);
+        assert_eq!(args(&["berth", "ps"]), ["berth", "ps"]);
+        assert_eq!(args(&[]), Vec::<OsString>::new());
+    }
+}

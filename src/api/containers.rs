@@ -41,7 +41,11 @@ async fn base(handle: &Handle, view: &View) -> inspect::Base {
     };
     match images::find(handle, image).await {
         Ok(image) => {
-            inspect::Base { id: image.id.to_string(), process: image.config.config.clone() }
+            let mut process = image.config.config.clone();
+            if handle.hides_secrets {
+                process.env.clear();
+            }
+            inspect::Base { id: image.id.to_string(), process }
         }
         Err(_) => inspect::Base::default(),
     }

@@ -86,6 +86,12 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// The path of a request without the API's version.
+pub fn path(request: &Request<Incoming>) -> String {
+    let path = decode(request.uri().path());
+    versioned(&path).map(str::to_owned).unwrap_or_default()
+}
+
 /// Answers one request.
 pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
     let query = Query::parse(request.uri().query().unwrap_or_default());

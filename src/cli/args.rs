@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use super::image::ImageCommand;
 use super::machine::{Down, Kexec, Shutdown};
 use super::run_args::{Attach, Create, Exec, Run};
+use crate::engine::start::Tcp;
 
 /// Keeps the machine as its manifests say: supervisor, container engine and init.
 #[derive(Debug, Parser)]
@@ -135,16 +136,25 @@ pub enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Change limits or the restart policy of containers, while they run.
+    Update(Update),
+    /// Give a container another name.
+    Rename {
+        /// Which container.
+        name: String,
+        /// Its new name.
+        to: String,
+    },
     /// Have containers read their configuration again, as their manifests say.
     Reload {
         /// Which containers.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// List the processes of a container.
+    /// Show all containers live, or list the processes of one.
     Top {
-        /// Which container.
-        name: String,
+        /// Which container; without a name the screen of all.
+        name: Option<String>,
     },
     /// Networks: list, make, remove them, bring containers onto them.
     #[command(subcommand)]
@@ -253,6 +263,60 @@ pub struct Up {
     /// Do not print what containers print.
     #[arg(short, long)]
     pub quiet: bool,
+    /// Serve the API over TCP, too: whoever has a certificate of --tls-ca is root here.
+    #[arg(long, value_name = "ADDRESS:PORT", requires_all = ["tls_ca", "tls_cert", "tls_key"])]
+    pub tcp: Option<std::net::SocketAddr>,
+    /// PEM file of the authority whose certificates clients must have.
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    pub tls_ca: Option<PathBuf>,
+    /// PEM file of the server's certificates.
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of the server's key.
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl Up {
+    /// Where the API is served over TCP.
+    pub fn tcp(&self) -> Option<Tcp> {
+        Some(Tcp {
+            address: self.tcp?,
+            ca: self.tls_ca.clone()?,
+            cert: self.tls_cert.clone()?,
+            key: self.tls_key.clone()?,
+        })
+    }
+}
+
+/// What is changed of a container.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+pub struct Update {
+    /// Which containers.
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// The most memory: 512m, 2g.
+    #[arg(short, long, group = "change")]
+    pub memory: Option<String>,
+    /// Memory and swap together; -1 for any amount of swap.
+    #[arg(long, group = "change", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// How many processors' time: 1.5.
+    #[arg(long, group = "change")]
+    pub cpus: Option<f64>,
+    /// Its share of processor time; 1024 is usual.
+    #[arg(short, long, group = "change")]
+    pub cpu_shares: Option<i64>,
+    /// The processors that it may run on: 0-3,8.
+    #[arg(long, group = "change")]
+    pub cpuset_cpus: Option<String>,
+    /// How many processes and threads; -1 for any number.
+    #[arg(long, group = "change", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// no, always, unless-stopped, on-failure or on-failure:N.
+    #[arg(long, group = "change")]
+    pub restart: Option<String>,
 }
 
 /// What of a log is printed.

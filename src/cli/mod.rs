@@ -13,6 +13,7 @@ mod offline;
 mod request;
 mod run;
 mod run_args;
+mod screen;
 mod session;
 mod stream;
 mod terminal;
@@ -113,12 +114,15 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         }
         Command::Pause { names } => verbs::each(&client, &names, "pause", &[]).await,
         Command::Unpause { names } => verbs::each(&client, &names, "unpause", &[]).await,
+        Command::Update(args) => verbs::update(&client, &args).await,
+        Command::Rename { name, to } => verbs::rename(&client, &name, &to).await,
         Command::Reload { names } => verbs::reload(&client, &names).await,
         Command::Rm { names, force, volumes } => {
             verbs::remove(&client, &names, force, volumes).await
         }
         Command::Wait { names } => verbs::wait(&client, &names).await,
-        Command::Top { name } => list::top(&client, &name).await,
+        Command::Top { name: Some(name) } => list::top(&client, &name).await,
+        Command::Top { name: None } => screen::top(&client, paths.root()).await,
         Command::Plan { dirs, format, .. } => verbs::plan(&client, dirs, format).await,
         Command::Image(command) => image::run(&client, command).await,
         Command::Reexec => verbs::reexec(&client).await,

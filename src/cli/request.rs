@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::Result;
+use super::args::Update;
 use super::run_args::Create;
 use crate::api::create::docker_size;
 
@@ -129,6 +130,22 @@ fn networking(args: &Create) -> Value {
     });
     let network = args.network.as_deref().unwrap_or("bridge");
     json!({ "EndpointsConfig": { network: settings } })
+}
+
+/// The body of `POST /containers/{id}/update`.
+///
+/// # Errors
+/// A flag that says nothing sensible.
+pub fn limits(args: &Update) -> Result<Value> {
+    Ok(json!({
+        "Memory": size(&args.memory)?,
+        "MemorySwap": size(&args.memory_swap)?,
+        "NanoCpus": args.cpus.map(|cpus| (cpus * 1e9) as i64),
+        "CpuShares": args.cpu_shares,
+        "CpusetCpus": args.cpuset_cpus,
+        "PidsLimit": args.pids_limit,
+        "RestartPolicy": args.restart.as_deref().map(restart).transpose()?,
+    }))
 }
 
 fn restart(text: &str) -> Result<Value> {

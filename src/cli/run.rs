@@ -71,11 +71,16 @@ async fn try_run(client: &Client, paths: &Paths, args: &Run) -> Result {
     session.resize().await;
     let over = session.run(stream).await?;
     drop(session);
-    match over {
-        Over::Ended => Ok(ExitCode::from(waiting.await??)),
-        Over::Detached => Ok(ExitCode::SUCCESS),
-        Over::Signalled(number) => Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(0))),
-    }
+    exit_code(over, async { waiting.await? }).await
+}
+
+/// Our exit status after a session; `payload` is asked for where that has ended.
+async fn exit_code(over: Over, payload: impl Future<Output = Result<u8>>) -> Result {
+    Ok(match over {
+        Over::Ended => ExitCode::from(payload.await?),
+        Over::Detached => ExitCode::SUCCESS,
+        Over::Signalled(number) => ExitCode::from(128 + u8::try_from(number).unwrap_or(0)),
+    })
 }
 
 /// Waits for a container's end, over the engine's death.
@@ -240,11 +245,7 @@ async fn try_exec(client: &Client, args: &Exec) -> Result {
     let (_, stream) = client.hijack(&path, serde_json::to_vec(&start)?).await?;
     let over = session.run(stream).await?;
     drop(session);
-    match over {
-        Over::Ended => Ok(ExitCode::from(exec_status(client, &id).await?)),
-        Over::Detached => Ok(ExitCode::SUCCESS),
-        Over::Signalled(number) => Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(0))),
-    }
+    exit_code(over, exec_status(client, &id)).await
 }
 
 pub async fn attach(client: &Client, args: &Attach) -> Result {
@@ -268,11 +269,7 @@ pub async fn attach(client: &Client, args: &Attach) -> Result {
     session.resize().await;
     let over = session.run(stream).await?;
     drop(session);
-    match over {
-        Over::Ended => Ok(ExitCode::from(waiting.await??)),
-        Over::Detached => Ok(ExitCode::SUCCESS),
-        Over::Signalled(number) => Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(0))),
-    }
+    exit_code(over, async { waiting.await? }).await
 }
 
 /// Prints the manifest of any container.

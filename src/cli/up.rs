@@ -21,6 +21,15 @@ pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
     if args.quiet {
         engine.push("--quiet".to_owned());
     }
+    if let Some(tcp) = args.tcp() {
+        engine.extend(["--tcp".to_owned(), tcp.address.to_string()]);
+        for (flag, file) in [("--tls-ca", tcp.ca), ("--tls-cert", tcp.cert), ("--tls-key", tcp.key)]
+        {
+            let file =
+                file.canonicalize().map_err(|error| format!("{}: {error}", file.display()))?;
+            engine.extend([flag.to_owned(), file.display().to_string()]);
+        }
+    }
     for dir in &args.dirs {
         let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
         engine.push(dir.display().to_string());
@@ -41,6 +50,7 @@ pub fn engine(paths: Paths, args: Up) -> Result {
         .with_ansi(colour)
         .compact()
         .init();
-    run(Options { paths, dirs: args.dirs, echo: !args.quiet })?;
+    let tcp = args.tcp();
+    run(Options { paths, dirs: args.dirs, echo: !args.quiet, tcp })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use hyper::Method;
 use serde_json::Value;
 
-use super::args::Format;
-use super::client::{Client, encode};
-use super::{Failure, Result, print};
+use super::args::{Format, Update};
+use super::client::{Client, encode, message};
+use super::{Failure, Result, print, request};
 
 /// Orders the same of each; says the name of each for which it was done. One that
 /// fails keeps no other from being tried.
@@ -53,6 +53,25 @@ pub async fn reload(client: &Client, names: &[String]) -> Result {
         client.ask(Method::POST, &path).await.map(|_| None)
     })
     .await
+}
+
+pub async fn update(client: &Client, args: &Update) -> Result {
+    let body = request::limits(args)?;
+    for_each(&args.names, async |name| {
+        let path = format!("/containers/{}/update", encode(name));
+        let (status, body) = client.post(&path, &body).await?;
+        match status.is_success() {
+            true => Ok(None),
+            false => Err(Failure(message(&body))),
+        }
+    })
+    .await
+}
+
+pub async fn rename(client: &Client, name: &str, to: &str) -> Result {
+    let path = format!("/containers/{}/rename?name={}", encode(name), encode(to));
+    client.ask(Method::POST, &path).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub async fn remove(client: &Client, names: &[String], force: bool, volumes: bool) -> Result {

@@ -270,6 +270,8 @@ pub struct Handle {
     pub attached: Attachments,
     /// Containers' networks.
     pub networks: Networks,
+    /// See [`Handle::without_secrets`].
+    pub hides_secrets: bool,
 }
 
 /// Counts the clients that still read what a container printed: one that is to be
@@ -310,6 +312,22 @@ impl Drop for Attached {
 }
 
 impl Handle {
+    /// The same for those who may not know what is secret: containers are told to them
+    /// without the values of their environment.
+    pub fn without_secrets(self) -> Handle {
+        Handle { hides_secrets: true, ..self }
+    }
+
+    fn shown(&self, mut view: View) -> View {
+        if self.hides_secrets {
+            for value in view.manifest.env.values_mut() {
+                "hidden".clone_into(value);
+            }
+            view.manifest.docker.clear();
+        }
+        view
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).await.ok()?;
@@ -318,12 +336,14 @@ impl Handle {
 
     /// All containers, by name.
     pub async fn list(&self) -> Vec<View> {
-        self.ask(Request::List).await.unwrap_or_default()
+        let views = self.ask(Request::List).await.unwrap_or_default();
+        views.into_iter().map(|view| self.shown(view)).collect()
     }
 
     /// One container by name, id or the beginning of its id.
     pub async fn find(&self, which: &str) -> Result<View, Refusal> {
-        self.ask(|answer| Request::Find(which.to_owned(), answer)).await.unwrap_or_else(ending)
+        let found = self.ask(|answer| Request::Find(which.to_owned(), answer)).await;
+        found.unwrap_or_else(ending).map(|view| self.shown(view))
     }
 
     /// Orders something; see [`Request::Act`].

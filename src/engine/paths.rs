@@ -71,6 +71,11 @@ impl Paths {
         self.run_dir().join("execs")
     }
 
+    /// The API's socket for looking only.
+    pub fn read_only_socket(&self) -> PathBuf {
+        self.run_dir().join("ro.sock")
+    }
+
     /// The API's socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("berth.sock")

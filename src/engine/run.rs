@@ -453,6 +453,7 @@ pub(super) fn handle(
         paths: Arc::clone(&workshop.paths),
         volumes: Arc::clone(&workshop.volumes),
         attached: attached.clone(),
+        hides_secrets: false,
         images: workshop.images.clone(),
         networks: workshop.networks.clone(),
     };

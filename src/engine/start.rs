@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use super::prepare::{Filters, Workshop};
 use super::reconcile::{Desired, Observed};
 use super::run::{Engine, handle, monotonic, wall};
 use super::store::Store;
+use crate::api::Access;
 use crate::cgroup::Hierarchy;
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::keeper::run::ENGINE_FD;
@@ -32,6 +34,8 @@ use crate::rootfs::Volumes;
 
 /// The name under which the keeper holds the API's socket.
 const API: &str = "api";
+/// The same of the socket for looking only.
+const READ_ONLY: &str = "api-read-only";
 
 /// How many launches are prepared at a time.
 const PREPARING: usize = 64;
@@ -45,6 +49,21 @@ pub struct Options {
     pub dirs: Vec<PathBuf>,
     /// Shows the containers' lines on standard output.
     pub echo: bool,
+    /// Serves the API over TCP, too.
+    pub tcp: Option<Tcp>,
+}
+
+/// Where the API is served over TCP, and the PEM files of its TLS.
+#[derive(Debug, Clone)]
+pub struct Tcp {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Whose certificates clients must have.
+    pub ca: PathBuf,
+    /// The server's certificates.
+    pub cert: PathBuf,
+    /// The server's key.
+    pub key: PathBuf,
 }
 
 /// Runs the engine until the keeper is gone or everything is finished.
@@ -136,16 +155,18 @@ async fn start(options: Options) -> io::Result<()> {
         workshop,
     };
 
-    let listener = match held.remove(API) {
-        Some(held) => UnixListener::from(held),
+    let mut listener = |tag: &str, path: PathBuf, mode: u32| match held.remove(tag) {
+        Some(held) => Ok(UnixListener::from(held)),
         None => {
-            let listener = bind(&paths)?;
+            let listener = bind(&path, mode)?;
             let copy = OwnedFd::from(listener.try_clone()?);
-            let tag = Tag::new(API).unwrap_or(Tag::EMPTY);
+            let tag = Tag::new(tag).unwrap_or(Tag::EMPTY);
             engine.link.send(Message { tag, ..Message::new(Kind::Hold) }, vec![copy]);
-            listener
+            Ok::<_, io::Error>(listener)
         }
     };
+    let full = listener(API, paths.socket(), 0o660)?;
+    let looking = listener(READ_ONLY, paths.read_only_socket(), 0o666)?;
     let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached);
 
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
@@ -172,12 +193,23 @@ async fn start(options: Options) -> io::Result<()> {
     tokio::task::spawn_local(super::garbage::tidy(tidying));
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());
-    listener.set_nonblocking(true)?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = crate::api::serve(listener, handle).await {
-            tracing::error!("the API can't be served: {error}");
-        }
-    });
+    for (listener, access) in [(full, Access::Full), (looking, Access::ReadOnly)] {
+        listener.set_nonblocking(true)?;
+        let handle = handle.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = crate::api::serve(listener, handle, access).await {
+                tracing::error!("the API can't be served: {error}");
+            }
+        });
+    }
+    if let Some(tcp) = options.tcp {
+        // Containers don't depend on it: without it the engine goes on.
+        tokio::task::spawn_local(async move {
+            if let Err(error) = crate::api::tls::listen(&tcp, handle).await {
+                tracing::error!("the API can't be served at {}: {error}", tcp.address);
+            }
+        });
+    }
     engine.run(effects_receiver, requests, watch).await
 }
 
@@ -213,19 +245,18 @@ async fn listen(link: &mut Link) -> io::Result<(Vec<Told>, Held)> {
     }
 }
 
-/// Makes the API's socket: for root, and the group `berth` if there is one.
-fn bind(paths: &Paths) -> io::Result<UnixListener> {
-    let path = paths.socket();
+/// Makes a socket of the API: root's, and of the group `berth` if there is one.
+fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     // Ours alone: the keeper's lock says that no other Berth has this folder.
-    let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     let group = std::fs::read("/etc/group").ok().and_then(|groups| {
         crate::spec::users::resolve(b"", &groups, "0:berth", &[]).ok().map(|user| user.gid)
     });
     if let Some(group) = group {
-        std::os::unix::fs::chown(&path, None, Some(group))?;
+        std::os::unix::fs::chown(path, None, Some(group))?;
     }
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }

@@ -356,15 +356,15 @@ impl Engine {
             Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
-            Effect::Rest if std::mem::take(&mut self.was_busy) => self.later(REST, Effect::Rest),
-            Effect::Rest => {
-                self.rest_is_near = false;
-                crate::sys::process::trim_heap();
-            }
             Effect::Hold { tag, fd } => {
                 if let Err(error) = self.hold(&tag, fd.as_ref()) {
                     tracing::warn!("{error}");
                 }
+            }
+            Effect::Rest if std::mem::take(&mut self.was_busy) => self.later(REST, Effect::Rest),
+            Effect::Rest => {
+                self.rest_is_near = false;
+                crate::sys::process::trim_heap();
             }
             Effect::CatchUp => {
                 let problem = self.store.catch_up().err().map(|error| error.to_string());

@@ -77,7 +77,7 @@ fn images_are_named_listed_and_removed() {
     assert!(said.contains("Untagged: base:1") && said.contains("Deleted: sha256:"), "{said}");
     let gone = berth.cli(&["rmi", "base:1"]);
     assert_eq!(gone.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&gone.stderr).contains("no such image"));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("No such image"));
     assert!(berth.cli(&["rmi", "-f", "base:1"]).status.success());
     assert!(images(&berth).is_empty());
     let usage: Value = serde_json::from_str(&berth.ok(&["df", "--format", "json"])).unwrap();

@@ -15,12 +15,13 @@ use crate::engine::reconcile::Verb;
 use crate::manifest::model::{Mount, MountKind};
 use crate::manifest::scalar::{Name, Signal};
 
-pub async fn inspect(handle: &Handle, which: &str) -> Answer {
+pub async fn inspect(handle: &Handle, which: &str, query: &Query) -> Answer {
     match handle.find(which).await {
         Ok(view) => {
             let log = handle.paths.log_dir(view.name.as_str()).join("current.log");
             let upper = crate::rootfs::Writable::at(&handle.paths.state_dir(), &view.id);
-            let volumes = view.manifest.mounts.iter().filter_map(|mount| mount.source.as_ref());
+            let mounts = view.manifest.mounts.iter().chain(&view.anonymous);
+            let volumes = mounts.filter_map(|mount| mount.source.as_ref());
             let places = inspect::Places {
                 volumes: volumes.map(|name| (name.clone(), volumes::place(handle, name))).collect(),
                 log: log.display().to_string(),
@@ -28,7 +29,13 @@ pub async fn inspect(handle: &Handle, which: &str) -> Answer {
                     .map(|writable| writable.upper().display().to_string())
                     .unwrap_or_default(),
             };
-            as_json(&inspect::inspect(&view, &base(handle, &view).await, &places))
+            let mut told = inspect::inspect(&view, &base(handle, &view).await, &places);
+            if query.is_on("size") {
+                let sizes = super::list::sizes(handle, &view).await;
+                told["SizeRw"] = json!(sizes.own);
+                told["SizeRootFs"] = json!(sizes.all);
+            }
+            as_json(&told)
         }
         Err(refusal) => refused(refusal),
     }

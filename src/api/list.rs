@@ -13,6 +13,8 @@ use super::{endpoints, model, volumes};
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
 use crate::engine::reconcile::Verb;
+use crate::image::store::disk_of;
+use crate::rootfs::Writable;
 
 /// The ids of the images that containers name which were not launched yet.
 async fn image_ids(handle: &Handle, views: &[View]) -> BTreeMap<String, String> {
@@ -33,6 +35,49 @@ async fn image_ids(handle: &Handle, views: &[View]) -> BTreeMap<String, String> 
         Ok(found.collect())
     };
     blocking(look).await.unwrap_or_default()
+}
+
+/// Bytes on disk.
+pub struct Sizes {
+    /// What the container has written itself.
+    pub own: i64,
+    /// The same with its image's layers.
+    pub all: i64,
+}
+
+/// Counts what a container takes.
+pub async fn sizes(handle: &Handle, view: &View) -> Sizes {
+    let upper = Writable::at(&handle.paths.state_dir(), &view.id).map(|root| root.upper());
+    let layers = match &view.image {
+        Some(image) => handle.images.layers(image).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let counted = tokio::task::spawn_blocking(move || {
+        let own = upper.map_or(0, |upper| disk_of(&upper));
+        (own, own + layers.iter().map(|layer| disk_of(layer)).sum::<u64>())
+    });
+    let (own, all) = counted.await.unwrap_or((0, 0));
+    let bytes = |count| i64::try_from(count).unwrap_or(i64::MAX);
+    Sizes { own: bytes(own), all: bytes(all) }
+}
+
+/// Whether a name fits a filter: part of it, or anchored as Docker's users write it.
+fn named(name: &str, filter: &str) -> bool {
+    let (filter, from_start) = match filter.strip_prefix('^') {
+        Some(rest) => (rest, true),
+        None => (filter, false),
+    };
+    let (filter, to_end) = match filter.strip_suffix('$') {
+        Some(rest) => (rest, true),
+        None => (filter, false),
+    };
+    let filter = filter.trim_start_matches('/');
+    match (from_start, to_end) {
+        (true, true) => name == filter,
+        (true, false) => name.starts_with(filter),
+        (false, true) => name.ends_with(filter),
+        (false, false) => name.contains(filter),
+    }
 }
 
 /// The filters of the API; another one is an error.
@@ -97,6 +142,10 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         let mut summary = model::summary(view, now);
         let named = view.manifest.image.as_ref().and_then(|name| ids.get(name));
         summary.image_id = view.image.as_ref().or(named).cloned();
+        if query.is_on("size") {
+            let sizes = sizes(handle, view).await;
+            (summary.size_rw, summary.size_root_fs) = (Some(sizes.own), Some(sizes.all));
+        }
         summary.mounts = Some(model::mounts(view, &|name| volumes::place(handle, name)));
         list.push(summary);
     }
@@ -106,7 +155,7 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
 fn matches(view: &View, key: &str, value: &str) -> bool {
     match key {
         "id" => view.id.starts_with(value),
-        "name" => view.name.as_str().contains(value.trim_start_matches('/')),
+        "name" => named(view.name.as_str(), value),
         "status" => view.state == value,
         "exited" => {
             !model::is_running(view) && view.exit_code.is_some_and(|code| code.to_string() == value)
@@ -149,7 +198,7 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
         Ok(before) => before,
         Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
-    let mut removed = Vec::new();
+    let (mut removed, mut freed) = (Vec::new(), 0);
     for view in handle.list().await {
         let rests = matches!(view.state.as_str(), "created" | "exited" | "dead");
         let fits = |key: &str, is: bool| {
@@ -162,10 +211,25 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
             && before.is_none_or(|before| view.created < before)
             && fits("label", true)
             && fits("label!", false)
-            && order(handle, &view, Verb::Remove { force: false }).await.is_ok()
         {
-            removed.push(view.id);
+            let size = sizes(handle, &view).await.own;
+            if order(handle, &view, Verb::Remove { force: false }).await.is_ok() {
+                freed += size;
+                removed.push(view.id);
+            }
         }
     }
-    as_json(&json!({ "ContainersDeleted": removed, "SpaceReclaimed": 0 }))
+    as_json(&json!({ "ContainersDeleted": removed, "SpaceReclaimed": freed }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_part_and_anchored() {
+        assert!(named("web", "we") && named("web", "/web") && named("web", "^web$"));
+        assert!(named("web", "^/web") && named("web", "eb$"));
+        assert!(!named("web2", "^web$") && !named("aweb", "^web") && !named("web", "db"));
+    }
 }

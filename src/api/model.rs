@@ -35,6 +35,15 @@ pub fn command_line(view: &View) -> String {
     argv(view).join(" ")
 }
 
+/// Words as Docker's daemon puts them on one line.
+fn quoted(words: &[String]) -> String {
+    let quote = |word: &String| match word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    };
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
 /// The words of its command that the manifest says.
 pub fn argv(view: &View) -> Vec<String> {
     view.manifest.entrypoint.iter().flatten().chain(&view.manifest.command).cloned().collect()
@@ -95,7 +104,7 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         names: Some(vec![format!("/{}", view.name)]),
         image: Some(image(view)),
         image_id: Some(String::new()),
-        command: Some(command_line(view)),
+        command: Some(quoted(&argv(view))),
         created: Some(seconds(view.created)),
         ports: Some(super::endpoints::summary(view)),
         labels: Some(view.manifest.labels.clone().into_iter().collect()),

@@ -205,7 +205,7 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["info"] if get => system::info(&handle).await,
         ["events"] if get => events::stream(&handle, query),
         ["containers", "json"] if get => list::list(&handle, query).await,
-        ["containers", which, "json"] if get => containers::inspect(&handle, which).await,
+        ["containers", which, "json"] if get => containers::inspect(&handle, which, query).await,
         ["containers", which, "logs"] if get => logs::logs(&handle, which, query).await,
         ["containers", which, "stats"] if get => stats::stream(&handle, which, query).await,
         ["containers", which, "changes"] if get => files::changes(&handle, which).await,
@@ -236,6 +236,10 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         // There is no builder, so there is nothing that it has kept.
         ["build", "prune"] if post => {
             super::respond::json(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
+        }
+        // `docker inspect NAME` looks for it among plugins, too.
+        ["plugins", name, "json"] if get => {
+            failure(StatusCode::NOT_FOUND, &format!("plugin {name:?} not found"))
         }
         // Docker's daemon says it so, and clients take it for done.
         ["swarm", "leave"] if post => {

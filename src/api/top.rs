@@ -31,7 +31,13 @@ pub async fn top(handle: &Handle, which: &str, query: &Query) -> Answer {
     }
     let pids: BTreeSet<&str> = processes.iter().map(|process| process[0].as_str()).collect();
     let args = query.get("ps_args").unwrap_or("-ef");
-    let printed = match ps(args).await {
+    // Only those, as Docker's daemon asks; some options can't be used with that.
+    let chosen = pids.iter().copied().collect::<Vec<_>>().join(",");
+    let printed = match ps(&format!("{args} -q{chosen}")).await {
+        Err(Failed::Said(_)) => ps(args).await,
+        printed => printed,
+    };
+    let printed = match printed {
         Ok(printed) => printed,
         Err(Failed::Missing) if query.get("ps_args").is_none() => {
             let titles = ["PID", "PPID", "UID", "CMD"];

@@ -259,7 +259,11 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
     let reader = body::reader(body);
     told(move |_| async move {
         let store = images.store().await?;
-        let loaded = blocking(move || archive::load(&store, reader)).await?;
+        let loaded = match blocking(move || archive::load(&store, reader)).await {
+            Ok(loaded) => loaded,
+            // As Docker's daemon, a bad archive is told in the stream: clients look there.
+            Err(error) => return Ok(vec![error_line(&error)]),
+        };
         images.changed();
         let lines = loaded.into_iter().flat_map(|loaded| {
             let id = loaded.image.id.to_string();

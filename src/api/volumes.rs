@@ -22,7 +22,7 @@ fn described(handle: &Handle, volume: &Volume) -> Value {
         "Driver": "local",
         "Mountpoint": data.display().to_string(),
         "CreatedAt": volume.created,
-        "Labels": {},
+        "Labels": volume.labels,
         "Options": {},
         "Scope": "local",
     })
@@ -74,19 +74,30 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
     };
     let fits = |volume: &Volume| {
         filters.iter().all(|(key, values)| {
-            values.iter().any(|value| match key.as_str() {
+            let fits = |value: &String| match key.as_str() {
                 "name" => volume.name.contains(value.as_str()),
                 "driver" => value == "local",
                 "dangling" => users.contains_key(&volume.name) != is_true(value),
-                // Volumes bear no labels.
-                "label" => false,
+                "label" => labelled(volume, value),
                 _ => true,
-            })
+            };
+            match key.as_str() {
+                "label" => values.iter().all(fits),
+                _ => values.iter().any(fits),
+            }
         })
     };
     let volumes: Vec<_> =
         volumes.iter().filter(|volume| fits(volume)).map(|v| described(handle, v)).collect();
     as_json(&json!({ "Volumes": volumes, "Warnings": [] }))
+}
+
+/// Whether a volume has a label, `name` or `name=value`.
+fn labelled(volume: &Volume, label: &str) -> bool {
+    match label.split_once('=') {
+        Some((name, value)) => volume.labels.get(name).is_some_and(|is| is == value),
+        None => volume.labels.contains_key(label),
+    }
 }
 
 fn is_true(text: &str) -> bool {
@@ -115,7 +126,8 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
             Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
     };
-    match handle.volumes.create(&name) {
+    let labels = asked.labels.unwrap_or_default().into_iter().collect();
+    match handle.volumes.create_labelled(&name, labels) {
         Ok(volume) => created(&described(handle, &volume)),
         Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
     }
@@ -158,7 +170,8 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
         // Since API 1.42 a name that a person gave is spared.
         if unused
             && (all || is_anonymous(&volume.name))
-            && !filters.contains_key("label")
+            && filters.get("label").is_none_or(|all| all.iter().all(|l| labelled(&volume, l)))
+            && filters.get("label!").is_none_or(|all| !all.iter().any(|l| labelled(&volume, l)))
             && handle.volumes.remove(&volume.name).unwrap_or(false)
         {
             removed.push(volume.name);

@@ -3,6 +3,7 @@
 //! A volume is `<state>/volumes/<name>/` with `_data` and `volume.json`. It is made
 //! beside its place and renamed, so it is there as a whole or not at all.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,6 +45,9 @@ pub struct Volume {
     pub name: String,
     /// When it was made, RFC 3339.
     pub created: String,
+    /// What its maker wrote on it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What is to be mounted.
@@ -84,6 +88,15 @@ impl Volumes {
 
     /// Makes a volume, or finds it.
     pub fn create(&self, name: &str) -> Result<Volume, Error> {
+        self.create_labelled(name, BTreeMap::new())
+    }
+
+    /// The same with labels; one that is there keeps its own.
+    pub fn create_labelled(
+        &self,
+        name: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Volume, Error> {
         check(name)?;
         let place = self.folder.join(name);
         if place.join("_data").is_dir() {
@@ -93,6 +106,7 @@ impl Volumes {
             version: VERSION,
             name: name.to_owned(),
             created: jiff::Timestamp::now().to_string(),
+            labels,
         };
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let unfinished = self.folder.join(format!("{UNFINISHED}{}-{serial}", std::process::id()));
@@ -143,6 +157,7 @@ impl Volumes {
             created: jiff::Timestamp::from_second(there.mtime())
                 .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
                 .to_string(),
+            labels: BTreeMap::new(),
         }))
     }
 

@@ -1,0 +1,231 @@
+//! Clients that mean harm or know no better: each is told what is wrong or hung up on,
+//! and nobody else waits for it.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::Berth;
+use support::http::{Answer, connect, hijack, parse, request};
+
+const SLEEPER: &str = "rootfs = \"/\"\ncommand = [\"sleep\", \"1000\"]\n\
+                       stop = { timeout = \"1s\", signal = \"SIGKILL\" }\n";
+const TALKER: &str = "rootfs = \"/\"\nrestart = \"no\"\n\
+    command = [\"sh\", \"-c\", \"i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done\"]\n";
+
+fn api(berth: &Berth, method: &str, path: &str, body: Option<Value>) -> Answer {
+    request(&berth.path("run/berth/berth.sock"), method, path, body.as_ref())
+}
+
+/// What comes back for these bytes, as far as anything does.
+fn raw(berth: &Berth, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(&berth.path("run/berth/berth.sock"));
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+/// Resident memory of the engine in bytes.
+fn memory(berth: &Berth) -> u64 {
+    let pid = berth.engine_pid().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn what_is_no_http_is_refused_and_nobody_suffers() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    for bytes in [
+        &b"\0\0\0\0"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /containers/json HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET /containers/json HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /containers/create HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ] {
+        let answer = raw(&berth, bytes);
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{bytes:?}: {text}");
+    }
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(1 << 20));
+    let answer = raw(&berth, long.as_bytes());
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"));
+    assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
+}
+
+#[test]
+fn names_lead_nowhere_and_ids_must_be_one_s_own() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    for path in [
+        "/containers/..%2f..%2fetc%2fpasswd/json",
+        "/containers/%2e%2e/json",
+        "/containers/web%00/json",
+        "/volumes/..%2f..%2frecords",
+        "/images/..%2f..%2f..%2fetc/json",
+        "/exec/..%2f..%2fberth.pid/json",
+    ] {
+        let answer = api(&berth, "GET", path, None);
+        assert!([400, 404].contains(&answer.status), "{path}: {}", answer.status);
+        assert!(!answer.message().is_empty(), "{path}");
+    }
+    for name in ["../x", "..", "a/b", "", "a%00b", &"x".repeat(300)] {
+        let path = format!("/containers/create?name={}", name.replace('/', "%2f"));
+        let answer = api(&berth, "POST", &path, Some(json!({"Image": "/", "Cmd": ["true"]})));
+        match name {
+            // Without a name one is made up.
+            "" => assert_eq!(answer.status, 201, "{}", answer.message()),
+            _ => assert_eq!(answer.status, 400, "{name}: {}", answer.message()),
+        }
+    }
+    let volume = api(&berth, "POST", "/volumes/create", Some(json!({"Name": "../x"})));
+    assert_eq!(volume.status, 400, "{}", volume.message());
+    // Sixteen more than there are digits: two ids begin with the same one.
+    let mut first = std::collections::BTreeMap::new();
+    for number in 0..17 {
+        let path = format!("/containers/create?name=c{number}");
+        let made = api(&berth, "POST", &path, Some(json!({"Image": "/", "Cmd": ["true"]})));
+        let id = made.json()["Id"].as_str().unwrap().to_owned();
+        if let Some(digit) = first.insert(id[..1].to_owned(), id.clone()).map(|_| &id[..1]) {
+            // A single digit may be a container's name, too; these are not.
+            let answer = api(&berth, "GET", &format!("/containers/{digit}/json"), None);
+            assert_eq!(answer.status, 400, "{}", answer.message());
+            assert!(answer.message().contains(digit), "{}", answer.message());
+            return;
+        }
+    }
+    panic!("seventeen ids without two that begin alike");
+}
+
+#[test]
+fn a_huge_body_is_refused_and_takes_no_memory() {
+    let berth = Berth::up_with(&[]);
+    api(&berth, "GET", "/_ping", None);
+    let before = memory(&berth);
+    let mut stream = connect(&berth.path("run/berth/berth.sock"));
+    write!(
+        stream,
+        "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        1u64 << 30
+    )
+    .unwrap();
+    let part = vec![b' '; 1 << 20];
+    let mut sent = 0;
+    while sent < 1024 && stream.write_all(&part).is_ok() {
+        sent += 1;
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    if !answer.is_empty() {
+        assert_eq!(parse(&answer).status, 413);
+    }
+    assert!(sent < 1024, "all of it was taken");
+    let grown = memory(&berth).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
+}
+
+#[test]
+fn ten_thousand_silent_connections_keep_nobody_out() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let want = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, want);
+    if limit.maximum.is_some_and(|most| most < 11_000) {
+        println!("skipped: only {:?} descriptors are allowed", limit.maximum);
+        return;
+    }
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let silent: Vec<UnixStream> =
+        (0..10_000).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let begun = Instant::now();
+    assert_eq!(api(&berth, "GET", "/containers/web/json", None).status, 200);
+    // The silent ones are hung up on after ten seconds: it must not be that.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    drop(silent);
+    assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
+}
+
+#[test]
+fn who_reads_a_byte_a_second_slows_nobody() {
+    let berth = Berth::up_with(&[("talker.toml", TALKER), ("web.toml", SLEEPER)]);
+    berth.wait_status("talker", "exited");
+    let before = memory(&berth);
+    let socket = berth.path("run/berth/berth.sock");
+    let slow: Vec<UnixStream> = (0..20)
+        .map(|_| {
+            let mut stream = connect(&socket);
+            let path = "/containers/talker/logs?stdout=1&follow=1";
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            stream
+        })
+        .collect();
+    let quick = api(&berth, "GET", "/containers/talker/logs?stdout=1", None);
+    assert!(quick.body.ends_with(b"line 19999\n"));
+    let grown = memory(&berth).saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes more");
+    drop(slow);
+}
+
+#[test]
+fn a_hijack_that_is_half_closed_or_left_ends_nothing_else() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let exec = |command: &[&str]| {
+        let body = json!({"Cmd": command, "AttachStdin": true, "AttachStdout": true});
+        let answer = api(&berth, "POST", "/containers/web/exec", Some(body));
+        answer.json()["Id"].as_str().unwrap().to_owned()
+    };
+    let id = exec(&["sh", "-c", "cat; echo end"]);
+    let mut half = hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({})));
+    half.send(b"typed\n");
+    half.half_close();
+    let (printed, _) = support::http::frames(&half.rest());
+    assert_eq!(String::from_utf8_lossy(&printed), "typed\nend\n");
+    for _ in 0..50 {
+        let id = exec(&["cat"]);
+        drop(hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({}))));
+        drop(hijack(&socket, "/containers/web/attach?stream=1&stdout=1&stdin=1", None));
+    }
+    assert_eq!(berth.status("web"), "running");
+    assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
+}
+
+#[test]
+fn the_read_only_socket_shows_and_keeps_secrets() {
+    let manifest = SLEEPER.replace("stop =", "env = { PASSWORD = \"s3cret\" }\nstop =");
+    let berth = Berth::up_with(&[("web.toml", &manifest)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/ro.sock");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o666);
+    let get = |path: &str| request(&socket, "GET", path, None);
+    assert_eq!(get("/v1.41/containers/json").json()[0]["Names"][0], "/web");
+    let inspected = get("/containers/web/json");
+    assert_eq!(inspected.status, 200);
+    assert!(!String::from_utf8_lossy(&inspected.body).contains("s3cret"));
+    for path in
+        ["/containers/web/logs?stdout=1", "/containers/web/archive?path=/etc", "/images/get"]
+    {
+        assert_eq!(get(path).status, 403, "{path}");
+    }
+    for path in ["/containers/web/stop", "/containers/web/exec", "/containers/create"] {
+        let answer = request(&socket, "POST", path, Some(&json!({})));
+        assert_eq!(answer.status, 403, "{path}");
+    }
+    assert_eq!(berth.status("web"), "running");
+}

@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_and_nonsense_is_told() {
-        let text = "hostname = \"file\"\nshutdown-timeout = \"30s\"\n[root]\ndevice = \"/dev/vda\"\n";
+        let text =
+            "hostname = \"file\"\nshutdown-timeout = \"30s\"\n[root]\ndevice = \"/dev/vda\"\n";
         let line = CommandLine::parse(
             "berth.hostname=line berth.root.wait=3s berth.coldplug=false berth.nonsense=1 \
              berth.watchdog=60s",

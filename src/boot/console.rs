@@ -53,6 +53,8 @@ pub fn shell(why: &str, shells: &str) {
 /// console already: a login there is better. Gives its pid.
 pub fn rescue() -> Option<i32> {
     let started = machine::fork(|| {
+        // A login that is being started should have it.
+        std::thread::sleep(std::time::Duration::from_secs(3));
         if console_is_taken() {
             return 0;
         }
@@ -105,7 +107,8 @@ fn open_for_shell() {
     let terminal = device().and_then(|path| File::options().read(true).write(true).open(path).ok());
     match terminal {
         Some(terminal) => {
-            for dup in [rustix::stdio::dup2_stdin, rustix::stdio::dup2_stdout, rustix::stdio::dup2_stderr]
+            for dup in
+                [rustix::stdio::dup2_stdin, rustix::stdio::dup2_stdout, rustix::stdio::dup2_stderr]
             {
                 let _ = dup(terminal.as_fd());
             }

@@ -124,9 +124,27 @@ impl Mounted {
     /// Whether it is the kernel's own, with nothing to lose.
     fn is_kernels(&self) -> bool {
         let kinds = [
-            "proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs",
-            "tracefs", "bpf", "configfs", "mqueue", "hugetlbfs", "pstore", "efivarfs", "rootfs",
-            "nsfs", "autofs", "fusectl", "binfmt_misc", "ramfs",
+            "proc",
+            "sysfs",
+            "devtmpfs",
+            "devpts",
+            "cgroup",
+            "cgroup2",
+            "securityfs",
+            "debugfs",
+            "tracefs",
+            "bpf",
+            "configfs",
+            "mqueue",
+            "hugetlbfs",
+            "pstore",
+            "efivarfs",
+            "rootfs",
+            "nsfs",
+            "autofs",
+            "fusectl",
+            "binfmt_misc",
+            "ramfs",
         ];
         kinds.contains(&self.kind.as_str())
             || ["/dev", "/run", "/dev/shm"].iter().any(|point| self.point == Path::new(point))

@@ -82,7 +82,8 @@ pub fn unescape(text: &str) -> String {
         });
         match octal {
             Some(digits) => {
-                let value = digits.iter().fold(0u32, |sum, digit| sum * 8 + u32::from(digit - b'0'));
+                let value =
+                    digits.iter().fold(0u32, |sum, digit| sum * 8 + u32::from(digit - b'0'));
                 plain.push(value as u8);
                 at += 4;
             }

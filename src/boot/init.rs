@@ -98,8 +98,11 @@ pub fn main() -> ! {
         signals::restore(0);
         let manifests = std::env::var(told::MANIFESTS).unwrap_or_default();
         let dirs = manifests.split(':').filter(|dir| !dir.is_empty()).map(str::to_owned);
-        let engine: Vec<String> =
-            ["--root", "/", "engine", "--quiet"].map(str::to_owned).into_iter().chain(dirs).collect();
+        let engine: Vec<String> = ["--root", "/", "engine", "--quiet"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(dirs)
+            .collect();
         match keeper::start::up(Path::new("/run/berth/berth.pid"), &engine, duty()) {
             Ok(finished) => {
                 if let Some(ending) = finished.ending {

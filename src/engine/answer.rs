@@ -127,6 +127,8 @@ impl Engine {
             blocked: self.observed.block(&record.name).map(ToString::to_string),
             manifest: self.desired.containers.get(&record.name).map(|c| (**c).clone()),
             execs: self.execs.running_in(&record.name),
+            outlook: self.observed.outlook(&record.name).to_owned(),
+            said: self.lives.get(&record.name).and_then(|live| live.said.clone()),
         };
         view(record, declared, monotonic())
     }
@@ -141,6 +143,7 @@ impl Engine {
                 let declared = Declared {
                     source: self.sources.get(name).cloned(),
                     error: Some(error.clone()),
+                    outlook: "failed".to_owned(),
                     ..Declared::default()
                 };
                 view(&record, declared, monotonic())

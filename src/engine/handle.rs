@@ -66,6 +66,16 @@ pub struct View {
     /// The ids of the commands that clients run in it.
     #[serde(default)]
     pub execs: Vec<String>,
+    /// What those that wait for it may expect: `ready`, `pending`, `failed`, or
+    /// `stopped` where nobody wants it to run.
+    #[serde(default)]
+    pub outlook: String,
+    /// What it last said of itself (sd_notify(3), `STATUS=`).
+    #[serde(default)]
+    pub said: Option<String>,
+    /// How its first launch of this boot went on.
+    #[serde(default)]
+    pub timing: Option<super::reconcile::Timing>,
 }
 
 /// Why an order was not obeyed.
@@ -282,6 +292,21 @@ impl Handle {
                 Err(_) => return None,
             }
             changes.changed().await.ok()?;
+        }
+    }
+
+    /// Waits until nothing is under way any more: each container is ready, has failed,
+    /// or is not to run.
+    pub async fn settled(&self) -> Vec<View> {
+        let mut changes = self.events.changes.subscribe();
+        loop {
+            let views = self.list().await;
+            if views.iter().all(|view| view.outlook != "pending") {
+                return views;
+            }
+            if changes.changed().await.is_err() {
+                return views;
+            }
         }
     }
 

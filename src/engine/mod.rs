@@ -18,6 +18,7 @@ pub mod images;
 pub mod link;
 mod live;
 mod namespaces;
+mod notify;
 pub mod paths;
 pub mod plan;
 pub mod prepare;

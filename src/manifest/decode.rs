@@ -19,7 +19,12 @@ pub fn decode(mut tree: Node) -> (Container, Vec<Fault>) {
     let mut faults = Vec::new();
     loop {
         let error = match Container::deserialize(Decoder(&tree)) {
-            Ok(container) => return (container, faults),
+            Ok(mut container) => {
+                if container.only_names_others() {
+                    container.kind = super::service::Kind::Target;
+                }
+                return (container, faults);
+            }
             Err(error) => error,
         };
         let removed = error.culprit.is_some_and(|id| tree.remove(id));

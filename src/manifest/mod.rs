@@ -5,6 +5,7 @@
 //! that work offline. Knows nothing of what runs.
 
 mod address;
+pub mod calendar;
 mod decode;
 mod file;
 mod load;
@@ -16,6 +17,7 @@ mod read_kdl;
 mod read_toml;
 pub mod scalar;
 mod schema;
+pub mod service;
 pub(crate) mod validate;
 pub mod variants;
 pub mod watch;

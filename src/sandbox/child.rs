@@ -19,7 +19,7 @@ use crate::sys::process::{Clone, clone3, close_from, exit_now};
 use crate::sys::{process, signals};
 
 /// What a child inherits from the keeper beside the tape.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Inherited<'a> {
     /// The descriptors that came with the launch, by index.
     pub fds: &'a [RawFd],
@@ -100,7 +100,7 @@ fn run(head: Head, mut tape: Reader<'_>, inherited: &Inherited<'_>) -> ! {
 }
 
 /// Writes the failure where the engine finds it, and ends with Docker's status.
-fn fail(inherited: &Inherited<'_>, failure: Failure) -> ! {
+pub(super) fn fail(inherited: &Inherited<'_>, failure: Failure) -> ! {
     let numbers = [failure.step as u64, failure.index as u64, failure.errno.raw_os_error() as u64];
     for fd in [inherited.status, inherited.error_pipe] {
         // SAFETY: the keeper keeps both open for its children's time before exec.

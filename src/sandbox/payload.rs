@@ -30,6 +30,38 @@ pub(super) fn become_payload(
         *fd = read(inherited.fds.get(index).copied())?;
     }
     at(Step::Stdio, 0, set_stdio(stdio))?;
+    let (index, number) = (read(tape.word())?, read(tape.number::<RawFd>())?);
+    if index == u64::MAX {
+        return go_on(head, tape, None);
+    }
+    let index = read(usize::try_from(index).ok())?;
+    let ready = read(inherited.fds.get(index).copied())?;
+    // What tells of a failure must not have the number that the payload is promised.
+    let away = |fd: RawFd| -> Stepped<RawFd> {
+        use std::os::fd::IntoRawFd;
+        let above = number.saturating_add(1);
+        match fd == number {
+            true => at(Step::Stdio, 0, rustix::io::fcntl_dupfd_cloexec(borrowed(fd), above))
+                .map(IntoRawFd::into_raw_fd),
+            false => Ok(fd),
+        }
+    };
+    let moved = Inherited {
+        status: away(inherited.status)?,
+        error_pipe: away(inherited.error_pipe)?,
+        ..*inherited
+    };
+    let ready = away(ready)?;
+    let Err(failure) = go_on(head, tape, Some((ready, number)));
+    super::child::fail(&moved, failure)
+}
+
+/// From the standard streams to execve(2). `ready` becomes the descriptor of that number.
+fn go_on(
+    head: Head,
+    tape: &mut Reader<'_>,
+    ready: Option<(RawFd, RawFd)>,
+) -> Stepped<std::convert::Infallible> {
     if head.flags & plan::flags::TTY != 0 {
         at(Step::Terminal, 0, take_terminal())?;
     }
@@ -96,6 +128,12 @@ pub(super) fn become_payload(
 
     let (argv, envp) = (read(tape.pointers())?, read(tape.pointers())?);
     close_on_exec_from(3);
+    if let Some((fd, number)) = ready {
+        // SAFETY: nothing in this process uses `number` any more.
+        if unsafe { libc::dup3(fd, number, 0) } < 0 {
+            return at(Step::Stdio, 1, Err(process::errno()));
+        }
+    }
     signals::restore(0);
     let mut refused = None;
     let mut last = Errno::NOENT;

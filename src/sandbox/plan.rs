@@ -5,7 +5,7 @@ use super::tape::Writer;
 
 /// Begins every tape; its last byte is the version of the layout. A keeper that
 /// finds another one refuses the launch.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"BERTHPL\x01");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"BERTHPL\x02");
 
 /// An index into the descriptors that came with the launch.
 pub type FdIndex = usize;
@@ -60,6 +60,8 @@ pub struct Plan {
     pub hostname: Option<String>,
     /// Standard input, output and error.
     pub stdio: [FdIndex; 3],
+    /// What the payload says that it is ready with, and its number there.
+    pub ready: Option<(FdIndex, u32)>,
     /// The working directory; made when it is missing.
     pub workdir: String,
     /// umask(2).
@@ -192,6 +194,8 @@ impl Plan {
         for fd in self.stdio {
             w.word(fd as u64);
         }
+        w.word(optional(self.ready.map(|(index, _)| index)));
+        w.word(self.ready.map_or(0, |(_, number)| u64::from(number)));
         w.word(u64::from(self.umask));
         w.list(&self.groups, |w, group| w.word(u64::from(*group)));
         w.word(u64::from(self.gid));

@@ -24,7 +24,9 @@ pub fn find(source: &str, wait: Duration) -> Result<PathBuf, String> {
         if Instant::now() >= end {
             let known: Vec<String> = names().collect();
             return Err(match known.is_empty() {
-                true => format!("there is no {source}, and no disk at all: is its driver's module there?"),
+                true => format!(
+                    "there is no {source}, and no disk at all: is its driver's module there?"
+                ),
                 false => format!("there is no {source}; there are {}", known.join(", ")),
             });
         }

@@ -77,9 +77,9 @@ pub fn mount(entry: &Entry) -> Done {
         false => entry.source.clone().into(),
     };
     let kind = match entry.kind.as_str() {
-        "auto" => devices::identify_device(&source)
-            .map(|found| found.kind)
-            .ok_or_else(|| format!("what is on {} is not known; name its type", source.display()))?,
+        "auto" => devices::identify_device(&source).map(|found| found.kind).ok_or_else(|| {
+            format!("what is on {} is not known; name its type", source.display())
+        })?,
         kind => kind,
     };
     std::fs::create_dir_all(&entry.target)

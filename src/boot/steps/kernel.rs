@@ -97,7 +97,8 @@ pub fn rlimits(limits: &BTreeMap<String, Rlimit>) -> Done {
             continue;
         };
         let value = |value: u64| (value != u64::MAX).then_some(value);
-        let limit = rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
+        let limit =
+            rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
         let init = rustix::process::getppid();
         let set = rustix::process::prlimit(init, resource, limit.clone()).map(drop);
         if let Err(errno) = set.and_then(|()| setrlimit(resource, limit)) {
@@ -144,8 +145,14 @@ pub fn cgroup_v1(controllers: &[String]) -> Done {
         let dir = format!("{base}/{name}");
         let options = std::ffi::CString::new(if kind == "cgroup" { name } else { "" });
         let mounted = fs::create_dir(&dir).map_err(|error| error.to_string()).and_then(|()| {
-            rustix::mount::mount(kind, dir.as_str(), kind, flags, options.unwrap_or_default().as_c_str())
-                .map_err(|errno| errno.to_string())
+            rustix::mount::mount(
+                kind,
+                dir.as_str(),
+                kind,
+                flags,
+                options.unwrap_or_default().as_c_str(),
+            )
+            .map_err(|errno| errno.to_string())
         });
         wrong.extend(mounted.err().map(|error| format!("{name}: {error}")));
     }

@@ -80,12 +80,7 @@ pub fn run(pipe: &mut File) -> i32 {
     0
 }
 
-fn perform(
-    step: &Step,
-    line: &CommandLine,
-    shells: &str,
-    new_init: &mut Option<String>,
-) -> Done {
+fn perform(step: &Step, line: &CommandLine, shells: &str, new_init: &mut Option<String>) -> Done {
     match step {
         Step::Shell(why) => {
             console::shell(why, shells);

@@ -125,8 +125,7 @@ impl Index {
         self.aliases
             .iter()
             .filter(|(pattern, name)| {
-                !self.blacklist.contains(name)
-                    && matches(pattern.as_bytes(), modalias.as_bytes())
+                !self.blacklist.contains(name) && matches(pattern.as_bytes(), modalias.as_bytes())
             })
             .map(|(_, name)| name.as_str())
     }
@@ -144,7 +143,9 @@ pub fn load_listed(names: &[String]) -> Done {
         let text = fs::read_to_string(file).unwrap_or_default();
         let lines = text.lines().map(str::trim);
         all.extend(
-            lines.filter(|line| !line.is_empty() && !line.starts_with(['#', ';'])).map(str::to_owned),
+            lines
+                .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
+                .map(str::to_owned),
         );
     }
     all.extend(names.iter().cloned());
@@ -270,7 +271,8 @@ mod tests {
         for (pattern, text) in yes {
             assert!(matches(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
         }
-        for (pattern, text) in [("a*b", "ac"), ("[0-9]", "x"), ("ab", "abc"), ("[", "x"), ("", "x")] {
+        for (pattern, text) in [("a*b", "ac"), ("[0-9]", "x"), ("ab", "abc"), ("[", "x"), ("", "x")]
+        {
             assert!(!matches(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
         }
     }
@@ -278,7 +280,8 @@ mod tests {
     #[test]
     fn settings_are_read() {
         let mut index = Index::default();
-        index.settings("# c\noptions snd-x a=1\noptions snd_x b=2\nblacklist pcspkr\nalias n-1 m\n");
+        index
+            .settings("# c\noptions snd-x a=1\noptions snd_x b=2\nblacklist pcspkr\nalias n-1 m\n");
         assert_eq!(index.options["snd_x"], "a=1 b=2");
         assert!(index.blacklist.contains("pcspkr"));
         assert_eq!(name_of("kernel/fs/ext4/ext4.ko.xz"), "ext4");

@@ -27,11 +27,9 @@ pub fn mount(source: &str, kind: Option<&str>, options: &str, wait: Duration) ->
     let device = devices::find(source, wait)?;
     let kind = match kind {
         Some(kind) if kind != "auto" => kind.to_owned(),
-        _ => devices::identify_device(&device)
-            .map(|found| found.kind.to_owned())
-            .ok_or_else(|| {
-                format!("what is on {} is not known; say rootfstype=", device.display())
-            })?,
+        _ => devices::identify_device(&device).map(|found| found.kind.to_owned()).ok_or_else(
+            || format!("what is on {} is not known; say rootfstype=", device.display()),
+        )?,
     };
     // Built in, or loaded already, or by now.
     let _ = modules::load(&kind);

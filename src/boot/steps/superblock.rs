@@ -66,10 +66,7 @@ pub fn identify(bytes: &[u8]) -> Option<Found> {
     };
     if let Some((serial, name)) = fat {
         let serial = at(serial, 4)?;
-        let uuid = format!(
-            "{:02X}{:02X}-{:02X}{:02X}",
-            serial[3], serial[2], serial[1], serial[0]
-        );
+        let uuid = format!("{:02X}{:02X}-{:02X}{:02X}", serial[3], serial[2], serial[1], serial[0]);
         let label = label(name, 11).trim_end().to_owned();
         return Some(Found { kind: "vfat", uuid, label });
     }

@@ -35,14 +35,16 @@ fn parse(text: &str) -> Option<Line> {
         Ok(rest) => Path::new("/run").join(rest),
         Err(_) => path,
     };
-    let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let is_plain =
+        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     let specifier = path.to_string_lossy().contains(['%', '*', '?', '[']);
     if !path.starts_with("/run") || path == Path::new("/run") || !is_plain || specifier {
         return None;
     }
     let mut field = || words.next().filter(|word| *word != "-").map(str::to_owned);
     let (mode, user, group, _age) = (field(), field(), field(), field());
-    let mode = mode.and_then(|mode| u32::from_str_radix(mode.trim_start_matches(['~', ':']), 8).ok());
+    let mode =
+        mode.and_then(|mode| u32::from_str_radix(mode.trim_start_matches(['~', ':']), 8).ok());
     Some(Line {
         kind: kind.chars().next()?,
         replace: kind.contains('+'),
@@ -124,8 +126,11 @@ fn one(line: &Line, passwd: &[u8], group: &[u8]) -> Result<(), String> {
         _ => return Ok(()),
     };
     if line.user.is_some() || line.group.is_some() {
-        let owner =
-            format!("{}:{}", line.user.as_deref().unwrap_or("0"), line.group.as_deref().unwrap_or("0"));
+        let owner = format!(
+            "{}:{}",
+            line.user.as_deref().unwrap_or("0"),
+            line.group.as_deref().unwrap_or("0")
+        );
         let owner = crate::spec::users::resolve(passwd, group, &owner, &[])?;
         let of = |named: &Option<String>, id| named.as_ref().map(|_| id);
         chown(&line.path, of(&line.user, owner.uid), of(&line.group, owner.gid)).map_err(text)?;
@@ -144,7 +149,10 @@ mod tests {
     fn only_lines_of_run_are_taken() {
         let line = parse("d /var/run/sshd 0755 root - 10d -").unwrap();
         assert_eq!(line.path, Path::new("/run/sshd"));
-        assert_eq!((line.mode, line.user.as_deref(), line.group.as_deref()), (Some(0o755), Some("root"), None));
+        assert_eq!(
+            (line.mode, line.user.as_deref(), line.group.as_deref()),
+            (Some(0o755), Some("root"), None)
+        );
         let line = parse("L+ /run/x - - - - ../target here").unwrap();
         assert!(line.replace && line.kind == 'L');
         assert_eq!(line.argument, "../target here");

@@ -2,19 +2,29 @@
 //! know (other containers, random names) comes in by [`Surroundings`]. What Berth does
 //! not have is an error, or a warning where the container works without it.
 
+mod limits;
+mod mounts;
+mod remembered;
+mod security;
+
+use limits::positive;
+pub use limits::{resources, weight_of_shares};
+pub use mounts::docker_size;
+use mounts::{mounts, volume};
+pub use remembered::{kept_of_host, remembered, tell, updated};
+use security::security;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard_stubs::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, Mount as DockerMount, MountType, PortMap,
-    RestartPolicy as DockerPolicy, RestartPolicyNameEnum, ThrottleDevice,
+    ContainerCreateBody, HealthConfig, HostConfig, PortMap, RestartPolicy as DockerPolicy,
+    RestartPolicyNameEnum,
 };
 use serde_json::Value;
 
-use crate::manifest::model::{
-    Container, Cpus, Health, IoLimit, Mount, MountKind, NetworkMode, RestartPolicy, Rlimit, Userns,
-};
+use crate::manifest::model::{Container, Health, NetworkMode, RestartPolicy, Rlimit};
 use crate::manifest::scalar::Size;
 
 /// What a description refers to outside of itself.
@@ -173,278 +183,6 @@ fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
     }))
 }
 
-/// A positive number; Docker's 0 is "not said".
-fn positive(number: Option<i64>) -> Option<u64> {
-    number.filter(|number| *number > 0).map(i64::unsigned_abs)
-}
-
-/// The least memory that Docker takes.
-const LEAST_MEMORY: u64 = 6 << 20;
-
-/// Docker's share of processor time into the model's, where 100 is usual, and back.
-pub fn weight_of_shares(shares: u64) -> u32 {
-    u32::try_from(shares.saturating_mul(100) / 1024).unwrap_or(u32::MAX).clamp(1, 10_000)
-}
-
-/// Limits, also those of `POST /containers/{id}/update`.
-///
-/// # Errors
-/// A sentence for the client.
-pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), String> {
-    let limits = &mut container.resources;
-    if let Some(memory) = positive(host.memory) {
-        if memory < LEAST_MEMORY {
-            return Err("Minimum memory limit allowed is 6MB".to_owned());
-        }
-        limits.memory = Some(Size(memory));
-    }
-    match (host.memory_swap, limits.memory) {
-        (Some(total @ 1..), Some(memory)) => {
-            let total = total.unsigned_abs();
-            let swap = total
-                .checked_sub(memory.0)
-                .ok_or("Minimum memoryswap limit should be larger than memory limit, see usage")?;
-            limits.swap = Some(Size(swap));
-        }
-        (Some(1..), None) => {
-            return Err("You should always set the Memory limit when using Memoryswap limit, see \
-                        usage"
-                .to_owned());
-        }
-        (Some(-1), _) => limits.swap = None,
-        _ => {}
-    }
-    if let Some(reservation) = positive(host.memory_reservation) {
-        limits.memory_reservation = Some(Size(reservation));
-    }
-    let cpus = match (positive(host.nano_cpus), positive(host.cpu_quota)) {
-        (Some(_), Some(_)) => {
-            return Err("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".into());
-        }
-        (Some(nano), None) => Some(nano / 1_000_000),
-        (None, Some(quota)) => {
-            Some(quota.saturating_mul(1000) / positive(host.cpu_period).unwrap_or(100_000))
-        }
-        (None, None) => None,
-    };
-    if let Some(milli) = cpus {
-        limits.cpus = Some(Cpus { milli: u32::try_from(milli).unwrap_or(u32::MAX).max(1) });
-    }
-    if let Some(shares) = positive(host.cpu_shares) {
-        limits.cpu_weight = Some(weight_of_shares(shares));
-    }
-    for (asked, limit) in
-        [(&host.cpuset_cpus, &mut limits.cpuset), (&host.cpuset_mems, &mut limits.cpuset_mems)]
-    {
-        if let Some(set) = some(asked.clone()) {
-            *limit = Some(set);
-        }
-    }
-    if let Some(pids) = host.pids_limit {
-        limits.pids = positive(Some(pids));
-    }
-    if let Some(weight) = host.blkio_weight.filter(|weight| *weight > 0) {
-        // Docker's usual one is 500, the model's 100.
-        limits.io_weight = Some(u32::from(weight / 5).clamp(1, 10_000));
-    }
-    for (devices, set) in [
-        (&host.blkio_device_read_bps, (|l, n| l.read = Some(Size(n))) as fn(&mut IoLimit, u64)),
-        (&host.blkio_device_write_bps, |l, n| l.write = Some(Size(n))),
-        (&host.blkio_device_read_iops, |l, n| l.read_iops = Some(n)),
-        (&host.blkio_device_write_iops, |l, n| l.write_iops = Some(n)),
-    ] {
-        for device in devices.iter().flatten() {
-            io_limit(device, &mut limits.io, set);
-        }
-    }
-    Ok(())
-}
-
-fn io_limit(device: &ThrottleDevice, limits: &mut Vec<IoLimit>, set: fn(&mut IoLimit, u64)) {
-    let (Some(path), Some(rate)) = (&device.path, positive(device.rate)) else {
-        return;
-    };
-    let path = PathBuf::from(path);
-    let at = limits.iter().position(|limit| limit.device == path).unwrap_or_else(|| {
-        limits.push(IoLimit {
-            device: path.clone(),
-            read: None,
-            write: None,
-            read_iops: None,
-            write_iops: None,
-        });
-        limits.len() - 1
-    });
-    set(&mut limits[at], rate);
-}
-
-fn volume(source: Option<&str>, target: &str) -> Mount {
-    Mount {
-        source: source.map(str::to_owned),
-        target: PathBuf::from(target),
-        kind: Some(MountKind::Volume),
-        read_only: false,
-        size: None,
-        mode: None,
-    }
-}
-
-fn mounts(
-    host: &HostConfig,
-    container: &mut Container,
-    surroundings: &mut Surroundings<'_>,
-) -> Result<(), String> {
-    // What is said in more detail replaces what is said in less.
-    let mut all = Vec::new();
-    for from in host.volumes_from.iter().flatten() {
-        let (which, read_only) = match from.rsplit_once(':') {
-            Some((which, "ro")) => (which, true),
-            Some((which, "rw")) => (which, false),
-            _ => (from.as_str(), false),
-        };
-        let (_, other) =
-            (surroundings.container)(which).ok_or_else(|| format!("No such container: {which}"))?;
-        for mut mount in other.mounts {
-            mount.read_only |= read_only;
-            all.push(mount);
-        }
-    }
-    all.append(&mut container.mounts);
-    for text in host.binds.iter().flatten() {
-        all.push(bind(text)?);
-    }
-    for mount in host.mounts.iter().flatten() {
-        all.push(typed(mount)?);
-    }
-    for (target, options) in host.tmpfs.iter().flatten() {
-        all.push(tmpfs(target, options)?);
-    }
-    for mut mount in all {
-        if !mount.target.is_absolute() {
-            let target = mount.target.display();
-            return Err(format!(
-                "invalid mount config: invalid mount path: '{target}' mount path \
-                                must be absolute"
-            ));
-        }
-        container.mounts.retain(|earlier| earlier.target != mount.target);
-        if mount.kind() == MountKind::Volume && mount.source.is_none() {
-            mount.source = Some((surroundings.volume)());
-        }
-        container.mounts.push(mount);
-    }
-    Ok(())
-}
-
-/// `SOURCE:TARGET[:OPTIONS]`, or a target alone.
-fn bind(text: &str) -> Result<Mount, String> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts[..] {
-        [target] => (None, target, ""),
-        [source, target] => (Some(source), target, ""),
-        [source, target, options] => (Some(source), target, options),
-        _ => return Err(format!("invalid volume specification: '{text}'")),
-    };
-    if target.is_empty() || source == Some("") {
-        return Err(format!("invalid volume specification: '{text}'"));
-    }
-    let mut mount = volume(source, target);
-    if let Some(source) = source {
-        mount.kind = None;
-        if mount.kind() == MountKind::Bind && !source.starts_with('/') {
-            return Err(format!(
-                "invalid volume specification: '{text}': {source:?} is neither a volume's name \
-                 nor an absolute path"
-            ));
-        }
-    }
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" => mount.read_only = true,
-            // Labels of SELinux, copying and propagation: as Berth does it anyway.
-            "rw" | "z" | "Z" | "nocopy" | "private" | "rprivate" | "shared" | "rshared"
-            | "slave" | "rslave" | "cached" | "delegated" | "consistent" => {}
-            other => {
-                return Err(format!(
-                    "invalid volume specification: '{text}': invalid mode: {other}"
-                ));
-            }
-        }
-    }
-    Ok(mount)
-}
-
-fn typed(asked: &DockerMount) -> Result<Mount, String> {
-    let target = asked.target.clone().unwrap_or_default();
-    if target.is_empty() {
-        return Err("invalid mount config: field Target must not be empty".to_owned());
-    }
-    let source = some(asked.source.clone());
-    let mut mount = volume(source.as_deref(), &target);
-    mount.read_only = asked.read_only.unwrap_or(false);
-    match asked.typ {
-        Some(MountType::VOLUME) | None => {}
-        Some(MountType::BIND) => {
-            let source = source.ok_or(
-                "invalid mount config for type \"bind\": field Source must \
-                                       not be empty",
-            )?;
-            if !source.starts_with('/') {
-                return Err(format!(
-                    "invalid mount config for type \"bind\": invalid mount path: '{source}' mount \
-                     path must be absolute"
-                ));
-            }
-            mount.kind = Some(MountKind::Bind);
-        }
-        Some(MountType::TMPFS) => {
-            mount.kind = Some(MountKind::Tmpfs);
-            mount.source = None;
-            let options = asked.tmpfs_options.clone().unwrap_or_default();
-            mount.size = positive(options.size_bytes).map(Size);
-            mount.mode = positive(options.mode).map(|mode| format!("{mode:04o}"));
-        }
-        Some(other) => return Err(format!("mounts of type {other} are not served by Berth")),
-    }
-    Ok(mount)
-}
-
-fn tmpfs(target: &str, options: &str) -> Result<Mount, String> {
-    let mut mount = volume(None, target);
-    mount.kind = Some(MountKind::Tmpfs);
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
-            Some(("size", size)) => mount.size = Some(docker_size(size)?),
-            Some(("mode", mode)) => mount.mode = Some(mode.to_owned()),
-            None if option == "ro" => mount.read_only = true,
-            // Berth's tmpfs are nosuid, nodev and noexec.
-            _ => {}
-        }
-    }
-    Ok(mount)
-}
-
-/// `64m`: Docker's sizes are powers of 1024, whatever the letter's form.
-///
-/// # Errors
-/// It is none.
-pub fn docker_size(text: &str) -> Result<Size, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(end);
-    let shift = match unit.trim().trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
-        _ => return Err(format!("invalid size: '{text}'")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("invalid size: '{text}'"))?;
-    Ok(Size((number * (1u64 << shift) as f64) as u64))
-}
-
 fn network(
     host: &HostConfig,
     container: &mut Container,
@@ -489,54 +227,6 @@ fn published(bindings: Option<&PortMap>) -> Vec<String> {
     all
 }
 
-fn security(
-    host: &HostConfig,
-    container: &mut Container,
-    warnings: &mut Vec<String>,
-) -> Result<(), String> {
-    let security = &mut container.security;
-    // Docker's default; a manifest's is the other way round.
-    security.no_new_privileges = false;
-    security.read_only = host.readonly_rootfs.unwrap_or(false);
-    security.cap_add = host.cap_add.clone().unwrap_or_default();
-    security.cap_drop = host.cap_drop.clone().unwrap_or_default();
-    match host.userns_mode.as_deref() {
-        None | Some("") => {}
-        Some("host") => security.userns = Userns::Host,
-        Some(other) => return Err(format!("invalid USER mode: {other}")),
-    }
-    for option in host.security_opt.iter().flatten() {
-        let (key, value) = option.split_once(['=', ':']).unwrap_or((option, "true"));
-        match (key, value) {
-            ("no-new-privileges", value) => security.no_new_privileges = value != "false",
-            ("seccomp", "unconfined") => security.seccomp = "unconfined".to_owned(),
-            ("seccomp", "builtin" | "default") => {}
-            ("seccomp", path) if path.starts_with('/') => security.seccomp = path.to_owned(),
-            ("seccomp", _) => {
-                return Err("a seccomp profile is taken from a file of the host: name its \
-                            absolute path in security-opt seccomp=/path"
-                    .to_owned());
-            }
-            ("apparmor" | "label" | "systempaths" | "writable-cgroups", _) => {
-                warnings.push(format!("security option {key:?} has no effect in Berth"));
-            }
-            _ => return Err(format!("invalid --security-opt 2: {option:?}")),
-        }
-    }
-    if host.privileged == Some(true) {
-        security.userns = Userns::Host;
-        security.cap_add = vec!["ALL".to_owned()];
-        security.cap_drop = Vec::new();
-        security.seccomp = "unconfined".to_owned();
-        warnings.push(
-            "privileged: it has all capabilities and the host's ids; devices are those that \
-             --device names"
-                .to_owned(),
-        );
-    }
-    Ok(())
-}
-
 fn rest(
     host: HostConfig,
     container: &mut Container,
@@ -575,8 +265,11 @@ fn rest(
         log_options(log.config.unwrap_or_default(), container)?;
         match log.typ.as_deref() {
             None | Some("" | "json-file" | "local" | "berth") => {}
-            Some(other) => {
+            Some(other) if LOG_DRIVERS.contains(&other) => {
                 warnings.push(format!("log driver {other:?}: Berth keeps the log itself"))
+            }
+            Some(other) => {
+                return Err(format!("logger: no log driver named '{other}' is registered"));
             }
         }
     }
@@ -602,6 +295,10 @@ fn rest(
     }
     Ok(())
 }
+
+/// Drivers of Docker's daemon that have no meaning here; another word is an error.
+const LOG_DRIVERS: [&str; 9] =
+    ["awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "none", "splunk", "syslog"];
 
 /// A restart policy; without a word it is Docker's `no`.
 ///

@@ -60,28 +60,33 @@ pub fn stream(handle: &Handle, query: &Query) -> Answer {
 
 fn matches(event: &Event, filters: &Filters) -> bool {
     filters.iter().all(|(key, values)| {
-        values.is_empty()
-            || values.iter().any(|value| match key.as_str() {
-                "container" => event.name == *value || event.id.starts_with(value),
-                // `health_status: healthy` also by its first word.
-                "event" => event.action == *value || event.action.split(':').next() == Some(value),
-                "type" => value == "container",
-                "label" => {
-                    let (name, wanted) = match value.split_once('=') {
-                        Some((name, wanted)) => (name, Some(wanted)),
-                        None => (value.as_str(), None),
-                    };
-                    let label = event.attributes.get(name);
-                    label.is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
-                }
-                "image" => event
-                    .attributes
-                    .get("image")
-                    .is_some_and(|image| image == value || image.split(':').next() == Some(value)),
-                "volume" | "network" | "daemon" | "plugin" | "node" | "service" | "secret"
-                | "config" => false,
-                _ => true,
-            })
+        let fits = |value: &String| match key.as_str() {
+            "container" => event.name == *value || event.id.starts_with(value),
+            // `health_status: healthy` also by its first word.
+            "event" => event.action == *value || event.action.split(':').next() == Some(value),
+            "type" => value == "container",
+            "label" => {
+                let (name, wanted) = match value.split_once('=') {
+                    Some((name, wanted)) => (name, Some(wanted)),
+                    None => (value.as_str(), None),
+                };
+                let label = event.attributes.get(name);
+                label.is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
+            }
+            "image" => event
+                .attributes
+                .get("image")
+                .is_some_and(|image| image == value || image.split(':').next() == Some(value)),
+            "volume" | "network" | "daemon" | "plugin" | "node" | "service" | "secret"
+            | "config" => false,
+            _ => true,
+        };
+        // Labels must all be there; of the others one is enough, as with Docker.
+        match key.as_str() {
+            _ if values.is_empty() => true,
+            "label" => values.iter().all(fits),
+            _ => values.iter().any(fits),
+        }
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bollard_stubs::models::{ExecConfig, ExecStartConfig};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::body;
 use super::hijack::{DetachKeys, Input, Output, STDERR, STDOUT, Sink, Source, framed, hijack};
@@ -16,9 +16,19 @@ use crate::engine::handle::{Handle, Refusal};
 use crate::engine::terminal::Size;
 
 pub async fn create(handle: &Handle, which: &str, request: Request<Incoming>) -> Answer {
-    let asked: ExecConfig = match body::read(request.into_body()).await {
+    let mut asked: Value = match body::read(request.into_body()).await {
         Ok(asked) => asked,
         Err(answer) => return *answer,
+    };
+    // Go reads names without regard to case, and docker-py relies on it here.
+    if let Some(keys) = asked.as_object_mut().and_then(|asked| asked.remove("detachKeys")) {
+        asked["DetachKeys"] = keys;
+    }
+    let asked: ExecConfig = match serde_json::from_value(asked) {
+        Ok(asked) => asked,
+        Err(error) => {
+            return failure(StatusCode::BAD_REQUEST, &format!("invalid JSON: {error}"));
+        }
     };
     let view = match handle.find(which).await {
         Ok(view) => view,
@@ -70,6 +80,12 @@ pub fn queried_size(query: &Query) -> Result<Size, String> {
     Ok(Size { rows: number("h")?, columns: number("w")? })
 }
 
+/// Whether output is sent as it is: as with Docker's daemon this request says it, not
+/// the one that made the exec.
+fn is_raw(asked: &ExecStartConfig) -> bool {
+    asked.tty.unwrap_or(false)
+}
+
 pub async fn start(handle: &Handle, id: &str, mut request: Request<Incoming>) -> Answer {
     let upgrading = request.headers().contains_key(hyper::header::UPGRADE);
     let upgrade = upgrading.then(|| hyper::upgrade::on(&mut request));
@@ -88,7 +104,7 @@ pub async fn start(handle: &Handle, id: &str, mut request: Request<Incoming>) ->
         // As with Docker's daemon, what fails in the launch is told in the stream: its
         // client then asks for the exit status.
         Err(Refusal::Invalid(why)) if !detach => {
-            let raw = exec.config.tty;
+            let raw = is_raw(&asked);
             return super::hijack::over(upgrade, raw, move |_, mut output| async move {
                 let _ = output.send(framed(STDOUT, format!("{why}\r\n").as_bytes(), raw)).await;
                 output.finish().await;
@@ -98,10 +114,11 @@ pub async fn start(handle: &Handle, id: &str, mut request: Request<Incoming>) ->
     };
     if detach {
         session.leave(Duration::ZERO);
-        return super::respond::json(&json!({}));
+        return super::respond::empty();
     }
     let keys = DetachKeys::parse(exec.config.detach_keys.as_deref()).ok();
-    let (raw, takes_input) = (exec.config.tty, exec.config.stdin);
+    let keys = keys.filter(|_| exec.config.tty);
+    let (raw, takes_input) = (is_raw(&asked), exec.config.stdin);
     super::hijack::over(upgrade, raw, move |input, output| async move {
         talk(session, raw, keys, takes_input.then_some(input), output).await;
     })
@@ -117,7 +134,7 @@ pub async fn join(handle: &Handle, id: &str, request: Request<Incoming>) -> Answ
         Ok(joined) => joined,
         Err(refusal) => return refused(refusal),
     };
-    let keys = DetachKeys::parse(config.detach_keys.as_deref()).ok();
+    let keys = DetachKeys::parse(config.detach_keys.as_deref()).ok().filter(|_| config.tty);
     hijack(request, config.tty, move |input, output| async move {
         talk(session, config.tty, keys, config.stdin.then_some(input), output).await;
     })
@@ -137,7 +154,6 @@ async fn talk(
 ) {
     let terminal = session.ends.terminal.as_ref().and_then(|fd| fd.try_clone().ok());
     let sink = terminal.or(session.ends.stdin.take()).and_then(|fd| Sink::new(fd).ok());
-    let keys = keys.filter(|_| raw);
     let (detached, mut detach) = tokio::sync::oneshot::channel::<()>();
     let typing = tokio::task::spawn_local(async move {
         let detaches = match (input, sink) {
@@ -158,10 +174,7 @@ async fn talk(
     let copy = |fd: &Option<std::os::fd::OwnedFd>| {
         fd.as_ref().and_then(|fd| fd.try_clone().ok()).and_then(|fd| Source::new(fd).ok())
     };
-    let mut stdout = match raw {
-        true => copy(&session.ends.terminal),
-        false => copy(&session.ends.stdout),
-    };
+    let mut stdout = copy(&session.ends.terminal).or_else(|| copy(&session.ends.stdout));
     let mut stderr = copy(&session.ends.stderr);
     let mut ended = session.ended.clone();
     let mut over = false;

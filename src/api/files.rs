@@ -20,7 +20,6 @@ use super::route::Query;
 use crate::engine::files::{Entrance, Files};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::images::blocking;
-use crate::engine::reconcile::Verb;
 use crate::image::commit::{Commit, NewLayer, commit};
 use crate::image::compression::Compression;
 use crate::image::{Error, Kind, Platform, Reference};
@@ -181,20 +180,12 @@ pub async fn make_image(handle: &Handle, query: &Query, body: Incoming) -> Answe
         Ok(name) => name,
         Err(error) => return image_refused(&error),
     };
-    // As Docker: paused, unless said otherwise.
-    let pause = query.get("pause").is_none() || query.is_on("pause");
-    let paused = pause && view.state == "running";
-    if paused && let Err(refusal) = handle.act(&view.name, Verb::Pause).await {
-        return refused(refusal);
-    }
+    let pause = pauses(query);
     let (author, message) =
         (query.get("author").map(str::to_owned), query.get("comment").map(str::to_owned));
-    let made = Making { files, config, name, author, message, changes: query.all("changes") };
-    let image = made.image(handle, &view).await;
-    if paused && let Err(refusal) = handle.act(&view.name, Verb::Unpause).await {
-        tracing::error!("{} stays paused after its commit: {refusal:?}", view.name);
-    }
-    match image {
+    let changes = query.all("changes");
+    let made = Making { files, config, name, author, message, changes, pause };
+    match made.image(handle, &view).await {
         Ok(id) => created(&json!({ "Id": id })),
         Err(error) => image_refused(&error),
     }
@@ -207,6 +198,12 @@ struct Making {
     author: Option<String>,
     message: Option<String>,
     changes: Vec<String>,
+    pause: bool,
+}
+
+/// As Docker: the container stands still meanwhile, unless said otherwise.
+fn pauses(query: &Query) -> bool {
+    query.get("pause").is_none() || query.is_on("pause")
 }
 
 impl Making {
@@ -219,8 +216,11 @@ impl Making {
             let lease = store.lease()?;
             let staged = store.stage_blob()?;
             let mut zipped = GzEncoder::new(staged, flate2::Compression::new(GZIP_LEVEL));
-            let packed =
-                self.files.pack(&mut zipped).map_err(|error| Error::new(Kind::System, error))?;
+            let failed = |error: String| Error::new(Kind::System, error);
+            let standstill =
+                if self.pause { self.files.stand_still().map_err(failed)? } else { None };
+            let packed = self.files.pack(&mut zipped).map_err(failed)?;
+            drop(standstill);
             let staged = zipped
                 .finish()
                 .map_err(|error| Error::new(Kind::System, format!("writing the layer: {error}")))?;

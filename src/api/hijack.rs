@@ -2,7 +2,9 @@
 //! (HTTP's Upgrade), its frames, and detach keys. A client that does not ask for an
 //! upgrade gets the output as its answer's body, and its request's body is the input.
 
-use std::os::fd::OwnedFd;
+use std::io::Cursor;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
@@ -11,7 +13,8 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
 
 use super::respond::{Answer, Gone, Pieces, stream, switching};
 use crate::sys::readiness;
@@ -22,7 +25,7 @@ pub const PART: usize = 32 << 10;
 /// What comes from the client.
 pub enum Input {
     /// After an upgrade.
-    Upgraded(ReadHalf<TokioIo<Upgraded>>),
+    Upgraded(Box<dyn AsyncRead + Unpin>),
     /// The request's body.
     Body(Incoming),
     /// Messages of a websocket.
@@ -52,7 +55,7 @@ impl Input {
 /// What goes to the client.
 pub enum Output {
     /// After an upgrade.
-    Upgraded(WriteHalf<TokioIo<Upgraded>>),
+    Upgraded(Box<dyn AsyncWrite + Unpin>),
     /// The answer's body.
     Pieces(Pieces),
     /// Messages of a websocket.
@@ -138,11 +141,45 @@ where
     };
     tokio::task::spawn_local(async move {
         if let Ok(upgraded) = upgrade.await {
-            let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
-            serve(Input::Upgraded(reader), Output::Upgraded(writer)).await;
+            let (input, output) = ends(upgraded).await;
+            serve(input, output).await;
         }
     });
     switching("tcp", kind(raw))
+}
+
+/// The connection, once the client has read the answer's head. Until then nothing is
+/// sent: docker-py reads the head through a buffer, and what came with it into the
+/// buffer never reaches its caller.
+async fn ends(upgraded: Upgraded) -> (Input, Output) {
+    match upgraded.downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            head_is_read(&stream).await;
+            let (reader, writer) = stream.into_split();
+            let reader = Cursor::new(parts.read_buf).chain(reader);
+            (Input::Upgraded(Box::new(reader)), Output::Upgraded(Box::new(writer)))
+        }
+        // TCP does not tell what the other side has read.
+        Err(upgraded) => {
+            let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
+            (Input::Upgraded(Box::new(reader)), Output::Upgraded(Box::new(writer)))
+        }
+    }
+}
+
+/// How long a client that does not read its answer's head is waited for.
+const HEAD_READ: Duration = Duration::from_secs(5);
+
+async fn head_is_read(stream: &UnixStream) {
+    let read = async {
+        let mut pause = Duration::from_millis(1);
+        while readiness::unread_by_peer(stream.as_fd()).is_ok_and(|bytes| bytes > 0) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    };
+    let _ = tokio::time::timeout(HEAD_READ, read).await;
 }
 
 /// One of a process's streams that is read.

@@ -10,14 +10,20 @@ use serde_json::{Value, json};
 use super::respond::{Answer, created, failure, json as as_json};
 use super::route::Query;
 use super::transfer;
+use crate::engine::garbage::pins;
 use crate::engine::handle::Handle;
 use crate::engine::images::blocking;
-use crate::image::store::{Image, Keep, Listed, Pins, Removed};
+use crate::image::store::{Image, Keep, Listed, Removed};
 use crate::image::{Error, Kind, Reference};
 
 /// An error of the image room in Docker's form.
 pub fn refused(error: &Error) -> Answer {
-    failure(status(error), &error.to_string())
+    let text = error.to_string();
+    // Docker's daemon begins it so, and clients look for that before they pull.
+    match text.strip_prefix("no such image") {
+        Some(rest) => failure(status(error), &format!("No such image{rest}")),
+        None => failure(status(error), &text),
+    }
 }
 
 /// Docker's status for it.
@@ -44,7 +50,7 @@ pub async fn dispatch(
         ["json"] if get => list(handle, query).await,
         ["create"] if post => Ok(transfer::create(handle, head, query, body).await),
         ["load"] if post => Ok(transfer::load(handle, query, body).await),
-        ["get"] if get => transfer::save(handle, query.all("names")).await,
+        ["get"] if get => transfer::save(handle, query.all("names"), query).await,
         ["prune"] if post => prune(handle, query).await,
         ["search"] if get => {
             let why = "Berth does not search registries; pull an image by its name";
@@ -53,7 +59,7 @@ pub async fn dispatch(
         // An image's name has slashes of its own.
         [name @ .., "json"] if get => inspect(handle, &name.join("/")).await,
         [name @ .., "history"] if get => history(handle, &name.join("/")).await,
-        [name @ .., "get"] if get => transfer::save(handle, vec![name.join("/")]).await,
+        [name @ .., "get"] if get => transfer::save(handle, vec![name.join("/")], query).await,
         [name @ .., "tag"] if post => tag(handle, &name.join("/"), query).await,
         [name @ .., "push"] if post => {
             Ok(transfer::push(handle, head, &name.join("/"), query).await)
@@ -71,26 +77,26 @@ pub async fn find(handle: &Handle, name: &str) -> Result<Image, Error> {
     blocking(move || store.resolve(&name)).await
 }
 
-/// What containers and manifests hold: none of it may go.
-pub async fn pins(handle: &Handle) -> Result<Pins, Error> {
-    let store = handle.images.store().await?;
-    let views = handle.list().await;
-    blocking(move || {
-        let mut pins = Pins::default();
-        for view in views {
-            let made_of = view.image.and_then(|id| id.parse().ok());
-            let named = view.manifest.image.and_then(|name| name.parse::<Reference>().ok());
-            let means = named.and_then(|name| store.find(&name).ok().flatten());
-            pins.images.extend(made_of.into_iter().chain(means.map(|image| image.id)));
-        }
-        for id in &pins.images {
-            if let Ok(image) = store.resolve(&id.to_string()) {
-                pins.layers.extend(image.layers().iter().copied());
-            }
-        }
-        Ok(pins)
+/// What `/images/json` says of one image.
+pub fn described(
+    usage: &crate::image::store::ImageUsage,
+    views: &[crate::engine::handle::View],
+    with_shared: bool,
+) -> Value {
+    let (listed, id) = (&usage.listed, usage.listed.image.id.to_string());
+    let containers = views.iter().filter(|view| view.image.as_ref() == Some(&id)).count();
+    json!({
+        "Id": id,
+        "ParentId": "",
+        "RepoTags": names(&listed.names),
+        "RepoDigests": names(&listed.digests),
+        "Created": born(listed),
+        "Size": usage.size,
+        "VirtualSize": usage.size,
+        "SharedSize": if with_shared { (usage.size - usage.unique) as i64 } else { -1 },
+        "Labels": listed.image.config.config.labels,
+        "Containers": containers,
     })
-    .await
 }
 
 async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
@@ -119,20 +125,14 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
         if !(dangling && labels && named) {
             continue;
         }
-        let id = listed.image.id.to_string();
-        let containers = views.iter().filter(|view| view.image.as_ref() == Some(&id)).count();
-        images.push(json!({
-            "Id": id,
-            "ParentId": "",
-            "RepoTags": names(&listed.names),
-            "RepoDigests": names(&listed.digests),
-            "Created": born(listed),
-            "Size": image.size,
-            "VirtualSize": image.size,
-            "SharedSize": if query.is_on("shared-size") { (image.size - image.unique) as i64 } else { -1 },
-            "Labels": listed.image.config.config.labels,
-            "Containers": containers,
-        }));
+        let mut one = described(image, &views, query.is_on("shared-size"));
+        if !references.is_empty() {
+            // Of its names only those that were asked for.
+            let asked = |name: &&Reference| references.iter().any(|want| fits(name, want));
+            let fitting: Vec<_> = listed.names.iter().filter(asked).cloned().collect();
+            one["RepoTags"] = json!(names(&fitting));
+        }
+        images.push(one);
     }
     images.sort_by_key(|image| std::cmp::Reverse(image["Created"].as_i64()));
     Ok(as_json(&images))
@@ -229,6 +229,9 @@ async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
             config[key] = usual;
         }
     }
+    // Gone from Docker's API since 1.45; Compose 1.29 fails without it.
+    value["ContainerConfig"] = value["Config"].clone();
+    value["Container"] = json!("");
     Ok(as_json(&value))
 }
 

@@ -34,6 +34,12 @@ pub async fn logs(handle: &Handle, which: &str, query: &Query) -> Answer {
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
     };
+    // Whoever asked for no log gets none, although Berth has one.
+    let driver = super::create::kept_of_host(&view.manifest, "LogConfig");
+    if driver.is_some_and(|log| log["Type"] == "none") {
+        let message = "configured logging driver does not support reading";
+        return failure(StatusCode::NOT_IMPLEMENTED, message);
+    }
     let (stdout, stderr) = (query.is_on("stdout"), query.is_on("stderr"));
     if !stdout && !stderr {
         return failure(

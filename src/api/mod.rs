@@ -7,6 +7,7 @@
 
 mod attach;
 mod body;
+mod clone;
 mod containers;
 pub mod create;
 mod events;
@@ -15,6 +16,8 @@ mod files;
 mod hijack;
 mod images;
 mod inspect;
+mod list;
+mod login;
 mod logs;
 mod model;
 mod names;
@@ -22,14 +25,18 @@ mod own;
 mod respond;
 mod route;
 mod settings;
+mod stats;
 mod system;
 mod top;
 mod transfer;
+mod usage;
 mod volumes;
+mod wait;
 mod websocket;
 
+pub(crate) use body::reader_of;
 pub use hijack::DetachKeys;
-pub use model::{command_line, status as status_sentence};
+pub use model::{age, command_line, status as status_sentence};
 
 use std::convert::Infallible;
 use std::io;

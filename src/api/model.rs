@@ -6,14 +6,14 @@ use bollard_stubs::models::{
     ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryStateEnum, MountPoint,
     RestartPolicy as DockerPolicy, RestartPolicyNameEnum,
 };
-use serde_json::{Value, json};
 
-use crate::cgroup::Stats;
+use serde_json::Value;
+
 use crate::engine::handle::View;
-use crate::manifest::model::{MountKind, RestartPolicy};
+use crate::manifest::model::{Mount, MountKind, RestartPolicy};
 
 /// Docker's "never".
-const NEVER: &str = "0001-01-01T00:00:00Z";
+pub const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// RFC 3339 with nanoseconds.
 pub fn timestamp(time: SystemTime) -> String {
@@ -73,7 +73,7 @@ pub fn status(view: &View, now: SystemTime) -> String {
 }
 
 /// A duration in words, as Docker has them.
-fn age(age: Duration) -> String {
+pub fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     let plural =
         |count: u64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
@@ -113,32 +113,67 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
             network_mode: Some(view.manifest.network_mode().to_string()),
             ..ContainerSummaryHostConfig::default()
         }),
-        mounts: Some(mounts(view)),
         ..ContainerSummary::default()
     }
 }
 
-/// What is mounted in it.
-pub fn mounts(view: &View) -> Vec<MountPoint> {
+/// What is mounted in it; `place` says where a volume's files are.
+pub fn mounts(view: &View, place: &dyn Fn(&str) -> String) -> Vec<MountPoint> {
     view.manifest
         .mounts
         .iter()
-        .map(|mount| MountPoint {
-            typ: Some(match mount.kind() {
-                MountKind::Volume => "volume".to_owned(),
-                MountKind::Bind => "bind".to_owned(),
-                MountKind::Tmpfs => "tmpfs".to_owned(),
-            }),
-            name: mount.source.clone().filter(|_| mount.kind() == MountKind::Volume),
-            source: Some(mount.source.clone().unwrap_or_default()),
-            destination: Some(mount.target.display().to_string()),
-            mode: Some(String::new()),
-            rw: Some(!mount.read_only),
-            propagation: Some(String::new()),
-            ..MountPoint::default()
+        .chain(&view.anonymous)
+        .map(|mount| {
+            let kind = mount.kind();
+            let source = mount.source.clone().unwrap_or_default();
+            let is_volume = kind == MountKind::Volume;
+            let (mode, propagation) = said_of(view, mount);
+            MountPoint {
+                typ: Some(match kind {
+                    MountKind::Volume => "volume".to_owned(),
+                    MountKind::Bind => "bind".to_owned(),
+                    MountKind::Tmpfs => "tmpfs".to_owned(),
+                }),
+                source: Some(if is_volume { place(&source) } else { source.clone() }),
+                name: is_volume.then_some(source),
+                driver: is_volume.then(|| "local".to_owned()),
+                destination: Some(mount.target.display().to_string()),
+                mode: Some(mode),
+                rw: Some(!mount.read_only),
+                propagation: Some(match kind {
+                    MountKind::Bind => propagation.unwrap_or_else(|| "rprivate".to_owned()),
+                    _ => String::new(),
+                }),
+                ..MountPoint::default()
+            }
         })
         .collect()
 }
+
+/// The options of a bind as the client wrote them, and the propagation among them.
+fn said_of(view: &View, mount: &Mount) -> (String, Option<String>) {
+    let target = mount.target.to_str().unwrap_or_default();
+    let kept = |key| super::create::kept_of_host(&view.manifest, key);
+    let usual = if mount.read_only { "ro" } else { "" };
+    for bind in kept("Binds").iter().filter_map(Value::as_array).flatten() {
+        let mut parts = bind.as_str().unwrap_or_default().splitn(3, ':').skip(1);
+        if parts.next() == Some(target) {
+            let mode = parts.next().unwrap_or(usual).to_owned();
+            let spread = mode.split(',').find(|word| PROPAGATIONS.contains(word));
+            return (mode.clone(), spread.map(str::to_owned));
+        }
+    }
+    for asked in kept("Mounts").iter().filter_map(Value::as_array).flatten() {
+        if asked["Target"] == target {
+            let spread = asked["BindOptions"]["Propagation"].as_str();
+            return (String::new(), spread.filter(|word| !word.is_empty()).map(str::to_owned));
+        }
+    }
+    (usual.to_owned(), None)
+}
+
+/// mount_namespaces(7), in Docker's words.
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 /// A restart policy as Docker has it.
 pub fn policy(policy: RestartPolicy) -> DockerPolicy {
@@ -151,105 +186,6 @@ pub fn policy(policy: RestartPolicy) -> DockerPolicy {
         RestartPolicy::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, 0),
     };
     DockerPolicy { name: Some(name), maximum_retry_count: Some(count) }
-}
-
-/// A measurement, and when it was made.
-#[derive(Debug, Clone)]
-pub struct Reading {
-    /// What the container uses.
-    pub stats: Stats,
-    /// Processor time of the whole machine in nanoseconds.
-    pub system: u64,
-    /// When.
-    pub time: SystemTime,
-}
-
-/// One reading of `/stats`, with the one before it; of a container that does not run
-/// there is none, and everything is zero, as with Docker.
-pub fn stats(view: &View, before: Option<&Reading>, now: Option<&Reading>, online: usize) -> Value {
-    let cpu = |reading: Option<&Reading>| {
-        let Some(Reading { stats, system, .. }) = reading else {
-            return json!({
-                "cpu_usage": {
-                    "total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0,
-                },
-                "throttling_data": {
-                    "periods": 0, "throttled_periods": 0, "throttled_time": 0,
-                },
-            });
-        };
-        json!({
-            "cpu_usage": {
-                "total_usage": stats.cpu_total,
-                "usage_in_kernelmode": stats.cpu_system,
-                "usage_in_usermode": stats.cpu_user,
-            },
-            "system_cpu_usage": system,
-            "online_cpus": online,
-            "throttling_data": {
-                "periods": stats.periods,
-                "throttled_periods": stats.throttled_periods,
-                "throttled_time": stats.throttled,
-            },
-        })
-    };
-    let time = |reading: Option<&Reading>| {
-        reading.map_or_else(|| NEVER.to_owned(), |reading| timestamp(reading.time))
-    };
-    let mut value = json!({
-        "id": view.id,
-        "name": format!("/{}", view.name),
-        "read": time(now),
-        "preread": time(before),
-        "num_procs": 0,
-        "storage_stats": {},
-        "cpu_stats": cpu(now),
-        "precpu_stats": cpu(before),
-        "memory_stats": {},
-        "pids_stats": {},
-        "blkio_stats": blkio(now.map(|now| &now.stats)),
-    });
-    if let Some(Reading { stats, .. }) = now {
-        let total = rustix::system::sysinfo();
-        let total = total.totalram as u64 * u64::from(total.mem_unit);
-        value["memory_stats"] = json!({
-            "usage": stats.memory,
-            "max_usage": stats.memory_peak,
-            "limit": stats.memory_limit.unwrap_or(total),
-            "stats": {
-                "inactive_file": stats.memory_inactive_file,
-                "total_inactive_file": stats.memory_inactive_file,
-                "anon": stats.memory_anonymous,
-            },
-        });
-        value["pids_stats"] = json!({ "current": stats.pids });
-        if let Some(limit) = stats.pids_limit {
-            value["pids_stats"]["limit"] = json!(limit);
-        }
-        value["networks"] = json!({});
-    }
-    value
-}
-
-fn blkio(stats: Option<&Stats>) -> Value {
-    let mut bytes: Vec<Value> = Vec::new();
-    for (device, stats) in stats.into_iter().flat_map(|stats| &stats.io) {
-        let (major, minor) = device.split_once(':').unwrap_or((device, "0"));
-        let (major, minor) = (major.parse().unwrap_or(0u64), minor.parse().unwrap_or(0u64));
-        for (op, value) in [("read", stats.read_bytes), ("write", stats.write_bytes)] {
-            bytes.push(json!({ "major": major, "minor": minor, "op": op, "value": value }));
-        }
-    }
-    json!({
-        "io_service_bytes_recursive": bytes,
-        "io_serviced_recursive": null,
-        "io_queue_recursive": null,
-        "io_service_time_recursive": null,
-        "io_wait_time_recursive": null,
-        "io_merged_recursive": null,
-        "io_time_recursive": null,
-        "sectors_recursive": null,
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use hyper::{Method, StatusCode};
 use super::containers::order;
 use super::respond::{Answer, failure, json, no_content, refused};
 use super::route::Query;
+use super::{clone, usage};
 use crate::engine::handle::Handle;
 use crate::engine::reconcile::Verb;
 
@@ -24,6 +25,9 @@ pub async fn dispatch(handle: &Handle, method: &Method, parts: &[&str], query: &
             },
             Err(refusal) => refused(refusal),
         },
+        ["containers", which, "clone"] if post => clone::clone(handle, which, query).await,
+        ["images", "verify"] if post => usage::verify(handle, query).await,
+        ["df"] if get => usage::own(handle).await,
         ["containers", which, "stats"] if get => match handle.find(which).await {
             Ok(view) => match handle.stats(&view.name).await {
                 Ok(stats) => json(&stats),

@@ -18,7 +18,7 @@ use crate::engine::handle::Refusal;
 pub type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 /// Docker's newest API that this one is modelled on, and the oldest it takes.
-pub const API_VERSION: (u32, u32) = (1, 47);
+pub const API_VERSION: (u32, u32) = (1, 51);
 /// See [`API_VERSION`].
 pub const API_OLDEST: (u32, u32) = (1, 24);
 
@@ -79,6 +79,11 @@ pub fn text(text: &'static str) -> Answer {
 /// Done, and nothing to say.
 pub fn no_content() -> Answer {
     with_bytes(StatusCode::NO_CONTENT, "", "")
+}
+
+/// Done, with a body of no bytes.
+pub fn empty() -> Answer {
+    with_bytes(StatusCode::OK, "", "")
 }
 
 /// A value as JSON, of something that was made.

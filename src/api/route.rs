@@ -7,7 +7,10 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
-use super::{attach, containers, events, exec, files, images, logs, own, system, top, volumes};
+use super::{
+    attach, containers, events, exec, files, images, list, login, logs, own, stats, system, top,
+    usage, volumes, wait,
+};
 use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
@@ -135,7 +138,10 @@ async fn with_body(
             containers::update(&handle, which, body).await
         }
         ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
-        ["auth"] if *method == Method::POST => system::auth(body).await,
+        ["auth"] if *method == Method::POST => login::auth(&handle, body).await,
+        ["distribution", name @ .., "json"] if *method == Method::GET => {
+            login::distribution(&handle, head, &name.join("/")).await
+        }
         ["containers", which, "archive"]
             if [Method::GET, Method::HEAD, Method::PUT].contains(method) =>
         {
@@ -185,15 +191,15 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["version"] if get => system::version(),
         ["info"] if get => system::info(&handle).await,
         ["events"] if get => events::stream(&handle, query),
-        ["containers", "json"] if get => containers::list(&handle, query).await,
+        ["containers", "json"] if get => list::list(&handle, query).await,
         ["containers", which, "json"] if get => containers::inspect(&handle, which).await,
         ["containers", which, "logs"] if get => logs::logs(&handle, which, query).await,
-        ["containers", which, "stats"] if get => containers::stats(&handle, which, query).await,
+        ["containers", which, "stats"] if get => stats::stream(&handle, which, query).await,
         ["containers", which, "changes"] if get => files::changes(&handle, which).await,
         ["containers", which, "export"] if get => files::export(&handle, which).await,
         ["containers", which, "top"] if get => top::top(&handle, which, query).await,
-        ["containers", which, "wait"] if post => containers::wait(&handle, which, query).await,
-        ["containers", "prune"] if post => containers::prune(&handle, query).await,
+        ["containers", which, "wait"] if post => wait::wait(&handle, which, query).await,
+        ["containers", "prune"] if post => list::prune(&handle, query).await,
         ["containers", which, "rename"] if post => containers::rename(&handle, which, query).await,
         ["containers", which, "resize"] if post => attach::resize(&handle, which, query).await,
         ["containers", which, verb] if post => containers::act(&handle, which, verb, query).await,
@@ -210,7 +216,15 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
             volumes::remove(&handle, name, query).await
         }
         ["networks"] if get => super::respond::json(&[(); 0]),
-        ["system", "df"] if get => system::df(&handle).await,
+        ["system", "df"] if get => usage::df(&handle).await,
+        // There is no builder, so there is nothing that it has kept.
+        ["build", "prune"] if post => {
+            super::respond::json(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
+        }
+        // Docker's daemon says it so, and clients take it for done.
+        ["swarm", "leave"] if post => {
+            failure(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm")
+        }
         [
             "swarm" | "build" | "plugins" | "services" | "nodes" | "tasks" | "secrets" | "configs",
             ..,

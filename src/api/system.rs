@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use bollard_stubs::models::{
-    SystemInfo, SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemVersion,
-    SystemVersionComponents, SystemVersionPlatform,
+    LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime, SwarmInfo, SystemInfo,
+    SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemInfoIsolationEnum,
+    SystemVersion, SystemVersionComponents, SystemVersionPlatform,
 };
 
-use hyper::StatusCode;
-use hyper::body::Incoming;
-
-use super::respond::{API_OLDEST, API_VERSION, Answer, failure, json, text};
+use super::model::timestamp;
+use super::respond::{API_OLDEST, API_VERSION, Answer, json, text};
 use crate::engine::handle::Handle;
+use crate::engine::images::blocking;
 
 /// Docker's and our own version number, for clients that compare.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -31,6 +31,11 @@ pub fn version() -> Answer {
         ("MinAPIVersion".to_owned(), api(API_OLDEST)),
         ("Os".to_owned(), "linux".to_owned()),
         ("Arch".to_owned(), architecture().to_owned()),
+        ("KernelVersion".to_owned(), uname.release().to_string_lossy().into_owned()),
+        ("Experimental".to_owned(), "false".to_owned()),
+        ("GitCommit".to_owned(), String::new()),
+        ("GoVersion".to_owned(), String::new()),
+        ("BuildTime".to_owned(), String::new()),
     ]);
     json(&SystemVersion {
         platform: Some(SystemVersionPlatform { name: "Berth".to_owned() }),
@@ -52,6 +57,11 @@ pub fn version() -> Answer {
     })
 }
 
+/// A value of os-release(5).
+fn unquoted(text: &str) -> String {
+    text.trim_matches('"').to_owned()
+}
+
 /// As Docker names it.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -70,14 +80,21 @@ pub async fn info(handle: &Handle) -> Answer {
     let is_v2 = hierarchy.as_ref().is_some_and(|h| h.version() == crate::spec::CgroupVersion::V2);
     let memory = rustix::system::sysinfo();
     let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let pretty = os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let said = |key: &str| os.lines().find_map(|line| line.strip_prefix(key)).map(unquoted);
+    let store = handle.images.store().await;
+    let images = match store {
+        Ok(store) => blocking(move || store.list()).await.map_or(0, |list| list.len() as i64),
+        Err(_) => 0,
+    };
+    let is_on = |path: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");
+    let runtime = Runtime { path: Some("berth".to_owned()), ..Runtime::default() };
     json(&SystemInfo {
         id: Some(handle.paths.cgroup_name()),
         containers: Some(views.len() as i64),
         containers_running: Some(running),
         containers_paused: Some(paused),
         containers_stopped: Some(views.len() as i64 - running - paused),
-        images: Some(0),
+        images: Some(images),
         driver: Some("overlay".to_owned()),
         driver_status: Some(vec![vec![
             "Cgroups".to_owned(),
@@ -95,7 +112,39 @@ pub async fn info(handle: &Handle) -> Answer {
             false => SystemInfoCgroupVersionEnum::_1,
         }),
         kernel_version: Some(uname.release().to_string_lossy().into_owned()),
-        operating_system: Some(pretty.unwrap_or("Linux").trim_matches('"').to_owned()),
+        operating_system: Some(said("PRETTY_NAME=").unwrap_or_else(|| "Linux".to_owned())),
+        os_version: Some(said("VERSION_ID=").unwrap_or_default()),
+        plugins: Some(PluginsInfo {
+            volume: Some(vec!["local".to_owned()]),
+            network: Some(["bridge", "host", "null"].map(str::to_owned).to_vec()),
+            authorization: None,
+            log: Some(vec!["json-file".to_owned()]),
+        }),
+        swap_limit: Some(true),
+        cpu_cfs_period: Some(true),
+        cpu_cfs_quota: Some(true),
+        ipv4_forwarding: Some(is_on("/proc/sys/net/ipv4/ip_forward")),
+        debug: Some(false),
+        oom_kill_disable: Some(false),
+        system_time: Some(timestamp(std::time::SystemTime::now())),
+        index_server_address: Some("https://index.docker.io/v1/".to_owned()),
+        registry_config: Some(RegistryServiceConfig::default()),
+        http_proxy: Some(String::new()),
+        https_proxy: Some(String::new()),
+        no_proxy: Some(String::new()),
+        labels: Some(Vec::new()),
+        experimental_build: Some(false),
+        runtimes: Some(HashMap::from([("berth".to_owned(), runtime)])),
+        swarm: Some(SwarmInfo {
+            node_id: Some(String::new()),
+            node_addr: Some(String::new()),
+            local_node_state: Some(LocalNodeState::INACTIVE),
+            control_available: Some(false),
+            error: Some(String::new()),
+            ..SwarmInfo::default()
+        }),
+        live_restore_enabled: Some(true),
+        isolation: Some(SystemInfoIsolationEnum::EMPTY),
         os_type: Some("linux".to_owned()),
         architecture: Some(uname.machine().to_string_lossy().into_owned()),
         ncpu: std::thread::available_parallelism().ok().map(|count| count.get() as i64),
@@ -111,30 +160,4 @@ pub async fn info(handle: &Handle) -> Answer {
         warnings: Some(Vec::new()),
         ..SystemInfo::default()
     })
-}
-
-/// `/auth`: there is no registry account here to try; who logs in is told so.
-pub async fn auth(body: Incoming) -> Answer {
-    let _: serde_json::Value = match super::body::read(body).await {
-        Ok(asked) => asked,
-        Err(answer) => return *answer,
-    };
-    failure(
-        StatusCode::NOT_IMPLEMENTED,
-        "Berth does not try logins; registries are asked with the login when an image is pulled",
-    )
-}
-
-/// `/system/df`.
-pub async fn df(handle: &Handle) -> Answer {
-    let now = std::time::SystemTime::now();
-    let views = handle.list().await;
-    let containers: Vec<_> = views.iter().map(|view| super::model::summary(view, now)).collect();
-    json(&serde_json::json!({
-        "LayersSize": 0,
-        "Images": [],
-        "Containers": containers,
-        "Volumes": super::volumes::all(handle, &views),
-        "BuildCache": [],
-    }))
 }

@@ -17,7 +17,7 @@ use super::respond::{Answer, failure, stream};
 use super::route::Query;
 use crate::engine::handle::Handle;
 use crate::engine::images::{Images, blocking};
-use crate::image::archive::{self, Import};
+use crate::image::archive::{self, Format, Import};
 use crate::image::progress::{Event, Sink, Status};
 use crate::image::push::{self, Options};
 use crate::image::registry::Login;
@@ -121,7 +121,7 @@ where
 
 /// The login of the header `X-Registry-Auth`: base64 of JSON (Docker Engine API,
 /// "Authentication"). An empty one says nothing.
-fn login(head: &Parts) -> Result<Option<Login>, String> {
+pub fn login(head: &Parts) -> Result<Option<Login>, String> {
     let Some(text) = head.headers.get("x-registry-auth").and_then(|v| v.to_str().ok()) else {
         return Ok(None);
     };
@@ -174,7 +174,9 @@ async fn pull(handle: &Handle, head: &Parts, image: &str, query: &Query) -> Answ
         if let Some(login) = login {
             puller = puller.with_client(images.client()?.with_login(name.registry(), login));
         }
-        puller.pull(&name, platform.as_ref(), &sink).await.map(|_| Vec::new())
+        let pulled = puller.pull(&name, platform.as_ref(), &sink).await.map(|_| Vec::new());
+        images.changed();
+        pulled
     })
     .await
 }
@@ -241,6 +243,7 @@ async fn import(handle: &Handle, source: &str, query: &Query, body: Incoming) ->
             archive::import(&store, reader, &import)
         })
         .await?;
+        images.changed();
         Ok(vec![json!({ "status": image.id.to_string() })])
     })
     .await
@@ -257,6 +260,7 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
     told(move |_| async move {
         let store = images.store().await?;
         let loaded = blocking(move || archive::load(&store, reader)).await?;
+        images.changed();
         let lines = loaded.into_iter().flat_map(|loaded| {
             let id = loaded.image.id.to_string();
             match loaded.names.is_empty() {
@@ -273,10 +277,20 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
     .await
 }
 
-pub async fn save(handle: &Handle, names: Vec<String>) -> Result<Answer, Error> {
+/// Docker's archive for everybody, or one of the two formats alone.
+pub async fn save(handle: &Handle, names: Vec<String>, query: &Query) -> Result<Answer, Error> {
+    let format = match query.get("format") {
+        None => Format::Both,
+        Some("oci") => Format::Oci,
+        Some("docker") => Format::Docker,
+        Some(other) => {
+            let why = format!("there is no format {other:?}; there are oci and docker");
+            return Err(Error::new(crate::image::Kind::Invalid, why));
+        }
+    };
     let store = handle.images.store().await?;
     // What is not there is told with a status, before the archive begins.
     let (finding, wanted) = (store.clone(), names.clone());
     blocking(move || wanted.iter().try_for_each(|name| finding.resolve(name).map(drop))).await?;
-    Ok(body::written("application/x-tar", move |out| archive::save(&store, &names, out)))
+    Ok(body::written("application/x-tar", move |out| archive::save(&store, &names, format, out)))
 }

@@ -11,6 +11,7 @@ use super::body;
 use super::respond::{Answer, created, failure, json as as_json, no_content};
 use super::route::Query;
 use crate::engine::handle::{Handle, View};
+use crate::engine::volumes::is_anonymous;
 use crate::manifest::model::MountKind;
 use crate::rootfs::Volume;
 
@@ -27,11 +28,17 @@ fn described(handle: &Handle, volume: &Volume) -> Value {
     })
 }
 
+/// Where a volume's files are on the host.
+pub fn place(handle: &Handle, name: &str) -> String {
+    handle.volumes.data(name).map(|path| path.display().to_string()).unwrap_or_default()
+}
+
 /// Which containers use each volume.
 fn users(views: &[View]) -> BTreeMap<String, Vec<String>> {
     let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for view in views {
-        for mount in view.manifest.mounts.iter().filter(|m| m.kind() == MountKind::Volume) {
+        let mounts = view.manifest.mounts.iter().chain(&view.anonymous);
+        for mount in mounts.filter(|m| m.kind() == MountKind::Volume) {
             if let Some(name) = &mount.source {
                 users.entry(name.clone()).or_default().push(view.id.clone());
             }
@@ -138,11 +145,6 @@ pub async fn remove(handle: &Handle, name: &str, query: &Query) -> Answer {
     }
 }
 
-/// Whether Berth made the name up: 64 hexadecimal digits.
-fn is_anonymous(name: &str) -> bool {
-    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
 pub async fn prune(handle: &Handle, query: &Query) -> Answer {
     let filters = match query.filters() {
         Ok(filters) => filters,
@@ -168,7 +170,8 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
 /// The volumes without a name that only this container, which is gone, has used.
 pub async fn remove_anonymous(handle: &Handle, gone: &View) {
     let others = users(&handle.list().await);
-    for mount in gone.manifest.mounts.iter().filter(|m| m.kind() == MountKind::Volume) {
+    let mounts = gone.manifest.mounts.iter().chain(&gone.anonymous);
+    for mount in mounts.filter(|m| m.kind() == MountKind::Volume) {
         if let Some(name) = mount.source.as_ref().filter(|name| is_anonymous(name))
             && !others.contains_key(name)
             && let Err(error) = handle.volumes.remove(name)

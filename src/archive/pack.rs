@@ -22,6 +22,7 @@ pub struct Packer<'w> {
     /// The first path of each file with several names.
     linked: HashMap<(u64, u64), Vec<u8>>,
     ids: Option<IdRange>,
+    owner: Option<(u32, u32)>,
     buffer: Vec<u8>,
     entries: u64,
 }
@@ -34,9 +35,15 @@ impl<'w> Packer<'w> {
             writer: Writer::new(out),
             linked: HashMap::new(),
             ids,
+            owner: None,
             buffer: vec![0; BUFFER],
             entries: 0,
         }
+    }
+
+    /// The same, but all of it belongs to this user and group.
+    pub fn owned_by(self, owner: Option<(u32, u32)>) -> Packer<'w> {
+        Packer { owner, ..self }
     }
 
     /// Appends one file under a path; a directory alone, without what is in it.
@@ -54,7 +61,9 @@ impl<'w> Packer<'w> {
             Err(Errno::NOENT | Errno::STALE) => return Ok(()),
             Err(e) => return Err(failed("read", e)),
         };
-        let mut entry = Entry { uid: self.inside(entry.uid), gid: self.inside(entry.gid), ..entry };
+        let (uid, gid) =
+            self.owner.unwrap_or_else(|| (self.inside(entry.uid), self.inside(entry.gid)));
+        let mut entry = Entry { uid, gid, ..entry };
         if several && let Some(first) = self.linked.get(&file) {
             entry.kind = Kind::HardLink(first.clone());
             entry.xattrs.clear();

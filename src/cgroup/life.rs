@@ -134,6 +134,16 @@ impl Cgroup {
         }
     }
 
+    /// Whether all of its processes stand still by now: freezing takes its time.
+    pub fn is_still(&self) -> bool {
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+        match (&self.v2, self.dir_of("freezer")) {
+            (Some(dir), _) => read(dir.join("cgroup.events")).lines().any(|l| l == "frozen 1"),
+            (None, Some(dir)) => read(dir.join("freezer.state")).trim() == "FROZEN",
+            (None, None) => false,
+        }
+    }
+
     /// Removes it from every hierarchy. What is still in it is ended first.
     ///
     /// # Errors

@@ -72,7 +72,9 @@ type Result<T> = std::result::Result<T, Error>;
 pub struct Join {
     /// The cgroup2 directory, for `CLONE_INTO_CGROUP`.
     pub v2: Option<OwnedFd>,
-    /// `cgroup.procs` of v1 groups, open for writing: "0" is the writer.
+    /// `tasks` of v1 groups, open for writing: "0" is the writer, which must have one
+    /// thread. Through `cgroup.procs` the kernel would first wait until no process of
+    /// the machine is between fork and exit, for some milliseconds a group.
     pub v1: Vec<OwnedFd>,
 }
 
@@ -211,7 +213,7 @@ impl Cgroup {
             // A folder exists for each hierarchy that the container needs.
             if !seen.contains(&dir) && dir.is_dir() {
                 seen.push(dir);
-                v1.push(open(&dir.join("cgroup.procs"), true)?);
+                v1.push(open(&dir.join("tasks"), true)?);
             }
         }
         Ok(Join { v2, v1 })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::image::ImageCommand;
 use super::machine::{Down, Init, Kexec, Shutdown};
 use super::run_args::{Attach, Create, Exec, Run};
 
@@ -60,9 +61,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Print all that is known of containers, as JSON.
+    /// Print all that is known of containers or images, as JSON.
     Inspect {
-        /// Which containers.
+        /// Which containers or images.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -166,6 +167,9 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Images, and the files of containers.
+    #[command(flatten)]
+    Image(ImageCommand),
     /// Say what is wrong with manifests.
     Check {
         /// Check one file as if it had this name: for tools that check before they move

@@ -1,19 +1,27 @@
 //! The client's side of the API: HTTP over the unix socket.
 
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::{Failure, Result};
+
+/// What a request carries.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// Pieces of a body that may wait for the connection.
+const QUEUE: usize = 16;
 
 /// An engine that was killed is back long before that.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +43,56 @@ pub fn encode(text: &str) -> String {
         }
     }
     encoded
+}
+
+/// A body of bytes that are there.
+pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that a thread writes while it is sent. When `write` fails the request breaks
+/// off, so that nobody takes a part for the whole. The thread is not waited for: it may
+/// stand in a read of a terminal.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn written(
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> Result<Body> {
+    let (sender, pieces) = mpsc::channel::<io::Result<Bytes>>(QUEUE);
+    std::thread::Builder::new().name("body".to_owned()).spawn(move || {
+        let mut out = io::BufWriter::with_capacity(256 << 10, Sender(sender.clone()));
+        if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
+            let _ = sender.blocking_send(Err(error));
+        }
+    })?;
+    let stream = futures_util::stream::unfold(pieces, |mut pieces| async {
+        let piece = pieces.recv().await?;
+        Some((piece.map(Frame::data), pieces))
+    });
+    Ok(StreamBody::new(stream).boxed_unsync())
+}
+
+/// A body that is read from somewhere while it is sent.
+///
+/// # Errors
+/// As [`written`].
+pub fn read_from(mut source: impl Read + Send + 'static) -> Result<Body> {
+    written(move |out| io::copy(&mut source, out).map(drop))
+}
+
+struct Sender(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Sender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the engine takes no more");
+        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Client {
@@ -65,6 +123,24 @@ impl Client {
 
     async fn try_request(&self, method: &Method, path: &str) -> Result<Response<Incoming>> {
         self.send(method, path, Vec::new(), false).await
+    }
+
+    /// Sends a body that is a stream, with headers; the answer's head, whatever it says.
+    pub async fn send_stream(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Body,
+    ) -> Result<Response<Incoming>> {
+        let stream = TokioIo::new(self.connect().await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        tokio::task::spawn_local(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "berth");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        Ok(sender.send_request(request.body(body)?).await?)
     }
 
     async fn send(

@@ -11,9 +11,19 @@ use super::{Failure, Result, print};
 pub async fn inspect(client: &Client, names: &[String]) -> Result {
     let (mut found, mut failed) = (Vec::new(), Vec::new());
     for name in names {
-        match client.get::<Value>(&format!("/containers/{}/json", encode(name))).await {
+        let container = client.get::<Value>(&format!("/containers/{}/json", encode(name))).await;
+        let image = async || {
+            client.get::<Value>(&format!("/images/{}/json", super::image::in_path(name))).await
+        };
+        match container {
             Ok(value) => found.push(value),
-            Err(Failure(message)) => failed.push(message),
+            Err(Failure(message)) => match image().await {
+                Ok(value) => found.push(value),
+                Err(_) => failed.push(match message.contains("No such container") {
+                    true => format!("no such container or image: {name}"),
+                    false => message,
+                }),
+            },
         }
     }
     print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;

@@ -15,7 +15,7 @@ use crate::api::status_sentence;
 use crate::cgroup::Stats;
 use crate::engine::handle::View;
 
-fn table(head: &[&str]) -> Table {
+pub(super) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(head);
@@ -25,7 +25,7 @@ fn table(head: &[&str]) -> Table {
     table
 }
 
-fn text(table: &Table) -> String {
+pub(super) fn text(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 

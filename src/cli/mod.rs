@@ -6,6 +6,7 @@ mod analysis;
 mod apply;
 mod args;
 mod client;
+mod image;
 mod inspect;
 mod list;
 mod machine;
@@ -129,6 +130,7 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         Command::Blame => analysis::blame(&client).await,
         Command::CriticalChain { name } => analysis::critical_chain(&client, name).await,
         Command::Plot => analysis::plot(&client).await,
+        Command::Image(command) => image::run(&client, command).await,
         Command::Reexec => verbs::reexec(&client).await,
         Command::Version { format } => inspect::version(&client, format).await,
         Command::Info { format } => inspect::info(&client, format).await,

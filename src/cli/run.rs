@@ -8,6 +8,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::client::{Client, encode, message};
+use super::image::{Pull, Shown, pull_with};
 use super::run_args::{Attach, Create, Exec, Run};
 use super::session::{Options, Over, Session, Target, exec_status};
 use super::{Failure, Result, print, request, terminal};
@@ -139,25 +140,8 @@ async fn make(client: &Client, args: &Create, detach: bool) -> Result<String> {
 }
 
 async fn pull(client: &Client, image: &str) -> Result<()> {
-    let path = format!("/images/create?fromImage={}", encode(&with_tag(image)));
-    let (_, body) = client.ask(Method::POST, &path).await?;
-    // Progress, an object a line; a failure is one of them.
-    for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let line: Value = serde_json::from_slice(line)?;
-        if let Some(error) = line["error"].as_str() {
-            return Err(Failure(error.to_owned()));
-        }
-    }
-    Ok(())
-}
-
-/// Without a tag Docker's API would pull all of them.
-fn with_tag(image: &str) -> String {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    match last.contains([':', '@']) {
-        true => image.to_owned(),
-        false => format!("{image}:latest"),
-    }
+    let asked = Pull { image: image.to_owned(), ..Pull::default() };
+    pull_with(client, &asked, &mut Shown::aside()).await.map(drop)
 }
 
 /// Writes what would be made as a manifest among the administrator's.

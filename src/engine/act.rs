@@ -80,7 +80,7 @@ impl Engine {
         let image = record
             .image
             .clone()
-            .filter(|image| !renew && manifest.image.as_ref() == Some(&image.name));
+            .filter(|image| !renew && super::images::named(&manifest) == Some(image.name.clone()));
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
@@ -101,7 +101,7 @@ impl Engine {
             kept: Kept::default(),
             size: live.size,
         });
-        match order.manifest.image.clone() {
+        match super::images::named(&order.manifest) {
             None => self.make_ready(order),
             Some(named) => self.fetch(order, named, image),
         }
@@ -150,12 +150,17 @@ impl Engine {
 
     /// A container's terminal and standard input outlive us: the keeper holds them.
     fn hold_ends(&mut self, name: &Name, ends: Ends) -> Result<(), String> {
-        for (kind, end) in [('t', &ends.terminal), ('i', &ends.stdin)] {
-            self.hold(&format!("{kind}/{name}"), end.as_ref())?;
-        }
         let live = self.lives.entry(name.clone()).or_default();
         live.pump = None;
-        live.ends = ends;
+        let before = std::mem::take(&mut live.ends);
+        for (kind, end, before) in
+            [('t', &ends.terminal, before.terminal), ('i', &ends.stdin, before.stdin)]
+        {
+            if end.is_some() || before.is_some() {
+                self.hold(&format!("{kind}/{name}"), end.as_ref())?;
+            }
+        }
+        self.lives.entry(name.clone()).or_default().ends = ends;
         Ok(())
     }
 
@@ -231,6 +236,20 @@ impl Engine {
         }
     }
 
+    /// There was no descriptor left for a process: what can't be signalled must not run
+    /// on, and its restart policy tries again.
+    pub(super) fn out_of_reach(&mut self, key: u64) {
+        let Some(flight) = self.flights.get(&key) else { return };
+        let (name, incarnation) = (flight.name.clone(), flight.incarnation);
+        tracing::error!(
+            "{name}: no descriptor left to hold its process by; it is ended. Raise Berth's \
+             `nofile` limit"
+        );
+        if flight.command.is_none() {
+            self.kill_all(name, incarnation);
+        }
+    }
+
     /// Tells the reconciler what became of a launch.
     pub(super) fn outcomes(&mut self, key: u64, outcomes: Vec<Outcome>) {
         let Some(flight) = self.flights.get(&key) else {
@@ -242,6 +261,9 @@ impl Engine {
             match outcome {
                 _ if is_command => self.command_outcome(&name, key, outcome),
                 Outcome::Launched { pid } => {
+                    if let Some(flight) = self.flights.get_mut(&key) {
+                        flight.plan = None;
+                    }
                     self.apply(Event::Launched { name: name.clone(), incarnation, pid });
                     self.watch_health(&name, incarnation);
                     self.watch_port(&name, incarnation);
@@ -433,6 +455,7 @@ impl Engine {
         drop(live.capture);
         tokio::task::spawn_blocking(move || {
             let result = discard(&workshop, &name, id.as_deref(), live.kept);
+            workshop.images.changed();
             let _ = effects.send(Effect::Event(Event::Discarded { name, result }));
         });
     }

@@ -241,7 +241,7 @@ impl Engine {
 }
 
 /// The process, if the one with this pid is still the one that started then.
-fn same_process(pid: i32, start: u64) -> Option<OwnedFd> {
+pub(super) fn same_process(pid: i32, start: u64) -> Option<OwnedFd> {
     let fd = pidfd(pid).ok()?;
     // Only now: the descriptor stays with the process that it was opened for, so
     // the start time read behind it is that process's, or that of nobody.

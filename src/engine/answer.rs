@@ -3,7 +3,8 @@
 use super::files::Place;
 use std::os::fd::AsFd;
 
-use super::handle::{Event as Told, Refusal, Request, View};
+use super::handle::{Cloned, Event as Told, Refusal, Request, View};
+use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
 use super::view::{Declared, view};
@@ -49,6 +50,10 @@ impl Engine {
             }
             Request::Create(name, container, answer) => {
                 let _ = answer.send(self.create(&name, &container));
+            }
+            Request::Clone(cloned, answer) => {
+                let Cloned { name, id, container, image } = *cloned;
+                let _ = answer.send(self.create_as(&id, &name, &container, image));
             }
             Request::Change(name, container, answer) => {
                 let _ = answer.send(self.change_created(&name, &container));
@@ -126,6 +131,7 @@ impl Engine {
             error: self.desired.broken.get(&record.name).cloned(),
             blocked: self.observed.block(&record.name).map(ToString::to_string),
             manifest: self.desired.containers.get(&record.name).map(|c| (**c).clone()),
+            probes: self.lives.get(&record.name).map(Live::probes).unwrap_or_default(),
             execs: self.execs.running_in(&record.name),
             outlook: self.observed.outlook(&record.name).to_owned(),
             said: self.lives.get(&record.name).and_then(|live| live.said.clone()),
@@ -234,14 +240,17 @@ impl Engine {
             .record(name)
             .ok_or_else(|| Refusal::NotFound(format!("No such container: {name}")))?;
         let manifest = record.applied.clone().or_else(|| record.last_good.clone());
+        let manifest = manifest.or_else(|| self.desired.containers.get(name).cloned());
         let process = self.lives.get(name).and_then(|live| live.process.as_ref());
         Ok(Place {
             id: record.id.clone(),
             pid: process.map_or(0, |process| process.pid),
             manifest: manifest
-                .ok_or_else(|| Refusal::Conflict(format!("{name} was never launched")))?,
+                .ok_or_else(|| Refusal::Conflict(format!("{name} has no good manifest yet")))?,
             image: record.image.clone(),
             volumes: std::sync::Arc::clone(&self.workshop.volumes),
+            cgroup: self.lives.get(name).and_then(super::live::Live::cgroup),
+            paused: record.phase.run().is_some_and(|run| run.paused),
         })
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::handle::Refusal;
 use super::reconcile::{Event, Phase, Verb};
 use super::run::{Effect, Engine};
+use super::volumes;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
 
@@ -31,6 +32,21 @@ impl Engine {
 
     /// Makes a container known without starting it; gives its id.
     pub(super) fn create(&mut self, name: &Name, container: &Container) -> Result<String, Refusal> {
+        let id = super::exec::random_id()
+            .map_err(|error| Refusal::Failed(format!("making an id: {error}")))?;
+        self.create_as(&id, name, container, None)?;
+        Ok(id)
+    }
+
+    /// The same for one whose files lie under its id already, with the image that they
+    /// are changes of.
+    pub(super) fn create_as(
+        &mut self,
+        id: &str,
+        name: &Name,
+        container: &Container,
+        image: Option<super::reconcile::Image>,
+    ) -> Result<(), Refusal> {
         if let Some(record) = self.observed.record(name) {
             return Err(Refusal::Conflict(format!(
                 "Conflict. The container name \"/{name}\" is already in use by container \"{}\". \
@@ -47,14 +63,17 @@ impl Engine {
             )));
         }
         check(container)?;
-        let id = super::exec::random_id()
-            .map_err(|error| Refusal::Failed(format!("making an id: {error}")))?;
         // The record first: a manifest without one would be started by whoever reads
         // it after a crash.
-        let verb = Verb::Create { id: Some(id.clone()) };
+        let verb = Verb::Create { id: Some(id.to_owned()) };
         let created = Event::Verb { name: name.clone(), verb };
         if let Err(refused) = self.observed.apply(created, &self.now()) {
             return Err(Refusal::Conflict(format!("Container {name}: {refused}")));
+        }
+        let incarnation = self.observed.record(name).map_or(0, |record| record.incarnation);
+        if let Some(image) = image {
+            let chosen = Event::ImageChosen { name: name.clone(), incarnation, image };
+            let _ = self.observed.apply(chosen, &self.now());
         }
         if let Some(record) = self.observed.record(name)
             && let Err(error) = self.store.save(record)
@@ -67,7 +86,7 @@ impl Engine {
             return Err(Refusal::Failed(error));
         }
         self.tell(name, "create", [("", String::new())]);
-        Ok(id)
+        Ok(())
     }
 
     fn reload(&mut self) {
@@ -203,9 +222,38 @@ impl Engine {
             .observed
             .record(name)
             .is_some_and(|record| record.id == id && matches!(record.phase, Phase::Exited(_)));
-        if rests && let Err(refusal) = self.remove_created(name, false) {
-            tracing::warn!("removing {name}, which has ended: {refusal:?}");
+        if !rests {
+            return;
         }
+        let nameless = self.nameless_volumes(name);
+        if let Err(refusal) = self.remove_created(name, false) {
+            tracing::warn!("removing {name}, which has ended: {refusal:?}");
+            return;
+        }
+        let volumes = Arc::clone(&self.workshop.volumes);
+        tokio::task::spawn_blocking(move || {
+            for name in nameless {
+                if let Err(error) = volumes.remove(&name) {
+                    tracing::warn!("{error}");
+                }
+            }
+        });
+    }
+
+    /// The volumes without a name that only this container uses.
+    fn nameless_volumes(&self, name: &Name) -> Vec<String> {
+        let of = |record: &super::reconcile::Record| -> Vec<String> {
+            let manifest = record.applied.clone().or_else(|| record.last_good.clone());
+            let Some(manifest) = manifest else { return Vec::new() };
+            let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
+            let more = volumes::of_image(&record.id, &manifest, wanted);
+            let sources = manifest.mounts.iter().chain(&more).filter_map(|m| m.source.clone());
+            sources.filter(|source| volumes::is_anonymous(source)).collect()
+        };
+        let others: Vec<String> =
+            self.observed.records().filter(|record| record.name != *name).flat_map(of).collect();
+        let own = self.observed.record(name).map(of).unwrap_or_default();
+        own.into_iter().filter(|volume| !others.contains(volume)).collect()
     }
 }
 

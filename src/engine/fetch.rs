@@ -1,6 +1,8 @@
 //! From an order to a launch that is ready: the image first, which may have to be
 //! pulled, then everything else.
 
+use std::sync::Arc;
+
 use super::prepare::{self, Order};
 use super::reconcile::{Event, Image};
 use super::run::{Effect, Engine};
@@ -14,8 +16,18 @@ impl Engine {
         let incarnation = order.incarnation;
         let task = tokio::task::spawn_local(async move {
             let silent = crate::image::progress::silent();
-            let result = images.root(&named, has.as_ref(), policy, &silent).await;
-            let result = result.map(|image| order.image = Some(image));
+            let result = match super::images::archive(&order.manifest) {
+                Some(path) => images.root_of_archive(path).await,
+                None => images.root(&named, has.as_ref(), policy, &silent).await,
+            };
+            let result = result.map(|image| {
+                // Changes of other files mean nothing: the container begins anew.
+                if let Some(has) = has.filter(|has| has.id != image.image.id) {
+                    tracing::info!("{}: {named} is not what it was ({})", order.name, has.id);
+                    order.renew = true;
+                }
+                order.image = Some(image);
+            });
             let _ = effects.send(Effect::Fetched { order, result });
         });
         if let Ok(name) = name.parse::<Name>() {
@@ -32,6 +44,7 @@ impl Engine {
             return;
         }
         self.fetches.remove(&name);
+        self.workshop.images.changed();
         match result {
             Ok(()) => {
                 if let Some(root) = &order.image {
@@ -68,7 +81,7 @@ impl Engine {
         order.kept = std::mem::take(&mut self.lives.entry(name.clone()).or_default().kept);
         let incarnation = order.incarnation;
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             let (kept, result) = prepare::prepare(&workshop, *order);
             let prepared = Effect::Prepared {
                 name,
@@ -78,6 +91,23 @@ impl Engine {
             };
             let _ = effects.send(prepared);
             workshop.pool.refill();
-        });
+        };
+        // Some at a time: hundreds at once would only wait for each other in the kernel,
+        // each with its memory and descriptors.
+        match Arc::clone(&self.preparing).try_acquire_owned() {
+            Ok(turn) => drop(tokio::task::spawn_blocking(move || {
+                work();
+                drop(turn);
+            })),
+            Err(_) => {
+                let preparing = Arc::clone(&self.preparing);
+                tokio::task::spawn_local(async move {
+                    // It is never closed.
+                    let turn = preparing.acquire_owned().await;
+                    let _ = tokio::task::spawn_blocking(work).await;
+                    drop(turn);
+                });
+            }
+        }
     }
 }

@@ -14,9 +14,15 @@ use super::images::Images;
 use super::namespaces::range_of;
 use super::paths::Paths;
 use super::reconcile::Image;
+use super::standstill::Standstill;
+use crate::cgroup::Cgroup;
 use crate::image::layer::{self, Change, Packed};
 use crate::manifest::model::{Container, Isolation, MountKind};
 use crate::rootfs::{self, IdRange, Lower, Volumes, Writable};
+
+/// Where every container has mounts, whatever its image has there.
+const MADE: [&str; 6] =
+    ["/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
 
 /// What the engine's loop knows of a container's files.
 #[derive(Debug)]
@@ -31,6 +37,10 @@ pub struct Place {
     pub image: Option<Image>,
     /// Named volumes.
     pub volumes: Arc<Volumes>,
+    /// Its cgroup, if it runs.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Whether it is paused already.
+    pub paused: bool,
 }
 
 /// The files of a container.
@@ -63,9 +73,14 @@ impl Files {
         }
         let writable =
             Writable::at(&paths.state_dir(), &place.id).map_err(|error| error.to_string())?;
-        let lower = match &place.image {
-            Some(image) => Lower::Layers(images.layers(&image.id).await?),
-            None => super::prepare::lower_of(&place.manifest, paths)?,
+        let lower = match (&place.image, &place.manifest.image) {
+            (Some(image), _) => Lower::Layers(images.layers(&image.id).await?),
+            // Not launched yet: the image that it would be launched from now.
+            (None, Some(name)) => Lower::Layers(images.layers(name).await?),
+            (None, None) => match super::images::archive(&place.manifest) {
+                Some(path) => Lower::Layers(images.root_of_archive(path).await?.layers),
+                None => super::prepare::lower_of(&place.manifest, paths)?,
+            },
         };
         Ok(Files { place, writable, lower })
     }
@@ -77,6 +92,44 @@ impl Files {
             // What the view hides has nothing above it either.
             Lower::Host { .. } => vec![Path::new("/")],
         }
+    }
+
+    /// Stops all of its processes where they are, until the returned is dropped; nothing
+    /// to do if it does not run, or is paused anyway.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn stand_still(&self) -> Result<Option<Standstill>, String> {
+        match &self.place.cgroup {
+            Some(cgroup) if self.place.pid > 0 && !self.place.paused => {
+                Standstill::of(Arc::clone(cgroup)).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What it was made from, and its image.
+    pub fn made_of(&self) -> (&Container, Option<&Image>) {
+        (&self.place.manifest, self.place.image.as_ref())
+    }
+
+    /// Copies its changes to those of a container that is not there yet.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub fn duplicate(&self, to: &Writable) -> Result<(), String> {
+        match self.is_fresh() {
+            true => Ok(()),
+            false => self.writable.duplicate(to).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// What a launch makes in its root to mount upon.
+    fn points(&self) -> layer::Points {
+        let fixed = MADE.iter().map(PathBuf::from);
+        let mounts = self.place.manifest.mounts.iter().map(|mount| mount.target.clone());
+        let wanted = self.place.image.iter().flat_map(|image| image.volumes.clone());
+        fixed.chain(mounts).chain(wanted).collect()
     }
 
     /// Whether it was ever launched: before that it has changed nothing.
@@ -92,7 +145,8 @@ impl Files {
         if self.is_fresh() {
             return Ok(Vec::new());
         }
-        layer::changes(&self.writable.upper(), &self.lowers()).map_err(|error| error.to_string())
+        layer::changes(&self.writable.upper(), &self.lowers(), &self.points())
+            .map_err(|error| error.to_string())
     }
 
     /// Its changes as one layer, uncompressed.
@@ -106,7 +160,8 @@ impl Files {
             false => None,
         };
         let upper = empty.as_ref().map_or(upper.as_path(), tempfile::TempDir::path);
-        layer::pack(upper, Some(&self.lowers()), out).map_err(|error| error.to_string())
+        layer::pack(upper, Some(&self.lowers()), &self.points(), out)
+            .map_err(|error| error.to_string())
     }
 
     /// All its files but those of its volumes, as an archive.

@@ -35,12 +35,17 @@ pub struct View {
     pub state: String,
     /// More about the state, for people: "crash loop: 5 failures, next start in 3s".
     pub detail: Option<String>,
+    /// It does not run yet, and will: it is being launched, or waits for another.
+    pub is_awaited: bool,
     /// The payload's supervisor process on the host; 0 when it does not run.
     pub pid: i32,
     /// The id of the image that it was made from.
     pub image: Option<String>,
     /// The manifest that is in force.
     pub manifest: Container,
+    /// The volumes that its image wants, beside the manifest's mounts.
+    #[serde(default)]
+    pub anonymous: Vec<crate::manifest::model::Mount>,
     /// The file that declares it; none when the file is gone.
     pub source: Option<PathBuf>,
     /// What is wrong with its manifest file, if anything.
@@ -63,6 +68,12 @@ pub struct View {
     pub stopped_by_hand: bool,
     /// `starting`, `healthy`, `unhealthy`, if it has a health check.
     pub health: Option<String>,
+    /// What its last health checks said, the newest last.
+    #[serde(default)]
+    pub probes: Vec<Probed>,
+    /// How many of them have failed in a row.
+    #[serde(default)]
+    pub failing_streak: u32,
     /// The ids of the commands that clients run in it.
     #[serde(default)]
     pub execs: Vec<String>,
@@ -76,6 +87,18 @@ pub struct View {
     /// How its first launch of this boot went on.
     #[serde(default)]
     pub timing: Option<super::reconcile::Timing>,
+}
+
+/// What one health check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Probed {
+    /// When it began.
+    pub start: SystemTime,
+    /// When its answer was there.
+    pub end: SystemTime,
+    /// Why it is not well; none if it is.
+    pub failure: Option<String>,
 }
 
 /// Why an order was not obeyed.
@@ -162,6 +185,19 @@ impl Events {
     }
 }
 
+/// A container that is made of another.
+#[derive(Debug)]
+pub struct Cloned {
+    /// Its name.
+    pub name: Name,
+    /// Its id, under which its files lie.
+    pub id: String,
+    /// What it is to be.
+    pub container: Container,
+    /// The image that its files are changes of.
+    pub image: Option<super::reconcile::Image>,
+}
+
 /// What the loop is asked.
 #[derive(Debug)]
 pub enum Request {
@@ -186,6 +222,8 @@ pub enum Request {
     Stats(Name, oneshot::Sender<Result<crate::cgroup::Stats, Refusal>>),
     /// Make a container known; answered with its id.
     Create(Name, Box<Container>, oneshot::Sender<Result<String, Refusal>>),
+    /// Make a container known that has files already.
+    Clone(Box<Cloned>, oneshot::Sender<Result<(), Refusal>>),
     /// Another version of the manifest of a container that a client made.
     Change(Name, Box<Container>, oneshot::Sender<Result<(), Refusal>>),
     /// Another name for a container that a client made and that does not run.
@@ -345,6 +383,12 @@ impl Handle {
         self.ask(|answer| Request::Create(name.clone(), container, answer))
             .await
             .unwrap_or_else(ending)
+    }
+
+    /// See [`Request::Clone`].
+    pub async fn clone_container(&self, cloned: Cloned) -> Result<(), Refusal> {
+        let cloned = Box::new(cloned);
+        self.ask(|answer| Request::Clone(cloned, answer)).await.unwrap_or_else(ending)
     }
 
     /// See [`Request::Change`].

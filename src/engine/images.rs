@@ -1,11 +1,11 @@
 //! The images of a Berth, as the engine and the API use them: the store, the way to
 //! registries, and what a launch needs of an image.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use super::paths::Paths;
 use super::reconcile;
@@ -15,7 +15,7 @@ use crate::image::pull::{PARALLEL, Policy, Puller};
 use crate::image::registry::{Client, Credentials, Retry, Settings};
 use crate::image::store::Image;
 use crate::image::{Digest, Error, ImageConfig, Reference, Store};
-use crate::manifest::model::Health;
+use crate::manifest::model::{Container, Health};
 
 /// The images of one Berth. Cheap to clone. The store is opened at its first use, on
 /// a thread that may block: a store that can't be opened harms only who wants images.
@@ -23,6 +23,7 @@ use crate::manifest::model::Health;
 pub struct Images {
     paths: Arc<Paths>,
     opened: Arc<OnceCell<(Store, Puller)>>,
+    changes: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Images {
@@ -45,7 +46,17 @@ pub struct ImageRoot {
 impl Images {
     /// Nothing is opened yet.
     pub fn new(paths: Arc<Paths>) -> Images {
-        Images { paths, opened: Arc::default() }
+        Images { paths, opened: Arc::default(), changes: Arc::default() }
+    }
+
+    /// Woken by [`Images::changed`].
+    pub fn changes(&self) -> &Arc<Notify> {
+        &self.changes
+    }
+
+    /// Something may be needed no longer: a name moved, a container went.
+    pub fn changed(&self) {
+        self.changes.notify_one();
     }
 
     async fn opened(&self) -> Result<&(Store, Puller), Error> {
@@ -105,7 +116,7 @@ impl Images {
         let layers = blocking(move || {
             let image = store.resolve(&id)?;
             store.unpack_missing(&image)?;
-            Ok(image.layers().iter().rev().filter_map(|layer| store.layer_path(*layer)).collect())
+            store.root_layers(&image)
         });
         layers.await.map_err(|error| error.to_string())
     }
@@ -122,39 +133,86 @@ impl Images {
         policy: Policy,
         sink: &Sink,
     ) -> Result<ImageRoot, String> {
-        let reference: Reference = name.parse().map_err(|error: Error| error.to_string())?;
         let store = self.store().await.map_err(|error| error.to_string())?;
         let puller = self.puller().await.map_err(|error| error.to_string())?;
         let kept = match has.and_then(|image| image.id.parse::<Digest>().ok()) {
             Some(id) => kept(&store, &puller, id).await,
             None => None,
         };
+        let kept = match kept {
+            Some(image) => Some(image),
+            None => by_id(&store, &puller, name).await,
+        };
         let image = match kept {
             Some(image) => image,
-            None => puller
-                .ensure(&reference, policy, None, sink)
-                .await
-                .map_err(|error| error.to_string())?,
+            None => {
+                let name: Reference = name.parse().map_err(|error: Error| error.to_string())?;
+                let ensured = puller.ensure(&name, policy, None, sink).await;
+                ensured.map_err(|error| error.to_string())?
+            }
         };
-        let layers = image.layers().iter().rev().map(|layer| {
-            store.layer_path(*layer).ok_or_else(|| format!("the layer {layer} is not unpacked"))
-        });
-        Ok(ImageRoot {
-            layers: layers.collect::<Result<_, _>>()?,
-            image: reconcile::Image {
-                id: image.id.to_string(),
-                name: name.to_owned(),
-                stop_signal: image
-                    .config
-                    .config
-                    .stop_signal
-                    .as_deref()
-                    .and_then(|s| s.parse().ok()),
-                health: health(&image.config),
-            },
-            config: image.config,
-        })
+        root_of(&store, image, name)
     }
+
+    /// The root of a container whose manifest names an archive.
+    ///
+    /// # Errors
+    /// In one sentence.
+    pub async fn root_of_archive(&self, path: &Path) -> Result<ImageRoot, String> {
+        let store = self.store().await.map_err(|error| error.to_string())?;
+        let path = path.to_owned();
+        let imported = blocking(move || {
+            let image = crate::image::archive::import_file(&store, &path)?;
+            Ok((store, path, image))
+        });
+        let (store, path, image) = imported.await.map_err(|error| error.to_string())?;
+        root_of(&store, image, &path.display().to_string())
+    }
+}
+
+/// What the root of a manifest is called, if it is an image or becomes one.
+pub fn named(manifest: &Container) -> Option<String> {
+    manifest.image.clone().or_else(|| Some(archive(manifest)?.display().to_string()))
+}
+
+/// The archive that a manifest names as its root.
+pub fn archive(manifest: &Container) -> Option<&Path> {
+    let path = manifest.rootfs.as_deref()?;
+    let name = path.as_os_str().as_encoded_bytes();
+    let ends: [&[u8]; 4] = [b".tar", b".tar.gz", b".tgz", b".tar.zst"];
+    // A directory may be called so, too.
+    (ends.iter().any(|end| name.ends_with(end)) && !path.is_dir()).then_some(path)
+}
+
+fn root_of(store: &Store, image: Image, name: &str) -> Result<ImageRoot, String> {
+    let process = &image.config.config;
+    Ok(ImageRoot {
+        layers: store.root_layers(&image).map_err(|error| error.to_string())?,
+        image: reconcile::Image {
+            id: image.id.to_string(),
+            name: name.to_owned(),
+            stop_signal: process.stop_signal.as_deref().and_then(|s| s.parse().ok()),
+            health: health(&image.config),
+            volumes: process.volumes.iter().map(PathBuf::from).collect(),
+        },
+        config: image.config,
+    })
+}
+
+/// The image that `name` means as an id or the beginning of one: such an image may have
+/// no name at all.
+async fn by_id(store: &Store, puller: &Puller, name: &str) -> Option<Image> {
+    let digits = name.strip_prefix("sha256:").unwrap_or(name);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let (looking, text) = (store.clone(), name.to_owned());
+    let image = blocking(move || looking.resolve(&text)).await.ok()?;
+    // Something with that very name is meant by it first.
+    if !image.id.to_string().trim_start_matches("sha256:").starts_with(digits) {
+        return None;
+    }
+    kept(store, puller, image.id).await
 }
 
 /// The image with this id, with all its layers, if it is whole.

@@ -2,12 +2,13 @@
 //! of it can be found again after `kill -9`; nothing here is the truth.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::prepare::{Ends, Kept, Signs};
+use super::probe::Probes;
 use super::terminal::{Pump, Size};
 use crate::cgroup::Cgroup;
 use crate::logs::Capture;
@@ -34,6 +35,8 @@ pub struct Live {
     pub capture: Option<Capture>,
     /// The task that looks after its health.
     pub probing: Option<tokio::task::AbortHandle>,
+    /// What its health checks said last.
+    pub probes: Arc<Mutex<Probes>>,
     /// Kills that are under way: while there is one, nothing may be born in the
     /// cgroup, for it would be killed too.
     pub kills: u32,
@@ -61,6 +64,11 @@ impl Live {
     /// Its cgroup, if it has one.
     pub fn cgroup(&self) -> Option<Arc<Cgroup>> {
         self.kept.cgroup.clone()
+    }
+
+    /// What its health checks said last.
+    pub fn probes(&self) -> Probes {
+        self.probes.lock().map(|probes| probes.clone()).unwrap_or_default()
     }
 
     /// Copies of its FIFOs, if something waits in them.

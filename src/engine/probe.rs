@@ -1,14 +1,17 @@
 //! Health checks: when to look (pure, [`Watchman`]), and looking: a connection or a
 //! request in the container's network, or a command inside it.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::handle::Probed;
 use super::prepare::Job;
 use super::reconcile::{Event, HealthStatus};
 use super::run::{Answer, Effect, Engine, Purpose};
@@ -17,6 +20,31 @@ use crate::manifest::scalar::Name;
 
 /// While nothing is known yet it is looked at least this often.
 const EAGER: Duration = Duration::from_secs(1);
+
+/// So many answers are remembered, as with Docker.
+const REMEMBERED: usize = 5;
+
+/// What a container's health checks said last.
+#[derive(Debug, Clone, Default)]
+pub struct Probes {
+    /// The newest at the end.
+    pub last: VecDeque<Probed>,
+    /// Failures in a row.
+    pub failing_streak: u32,
+}
+
+impl Probes {
+    fn add(&mut self, probed: Probed) {
+        self.failing_streak = match &probed.failure {
+            Some(_) => self.failing_streak.saturating_add(1),
+            None => 0,
+        };
+        while self.last.len() >= REMEMBERED {
+            self.last.pop_front();
+        }
+        self.last.push_back(probed);
+    }
+}
 
 /// Counts what probes said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +90,15 @@ impl Engine {
         }
         let Some(health) = health else { return };
         let name = name.clone();
+        // Another run, another list.
+        live.probes = Arc::new(Mutex::new(Probes::default()));
+        let probes = Arc::clone(&live.probes);
         let task = tokio::task::spawn_local(async move {
             let began = Instant::now();
             let mut watchman = Watchman { status: HealthStatus::Starting, failures: 0 };
             let mut last = Ok(());
             loop {
+                let start = SystemTime::now();
                 let (answer, answered) = oneshot::channel();
                 let probe = Effect::Probe {
                     name: name.clone(),
@@ -87,6 +119,10 @@ impl Engine {
                         Err(format!("no answer within {timeout}"))
                     }
                 };
+                if let Ok(mut probes) = probes.lock() {
+                    let failure = result.clone().err();
+                    probes.add(Probed { start, end: SystemTime::now(), failure });
+                }
                 // A failure is told when it is news.
                 if let Err(why) = &result
                     && last.as_ref() != Err(why)

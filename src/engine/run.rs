@@ -12,6 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::adopt::same_process;
 use super::flight::Flight;
 use super::handle::{Attachments, Events, Handle, Request};
 use super::link::Link;
@@ -104,6 +105,8 @@ pub(super) struct Engine {
     pub flights: HashMap<u64, InFlight>,
     /// Launches that wait for their image: which, and the task that gets it.
     pub fetches: HashMap<Name, (u64, tokio::task::AbortHandle)>,
+    /// Turns for preparing a launch.
+    pub preparing: Arc<tokio::sync::Semaphore>,
     pub execs: super::exec::Execs,
     pub attached: Attachments,
     pub effects: mpsc::UnboundedSender<Effect>,
@@ -371,6 +374,8 @@ impl Engine {
                     self.later(DISK_RETRY, Effect::CatchUp);
                 }
                 self.note_disk(problem);
+                // What a burst of launches has used is not needed at rest.
+                crate::sys::process::trim_heap();
             }
         }
     }
@@ -378,8 +383,9 @@ impl Engine {
     fn heard(&mut self, message: Message, mut fds: Fds) {
         match message.kind {
             Kind::Launched => {
-                if let Some(pidfd) = fds.take(0) {
-                    self.cloned(message.key, message.pid, pidfd);
+                match fds.take(0).or_else(|| same_process(message.pid, message.start)) {
+                    Some(pidfd) => self.cloned(message.key, message.pid, pidfd),
+                    None => self.out_of_reach(message.key),
                 }
                 let pid = message.pid.unsigned_abs();
                 let outcomes = self.fly(message.key, |flight| flight.cloned(pid));

@@ -17,7 +17,7 @@ use super::images::Images;
 use super::link::Link;
 use super::namespaces::Pool;
 use super::paths::Paths;
-use super::prepare::Workshop;
+use super::prepare::{Filters, Workshop};
 use super::reconcile::{Desired, Event, Observed};
 use super::run::{Effect, Engine, handle, monotonic, wall};
 use super::store::Store;
@@ -32,6 +32,9 @@ use crate::rootfs::Volumes;
 
 /// The name under which the keeper holds the API's socket.
 const API: &str = "api";
+
+/// How many launches are prepared at a time.
+const PREPARING: usize = 64;
 
 /// What the engine is started with.
 #[derive(Debug, Clone)]
@@ -74,6 +77,8 @@ async fn start(options: Options) -> io::Result<()> {
     for problem in &loaded.problems {
         tracing::error!("{problem}");
     }
+    // Files of a container whose record can't be read are not nobody's.
+    let sure = loaded.problems.is_empty();
     let found = Hierarchy::detect().and_then(|hierarchy| hierarchy.parent(&paths.cgroup_name()));
     let parent = found.unwrap_or_else(|error| {
         // As an entrypoint of somebody else's container there are none to write to.
@@ -88,6 +93,7 @@ async fn start(options: Options) -> io::Result<()> {
         pool: Pool::default(),
         volumes: Arc::new(volumes),
         images: Images::new(Arc::clone(&paths)),
+        filters: Filters::default(),
     };
 
     let dirs = match options.dirs.is_empty() {
@@ -113,6 +119,7 @@ async fn start(options: Options) -> io::Result<()> {
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
+        preparing: Arc::new(tokio::sync::Semaphore::new(PREPARING)),
         attached: Attachments::default(),
         execs: super::exec::Execs::load(&paths.execs_dir()),
         effects,
@@ -152,6 +159,19 @@ async fn start(options: Options) -> io::Result<()> {
     }
     engine.take_held(held);
     engine.adopt(told);
+    if sure {
+        let keep = engine.observed.records().map(|record| record.id.clone()).collect();
+        match crate::rootfs::sweep(&paths.state_dir(), &keep) {
+            Ok(gone) => {
+                for id in gone {
+                    tracing::info!("the files of {id}, which is no container any more, are gone");
+                }
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+    let tidying = handle.clone();
+    tokio::task::spawn_local(super::garbage::tidy(tidying));
     let pool = engine.workshop.pool.clone();
     tokio::task::spawn_blocking(move || pool.refill());
     listener.set_nonblocking(true)?;

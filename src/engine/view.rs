@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::handle::View;
+use super::probe::Probes;
 use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
 use crate::manifest::model::Container;
 
@@ -18,6 +19,8 @@ pub struct Declared {
     pub blocked: Option<String>,
     /// The manifest on disk, if it can be read.
     pub manifest: Option<Container>,
+    /// What its last health checks said.
+    pub probes: Probes,
     /// The ids of the commands that clients run in it.
     pub execs: Vec<String>,
     /// What those that wait for it may expect.
@@ -44,14 +47,19 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         .find_map(|known| known.as_deref().cloned())
         .or(declared.manifest)
         .unwrap_or_default();
+    let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
+    let anonymous = super::volumes::of_image(&record.id, &manifest, wanted);
     View {
         name: record.name.clone(),
         id: record.id.clone(),
         state: state_word(record.state()).to_owned(),
+        is_awaited: matches!(record.phase, Phase::Launching { .. })
+            || (declared.blocked.is_some() && is_unlaunched(record)),
         detail: detail(record, declared.blocked, now),
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
         manifest,
+        anonymous,
         source: declared.source,
         manifest_error: declared.error,
         error: ended
@@ -73,6 +81,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
             }
             .to_owned()
         }),
+        failing_streak: declared.probes.failing_streak,
+        probes: declared.probes.last.into(),
         execs: declared.execs,
         outlook: declared.outlook,
         said: declared.said.filter(|_| run.is_some()),
@@ -132,9 +142,14 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
-        Phase::Created | Phase::Exited(Rest::Boot) => blocked,
+        _ if is_unlaunched(record) => blocked,
         _ => None,
     }
+}
+
+/// It was not launched since the machine started.
+fn is_unlaunched(record: &Record) -> bool {
+    matches!(record.phase, Phase::Created | Phase::Exited(Rest::Boot))
 }
 
 fn reason(why: &StopWhy) -> String {

@@ -81,13 +81,13 @@ pub fn commit(store: &Store, lease: &Lease, commit: &Commit<'_>) -> Result<Image
     let mut layers = commit.base.map(|base| base.manifest.layers.clone()).unwrap_or_default();
     // The base may lose its name meanwhile; its parts are the new image's, too.
     let mut parts: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    parts.extend(&config.rootfs.diff_ids);
     if let Some(layer) = &commit.layer {
         let media_type = layer.compression.layer_media_type();
         layers.push(Descriptor::new(media_type, layer.digest, layer.size));
         config.rootfs.diff_ids.push(layer.diff_id);
-        parts.extend([layer.digest, layer.diff_id]);
+        parts.push(layer.digest);
     }
+    parts.extend(config.rootfs.names());
     for layer in &mut layers {
         // One manifest, one family of names: those of Docker become OCI's.
         layer.media_type = oci_layer(&layer.media_type).to_owned();

@@ -126,6 +126,28 @@ impl Default for RootFs {
     }
 }
 
+impl RootFs {
+    /// The chain ids, the lowest layer's first: each means a layer on all those below
+    /// it (image-spec, config.md, "Layer ChainID").
+    pub fn chain_ids(&self) -> Vec<Digest> {
+        let mut chain: Vec<Digest> = Vec::with_capacity(self.diff_ids.len());
+        for diff_id in &self.diff_ids {
+            chain.push(match chain.last() {
+                None => *diff_id,
+                Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+            });
+        }
+        chain
+    }
+
+    /// Every name that an unpacked layer of it may have.
+    pub fn names(&self) -> Vec<Digest> {
+        let mut names = self.chain_ids();
+        names.extend(&self.diff_ids);
+        names
+    }
+}
+
 /// One step of an image's making.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {

@@ -50,12 +50,15 @@ impl Error {
 
     /// A step on a file that the system refused.
     pub(super) fn io(step: &str, path: &Path, source: io::Error) -> Error {
-        let remedy = match source.raw_os_error() {
-            Some(libc::ENOSPC) => "; the disk, or its number of files, is full",
-            Some(libc::EDQUOT) => "; the disk quota is used up",
-            Some(libc::EROFS) => "; the file system is read-only",
-            Some(libc::EMFILE) => "; Berth has too many open files: raise its `nofile` limit",
-            Some(libc::EPERM | libc::EACCES) => "; Berth must be root",
+        // By its kind: libraries wrap what the system said.
+        let remedy = match (source.kind(), source.raw_os_error()) {
+            (io::ErrorKind::StorageFull, _) => {
+                "; the disk, or its number of files, is full: `berth prune` makes room"
+            }
+            (io::ErrorKind::QuotaExceeded, _) => "; the disk quota is used up",
+            (io::ErrorKind::ReadOnlyFilesystem, _) => "; the file system is read-only",
+            (io::ErrorKind::PermissionDenied, _) => "; Berth must be root",
+            (_, Some(libc::EMFILE)) => "; Berth has too many open files: raise its `nofile` limit",
             _ => "",
         };
         Error {

@@ -1,5 +1,7 @@
 //! How an image came to be.
 
+use std::collections::BTreeMap;
+
 use super::Digest;
 use super::config::History;
 use super::store::{Image, Store};
@@ -18,7 +20,12 @@ pub struct Step {
 /// The steps, the newest first. An image whose history tells of fewer layers than
 /// it has, or of more, is shown with all its layers nonetheless.
 pub fn history(store: &Store, image: &Image) -> Vec<Step> {
-    let size = |diff_id: Digest| store.layer_marker(diff_id).map_or(0, |marker| marker.bytes);
+    let chain_ids: BTreeMap<Digest, Digest> =
+        image.layers().iter().copied().zip(image.config.rootfs.chain_ids()).collect();
+    let size = |diff_id: Digest| {
+        let chain_id = chain_ids.get(&diff_id).copied().unwrap_or(diff_id);
+        store.layer(diff_id, chain_id).map_or(0, |marker| marker.bytes)
+    };
     let mut layers = image.layers().iter().copied();
     let mut steps: Vec<Step> = image
         .config

@@ -12,7 +12,7 @@ use super::protocol::{Fds, MAX_FDS};
 use crate::sandbox::child::{self, Inherited};
 use crate::sandbox::status::append;
 use crate::sandbox::tape::Reader;
-use crate::sys::process::{Mapping, SharedPid};
+use crate::sys::process::{Arguments, Mapping, SharedPid};
 use crate::sys::signals;
 
 /// Where the descriptors that every launch has stand in its message.
@@ -37,7 +37,7 @@ pub struct Born {
 /// system said; then nothing is left of the attempt.
 ///
 /// `fds` is what came with the message and is closed by the caller afterwards.
-pub fn launch(fds: &Fds, second: &SharedPid) -> Result<Born, Errno> {
+pub fn launch(fds: &Fds, second: &SharedPid, arguments: Arguments) -> Result<Born, Errno> {
     let plan = fds.get(PLAN).ok_or(Errno::INVAL)?;
     let status = fds.get(STATUS).ok_or(Errno::INVAL)?;
     let error_pipe = fds.get(ERROR_PIPE).ok_or(Errno::INVAL)?;
@@ -72,6 +72,7 @@ pub fn launch(fds: &Fds, second: &SharedPid) -> Result<Born, Errno> {
         go: go.as_raw_fd(),
         go_write: go_write.as_raw_fd(),
         second: second.get(),
+        arguments,
     };
     let cloned = child::spawn(head, tape, &inherited, cgroup);
     signals::restore(mask);
@@ -140,7 +141,7 @@ mod tests {
         {
             fds.push(fd);
         }
-        let born = launch(&fds, &SharedPid::new().unwrap());
+        let born = launch(&fds, &SharedPid::new().unwrap(), Arguments::default());
         drop(fds);
         let mut text = String::new();
         File::from(output).read_to_string(&mut text).unwrap();

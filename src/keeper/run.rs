@@ -20,7 +20,7 @@ use super::outbox::Outbox;
 use super::protocol::{self, Fds, Kind, Message, Received};
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
-use crate::sys::process::{SharedPid, replace};
+use crate::sys::process::{Arguments, SharedPid, replace};
 use crate::sys::signals::{self, Caught};
 
 /// The first pause before a dead engine is started again; doubled up to
@@ -74,6 +74,7 @@ pub(crate) struct Keeper {
     caught: Caught,
     epoll: OwnedFd,
     second: SharedPid,
+    arguments: Arguments,
     outbox: Outbox,
     /// How often the supervisor was told to end, for an engine that can't answer.
     told_to_end: u32,
@@ -139,6 +140,7 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         caught,
         epoll,
         second: SharedPid::new()?,
+        arguments: Arguments::own(),
         outbox: Outbox::default(),
         told_to_end: 0,
         finish: None,
@@ -407,7 +409,7 @@ impl Keeper {
         } else if self.table.is_full() {
             Err(Errno::AGAIN)
         } else {
-            launch(fds, &self.second)
+            launch(fds, &self.second, self.arguments)
         };
         match born {
             Ok(born) => {

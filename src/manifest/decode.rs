@@ -94,16 +94,38 @@ impl de::Error for Error {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        let found = match found {
-            de::Unexpected::Str(text) => format!("the text {text:?}"),
-            de::Unexpected::Signed(number) => format!("the number {number}"),
-            de::Unexpected::Float(number) => format!("the number {number}"),
-            de::Unexpected::Bool(value) => format!("{value}"),
-            de::Unexpected::Seq => "a list".to_owned(),
-            de::Unexpected::Map => "a table".to_owned(),
-            other => other.to_string(),
-        };
-        Self::custom(format!("this is {found}; expected {expected}"))
+        Self::custom(format!("this is {}; expected {}", named(found), kind(expected)))
+    }
+
+    fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format!("{} can't be here; expected {}", named(found), kind(expected)))
+    }
+}
+
+fn named(found: de::Unexpected<'_>) -> String {
+    match found {
+        de::Unexpected::Str(text) => format!("the text {text:?}"),
+        de::Unexpected::Signed(number) => format!("the number {number}"),
+        de::Unexpected::Unsigned(number) => format!("the number {number}"),
+        de::Unexpected::Float(number) => format!("the number {number}"),
+        de::Unexpected::Bool(value) => format!("{value}"),
+        de::Unexpected::Seq => "a list".to_owned(),
+        de::Unexpected::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// serde names Rust's types; who writes a manifest needs none of them.
+fn kind(expected: &dyn de::Expected) -> String {
+    match expected.to_string().as_str() {
+        "u8" => "a whole number from 0 to 255".to_owned(),
+        "u16" => "a whole number from 0 to 65535".to_owned(),
+        "u32" | "u64" | "usize" => "a whole number, 0 or more".to_owned(),
+        "i8" | "i16" | "i32" | "i64" => "a whole number".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "bool" | "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        other => other.to_owned(),
     }
 }
 

@@ -95,18 +95,7 @@ impl Unit {
         sources: &[(&Path, String)],
         faults: &mut Vec<Fault>,
     ) -> (Vec<(Name, Arc<Container>)>, Vec<Name>) {
-        let mut tree: Option<Node> = None;
-        for (file, (path, text)) in sources.iter().enumerate() {
-            let is_kdl = path.extension().is_some_and(|extension| extension == "kdl");
-            match if is_kdl { read_kdl::read(text, file) } else { read_toml::read(text, file) } {
-                Ok(node) => match &mut tree {
-                    Some(tree) => tree.overlay(node),
-                    None => tree = Some(node),
-                },
-                Err(found) => faults.extend(found),
-            }
-        }
-        let Some(tree) = tree.filter(|_| faults.is_empty()) else {
+        let Some(tree) = tree_of(sources, faults) else {
             return Default::default();
         };
         let mut containers = Vec::new();
@@ -138,6 +127,28 @@ impl Unit {
             containers.push((name, Arc::new(container)));
         }
         (containers, names)
+    }
+
+    /// A problem of one of its containers at the key that it is about. `None` when the
+    /// files are no longer what was understood, or have no such key.
+    pub fn locate(
+        &self,
+        name: &Name,
+        key: &str,
+        fault: (String, Option<String>),
+    ) -> Option<Problem> {
+        let sources: Vec<_> = std::iter::once(&self.path)
+            .chain(&self.drop_ins)
+            .map(|path| Some((path.as_path(), read_text(path).ok()?)))
+            .collect::<Option<_>>()?;
+        let mut faults = Vec::new();
+        let tree = tree_of(&sources, &mut faults)?;
+        let (_, _, node) =
+            self.split(tree, &mut faults).into_iter().find(|(other, ..)| other == name.as_str())?;
+        let spot = spot_of(&node, key)?;
+        let (path, text) = sources.get(spot.file)?;
+        let (message, hint) = fault;
+        Some(Problem::of_fault(Fault { spot, message, hint }, path, text))
     }
 
     /// The containers of a file: one under the file's name, the ones below
@@ -228,6 +239,22 @@ impl Unit {
         }
         made
     }
+}
+
+/// A manifest with its drop-ins laid over it; nothing when one of them can't be read.
+fn tree_of(sources: &[(&Path, String)], faults: &mut Vec<Fault>) -> Option<Node> {
+    let mut tree: Option<Node> = None;
+    for (file, (path, text)) in sources.iter().enumerate() {
+        let is_kdl = path.extension().is_some_and(|extension| extension == "kdl");
+        match if is_kdl { read_kdl::read(text, file) } else { read_toml::read(text, file) } {
+            Ok(node) => match &mut tree {
+                Some(tree) => tree.overlay(node),
+                None => tree = Some(node),
+            },
+            Err(found) => faults.extend(found),
+        }
+    }
+    tree.filter(|_| faults.is_empty())
 }
 
 /// Puts the instance into every `{{instance}}`.

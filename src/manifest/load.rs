@@ -10,7 +10,7 @@ use super::file::{Parsed, Unit, stem};
 use super::model::Container;
 use super::problem::Problem;
 use super::scalar::Name;
-use super::validate;
+use super::validate::{self, Objection};
 
 /// One container and the file that defines it.
 #[derive(Debug, Clone)]
@@ -137,30 +137,32 @@ impl Loader {
                 }
             }
         }
-        check_together(&mut loaded);
+        self.check_together(&mut loaded);
         loaded
     }
-}
 
-fn check_together(loaded: &mut Loaded) {
-    let mut all: BTreeMap<Name, Arc<Container>> = loaded
-        .containers
-        .iter()
-        .map(|(name, definition)| (name.clone(), Arc::clone(&definition.container)))
-        .collect();
-    // One whose file is broken may run on; it is there for those that need it.
-    for name in loaded.broken.keys() {
-        all.entry(name.clone()).or_default();
-    }
-    for (name, objection) in validate::together(&all) {
-        let Some(definition) = loaded.containers.get(&name) else {
-            continue;
-        };
-        let message = format!("{name}: `{}`: {}", objection.key, objection.message);
-        let problem = Problem::of_file(&definition.source, message, objection.hint.as_deref());
-        loaded.problems.push(problem.clone());
-        loaded.containers.remove(&name);
-        loaded.broken.insert(name, problem);
+    fn check_together(&self, loaded: &mut Loaded) {
+        let mut all: BTreeMap<Name, Arc<Container>> = loaded
+            .containers
+            .iter()
+            .map(|(name, definition)| (name.clone(), Arc::clone(&definition.container)))
+            .collect();
+        // One whose file is broken may run on; it is there for those that need it.
+        for name in loaded.broken.keys() {
+            all.entry(name.clone()).or_default();
+        }
+        for (name, Objection { key, message, hint }) in validate::together(&all) {
+            let Some(definition) = loaded.containers.remove(&name) else {
+                continue;
+            };
+            let message = format!("{name}: `{key}`: {message}");
+            let unit = self.units.get(&definition.source).map(|(unit, _)| unit);
+            let problem = unit
+                .and_then(|unit| unit.locate(&name, &key, (message.clone(), hint.clone())))
+                .unwrap_or_else(|| Problem::of_file(&definition.source, message, hint.as_deref()));
+            loaded.problems.push(problem.clone());
+            loaded.broken.insert(name, problem);
+        }
     }
 }
 
@@ -243,6 +245,33 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert!(loader.reload(&BTreeSet::from([path])).is_none());
         assert_eq!(loader.load().containers.len(), 49);
+    }
+
+    #[test]
+    fn what_is_wrong_between_two_is_shown_where_it_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, more: &str| {
+            fs::write(dir.path().join(name), format!("{GOOD}{more}")).unwrap();
+        };
+        file("a.toml", "after = [\"b\"]\n");
+        file("b.toml", "");
+        fs::create_dir(dir.path().join("b.toml.d")).unwrap();
+        fs::write(dir.path().join("b.toml.d/x.toml"), "\nrequires = [\"a\"]\n").unwrap();
+        fs::write(dir.path().join("c.kdl"), "rootfs \"/\"\ncommand \"x\"\n  requires \"d\"\n")
+            .unwrap();
+        let problems = Loader::new(vec![dir.path().into()]).load().problems;
+        let told: Vec<_> = problems
+            .iter()
+            .map(|p| (p.file.file_name().unwrap().to_str().unwrap(), p.line, p.column))
+            .collect();
+        assert_eq!(told, [("c.kdl", 3, 3), ("a.toml", 3, 1)], "{problems:#?}");
+        file("a.toml", "");
+        fs::write(dir.path().join("b.toml.d/x.toml"), "\nrequires = [\"e\"]\n").unwrap();
+        let problems = Loader::new(vec![dir.path().into()]).load().problems;
+        assert!(
+            problems.iter().any(|p| p.file.ends_with("x.toml") && p.line == 2),
+            "{problems:#?}"
+        );
     }
 
     #[test]

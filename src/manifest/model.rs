@@ -29,8 +29,8 @@ pub struct Container {
     /// when a container of it is made, `never`.
     #[serde(skip_serializing_if = "is_default")]
     pub pull: Policy,
-    /// A directory to use as the root instead of an image; `/` is a copy-on-write
-    /// view of the host's own programs.
+    /// What is the root instead of an image: a directory, an archive (`.tar`, `.tar.gz`,
+    /// `.tgz`, `.tar.zst`), or `/`, a copy-on-write view of the host's own programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<PathBuf>,
     /// `full`: namespaces and a root of its own. `none`: a plain supervised process.
@@ -145,6 +145,10 @@ pub struct Container {
     pub devices: Vec<String>,
     /// Free text for people and tools.
     pub labels: BTreeMap<String, String>,
+    /// What a Docker client said that no other key here can hold, as the API's JSON:
+    /// told again to such clients, without effect.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker: BTreeMap<String, String>,
 }
 
 impl Container {
@@ -436,7 +440,7 @@ pub struct Security {
     pub cap_drop: Vec<String>,
     /// `no_new_privs` (prctl(2)): set-user-id programs gain nothing.
     pub no_new_privileges: bool,
-    /// `default`, `unconfined`, or the path of a profile in Docker's format.
+    /// `default`, `unconfined`, the path of a profile in Docker's format, or its JSON.
     pub seccomp: String,
     /// The root filesystem can't be written to.
     pub read_only: bool,

@@ -148,12 +148,11 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
     }
     if let Some(rootfs) = &container.rootfs {
         let name = rootfs.to_string_lossy();
-        if [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| name.ends_with(end))
-        {
+        if [".tar.xz", ".txz", ".tar.bz2", ".zip"].iter().any(|end| name.ends_with(end)) {
             found.push(objection(
                 "rootfs",
-                format!("{name} is an archive; this Berth runs directories"),
-                "unpack it, and name the directory",
+                format!("{name} is compressed in a way that layers of images are not"),
+                "make it a .tar, .tar.gz or .tar.zst",
             ));
         }
     }
@@ -277,11 +276,11 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
         }
     }
     let seccomp = container.security.seccomp.as_str();
-    if !matches!(seccomp, "default" | "unconfined") && !seccomp.starts_with('/') {
+    if !matches!(seccomp, "default" | "unconfined") && !seccomp.starts_with(['/', '{']) {
         found.push(objection(
             "security.seccomp",
             format!("{seccomp:?} is not a profile"),
-            "default, unconfined, or the absolute path of a profile",
+            "default, unconfined, the absolute path of a profile, or its JSON itself",
         ));
     }
     for device in &container.devices {
@@ -377,13 +376,11 @@ fn mounts(container: &Container, found: &mut Vec<Objection>) {
             (MountKind::Tmpfs, Some(_)) => {
                 found.push(objection(&key, "a tmpfs has no source", "take `source` out"));
             }
-            (MountKind::Volume, Some(name))
-                if name.parse::<Name>().is_err() || name.contains('@') =>
-            {
+            (MountKind::Volume, Some(name)) if !crate::rootfs::is_volume_name(name) => {
                 found.push(objection(
                     &key,
                     format!("{name:?} is not a volume's name"),
-                    "a path begins with / or .; a volume has small letters, digits, '.', '_' and '-'",
+                    "a path begins with / or .; a volume has letters, digits, '.', '_' and '-'",
                 ));
             }
             (MountKind::Volume | MountKind::Bind, None) => {
@@ -484,6 +481,17 @@ fn awaited(container: &Container) -> impl Iterator<Item = Name> {
     container.after.iter().chain(&container.requires).chain(wanted).cloned().chain(network)
 }
 
+/// The key by which a container waits for another.
+fn naming(container: &Container, other: &Name) -> &'static str {
+    if container.after.contains(other) {
+        "after"
+    } else if container.requires.contains(other) {
+        "requires"
+    } else {
+        "network.mode"
+    }
+}
+
 /// Each cycle once, told at its first name. Iterative: a chain may be long.
 fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
     let mut done = BTreeSet::new();
@@ -510,7 +518,9 @@ fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)>
                     .chain([other.as_str()])
                     .collect();
                 let message = format!("they wait for each other: {}", round.join(" → "));
-                found.push((other.clone(), objection("after", message, "take one of them out")));
+                let next = path.get(at + 1).map_or(&other, |(name, _)| name);
+                let key = containers.get(&other).map_or("after", |this| naming(this, next));
+                found.push((other.clone(), objection(key, message, "take one of them out")));
             } else if !done.contains(&other) && containers.contains_key(&other) {
                 let further = next(&other);
                 path.push((other, further));

@@ -18,12 +18,14 @@
 
 pub mod copy;
 mod cover;
+mod duplicate;
 mod error;
 mod host;
 mod inside;
 mod mountinfo;
 mod overlay;
 mod prepare;
+mod seed;
 mod thread;
 mod trash;
 mod view;
@@ -41,5 +43,5 @@ pub use prepare::{
 };
 pub(crate) use trash::throw_away;
 pub use trash::{discard, empty_trash, sweep};
-pub use volume::{Bind, Source, Volume, Volumes};
+pub use volume::{Bind, Source, Volume, Volumes, is_volume_name};
 pub use writable::Writable;

@@ -115,6 +115,17 @@ impl Volumes {
         }
     }
 
+    /// Makes a volume with the content of another, which nobody may change meanwhile.
+    pub fn duplicate(&self, from: &str, to: &str) -> Result<Volume, Error> {
+        let volume = self.create(to)?;
+        let copied = super::duplicate::tree(&self.data(from)?, &self.data(to)?, &|_| false);
+        if let Err(error) = copied {
+            let _ = self.remove(to);
+            return Err(error);
+        }
+        Ok(volume)
+    }
+
     /// One volume. What is in it counts, not its metadata: if these are torn or of a
     /// newer version, the folder's own time is told.
     pub fn get(&self, name: &str) -> Result<Volume, Error> {
@@ -195,6 +206,11 @@ impl Volumes {
         Ok(Bind { mount, directory: there.is_dir(), idmapped })
     }
 
+    /// Moves a path of a volume into the trash.
+    pub(super) fn throw_away(&self, path: &Path) -> Result<bool, Error> {
+        throw_away(&self.state, path)
+    }
+
     fn names(&self) -> Result<Vec<String>, Error> {
         let failed = |e| Error::new("read", &self.folder, e);
         let mut names = Vec::new();
@@ -249,10 +265,16 @@ fn sync(folder: &Path) -> io::Result<()> {
 }
 
 /// Docker's rule for names of volumes, and no more than a file name can have.
-fn check(name: &str) -> Result<(), Error> {
+/// Whether a volume can have this name: `[a-zA-Z0-9][a-zA-Z0-9._-]*`, as with Docker, at
+/// most 255 bytes.
+pub fn is_volume_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if first && name.bytes().all(plain) && name.len() <= 255 {
+    first && name.bytes().all(plain) && name.len() <= 255
+}
+
+fn check(name: &str) -> Result<(), Error> {
+    if is_volume_name(name) {
         return Ok(());
     }
     let why = "a volume's name has letters, digits, `.`, `_` and `-`, and begins with a \

@@ -34,6 +34,8 @@ pub struct Inherited<'a> {
     pub go_write: RawFd,
     /// Where the first of two steps says the second's pid.
     pub second: &'a AtomicI32,
+    /// The keeper's own arguments.
+    pub arguments: process::Arguments,
 }
 
 /// What the keeper itself reads of a plan.
@@ -120,7 +122,7 @@ fn sequence(
     let procs = read(tape.number::<usize>())?;
     for index in 0..procs {
         let fd = descriptor(tape, inherited)?;
-        // "0" is the writer itself (cgroups(7), v1 "cgroup.procs").
+        // "0" is the writer itself (cgroups(7), v1 "tasks").
         at(Step::Cgroup, index, rustix::io::write(fd, b"0"))?;
     }
     let oom_score = read(tape.signed())?;
@@ -161,10 +163,14 @@ fn sequence(
         }
     }
 
-    // 3. Not a step further before the keeper has written down who we are: then
-    // a container without a record can't exist, whoever is killed when.
+    // 3. The root filesystem and what is mounted in it, which goes with us. Meanwhile
+    // the keeper writes down who we are.
     // SAFETY: nothing else in this process uses the descriptor.
     unsafe { libc::close(inherited.go_write) };
+    root::enter(head, tape, inherited, new_namespaces)?;
+
+    // 4. Not a step further before it has: then nothing of a payload can run without a
+    // record, whoever is killed when.
     let mut byte = [0u8];
     // SAFETY: the keeper opened it for this child.
     let go = unsafe { process::borrow(inherited.go) };
@@ -172,9 +178,6 @@ fn sequence(
     {
         exit_now(125);
     }
-
-    // 4. The root filesystem and what is mounted in it.
-    root::enter(head, tape, inherited, new_namespaces)?;
 
     // 5. The payload, under its init or as the first process itself.
     if head.flags & plan::flags::INIT != 0 {
@@ -195,6 +198,9 @@ fn become_init(payload: i32, inherited: &Inherited<'_>) -> ! {
     // Nobody in the container may read what the keeper's copied memory holds.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _ = rustix::thread::set_name(c"berth-init");
+    // How Berth was started is nobody's business in there either.
+    // SAFETY: a fork of the keeper, which took a copy of its arguments at its start.
+    unsafe { inherited.arguments.replace(b"berth-init") };
     let _ = rustix::process::setsid();
     // SAFETY: the keeper opened it for this launch.
     let status = unsafe { process::borrow(inherited.status) };

@@ -224,8 +224,13 @@ fn open_or_make(root: BorrowedFd<'_>, path: &[u8], file: bool) -> Result<OwnedFd
         Err(Errno::NOENT) => {}
         opened => return opened,
     }
-    let mut parent = open_in_root(root, c"/", OFlags::PATH | OFlags::DIRECTORY)?;
-    let mut start = 0;
+    // Most often the last one alone is missing.
+    let above = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    let (mut parent, mut start) = match open_prefix(root, path, above) {
+        Ok(parent) => (parent, above),
+        Err(Errno::NOENT) => (open_prefix(root, path, 0)?, 0),
+        Err(errno) => return Err(errno),
+    };
     while start < whole {
         if path.get(start) == Some(&b'/') {
             start += 1;

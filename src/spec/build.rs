@@ -186,7 +186,8 @@ fn filter(
             Isolation::None => None,
         }),
         path => {
-            let fail = |reason: &str| Error::new("security.seccomp", format!("{path}: {reason}"));
+            let name = if path.starts_with('{') { "the profile" } else { path };
+            let fail = |reason: &str| Error::new("security.seccomp", format!("{name}: {reason}"));
             let file = context
                 .seccomp_profile
                 .as_deref()

@@ -30,6 +30,7 @@ fn context() -> Context {
         seccomp_profile: None,
         kernel: KernelVersion(6, 1),
         image: ImageDefaults::default(),
+        open_files: None,
     }
 }
 
@@ -316,4 +317,16 @@ fn bundle() {
         ..context()
     };
     spec(&toml, &context).save(folder.join("config.json")).unwrap();
+}
+
+#[test]
+fn open_files_have_the_usual_limit_unless_the_manifest_says_another() {
+    let context = Context { open_files: Some((1024, 4096)), ..context() };
+    let limits = |toml| {
+        let spec = build(&container(toml), &context).unwrap();
+        let limits = spec.process().as_ref().unwrap().rlimits().clone().unwrap();
+        limits.iter().map(|limit| (limit.soft(), limit.hard())).collect::<Vec<_>>()
+    };
+    assert_eq!(limits("command = ['x']"), [(1024, 4096)]);
+    assert_eq!(limits("command = ['x']\nrlimits = { nofile = 64 }"), [(64, 64)]);
 }

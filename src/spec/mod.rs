@@ -62,6 +62,9 @@ pub struct Context {
     pub kernel: KernelVersion,
     /// What the image says; empty with a root of the host.
     pub image: ImageDefaults,
+    /// How many open files a process may have (soft and hard `RLIMIT_NOFILE`) when the
+    /// manifest does not say; `None` is what the keeper has, who has raised its own.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// A contiguous range of the host's ids; the container's id 0 is `first`.

@@ -47,7 +47,7 @@ pub(super) fn process(
         .set_env(Some(env(container, context, hostname)?))
         .set_cwd(workdir(container, context)?)
         .set_capabilities(Some(capabilities.for_process(user.uid)))
-        .set_rlimits(rlimits(container)?)
+        .set_rlimits(rlimits(container, context.open_files)?)
         .set_no_new_privileges(Some(container.security.no_new_privileges))
         .set_oom_score_adj(oom_score_adj(container)?);
     Ok(process)
@@ -127,7 +127,13 @@ fn workdir(container: &Container, context: &Context) -> Result<PathBuf, Error> {
     Ok(workdir.to_owned())
 }
 
-fn rlimits(container: &Container) -> Result<Option<Vec<PosixRlimit>>, Error> {
+fn rlimits(
+    container: &Container,
+    open_files: Option<(u64, u64)>,
+) -> Result<Option<Vec<PosixRlimit>>, Error> {
+    let rlimit = |kind, soft, hard| {
+        PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build().unwrap_or_default()
+    };
     let mut rlimits = Vec::new();
     for (name, limit) in &container.rlimits {
         let upper = name.to_ascii_uppercase();
@@ -142,16 +148,16 @@ fn rlimits(container: &Container) -> Result<Option<Vec<PosixRlimit>>, Error> {
                 format!("{name}: soft {} is above hard {}", limit.soft, limit.hard),
             ));
         }
-        let rlimit = PosixRlimitBuilder::default()
-            .typ(kind)
-            .soft(limit.soft)
-            .hard(limit.hard)
-            .build()
-            .unwrap_or_default();
         if rlimits.iter().any(|known: &PosixRlimit| known.typ() == kind) {
             return Err(Error::new("rlimits", format!("{name} is there twice")));
         }
-        rlimits.push(rlimit);
+        rlimits.push(rlimit(kind, limit.soft, limit.hard));
+    }
+    let nofile = PosixRlimitType::RlimitNofile;
+    if let Some((soft, hard)) = open_files
+        && rlimits.iter().all(|known| known.typ() != nofile)
+    {
+        rlimits.push(rlimit(nofile, soft, hard));
     }
     Ok((!rlimits.is_empty()).then_some(rlimits))
 }

@@ -177,6 +177,49 @@ fn become_engine(socket: RawFd, number: RawFd, argv: &[CString], envp: &[CString
     }
 }
 
+/// Where this process's arguments are in its memory: what `/proc/PID/cmdline` shows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Arguments {
+    start: usize,
+    len: usize,
+}
+
+impl Arguments {
+    /// Those of the calling process (`arg_start` and `arg_end` of proc_pid_stat(5));
+    /// empty where the system does not say.
+    pub fn own() -> Self {
+        let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The name, in parentheses, may hold spaces; the field behind it is the third.
+        let mut fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let mut number = |index| fields.nth(index)?.parse::<usize>().ok();
+        match (number(45), number(0)) {
+            (Some(start), Some(end)) if start > 0 && end > start => {
+                Arguments { start, len: end - start }
+            }
+            _ => Arguments::default(),
+        }
+    }
+
+    /// Writes `name` in their place, as far as there is room; async-signal-safe.
+    ///
+    /// # Safety
+    /// Nobody in this process uses its arguments' own memory any more, and it is that
+    /// of the process that [`Arguments::own`] was called in, or a fork of it.
+    pub unsafe fn replace(self, name: &[u8]) {
+        if self.len == 0 {
+            return;
+        }
+        // SAFETY: the kernel put the arguments there, writable, for the whole life of
+        // the program; the rest is the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.start as *mut u8, self.len) };
+        bytes.fill(0);
+        // The last byte stays 0: otherwise the environment would be shown too.
+        for (to, from) in bytes[..self.len - 1].iter_mut().zip(name) {
+            *to = *from;
+        }
+    }
+}
+
 /// One number in memory that a process shares with the processes it clones.
 #[derive(Debug)]
 pub struct SharedPid(*const AtomicI32);
@@ -259,6 +302,13 @@ pub fn one_arena() {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
     }
+}
+
+/// Gives memory that is free back to the system, also from the middle of the heap
+/// (malloc_trim(3)); takes some milliseconds for a large one.
+pub fn trim_heap() {
+    // SAFETY: the allocator's own function, without preconditions.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// Closes every descriptor from `first` on (close_range(2)).

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::manifest::model::{Cpus, Mount, MountKind, Userns};
 
 fn made(value: Value) -> Result<Made, String> {
     let mut count = 0;

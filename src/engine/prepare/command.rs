@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::{
-    Preparation, Ready, USERS_MAX, Workshop, doing, resolve_user, seccomp, stdio::pipe_from,
-};
+use super::{Preparation, Ready, USERS_MAX, Workshop, doing, resolve_user, stdio::pipe_from};
 use crate::cgroup::Cgroup;
 use crate::engine::terminal::{self, Size};
 use crate::image::ImageConfig;
@@ -115,7 +113,7 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
     let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
     context.image = image.map(ImageConfig::defaults).unwrap_or_default();
     let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-    parts.seccomp = seccomp(&spec)?;
+    parts.seccomp = workshop.filters.of(&spec)?;
     preparation.stdio(workshop, inside, job.stdio, root.as_fd(), owner, &mut parts)?;
     if isolated {
         use crate::sys::process::flags;

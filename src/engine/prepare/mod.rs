@@ -5,14 +5,15 @@ mod command;
 mod signs;
 mod stdio;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -77,6 +78,8 @@ pub struct Workshop {
     pub volumes: Arc<Volumes>,
     /// Where images are.
     pub images: Images,
+    /// What was compiled before.
+    pub filters: Filters,
 }
 
 /// Ready for the keeper.
@@ -128,7 +131,13 @@ impl<'a> Preparation<'a> {
     }
 
     fn make(mut self, order: &mut Order) -> Result<Ready, String> {
-        let manifest = Arc::clone(&order.manifest);
+        let mut manifest = Arc::clone(&order.manifest);
+        if let Some(root) = &order.image {
+            let more = super::volumes::of_image(&order.id, &manifest, &root.image.volumes);
+            if !more.is_empty() {
+                Arc::make_mut(&mut manifest).mounts.extend(more);
+            }
+        }
         let paths = Arc::clone(&self.workshop.paths);
         let run_dir = paths.container_run_dir(&order.name);
         fs::create_dir_all(&run_dir).map_err(doing("making the folder", &run_dir))?;
@@ -152,6 +161,8 @@ impl<'a> Preparation<'a> {
             order.kept.root = None;
             rootfs::discard(&writable).map_err(|error| error.to_string())?;
         }
+        // As with Docker: a container's first launch fills empty volumes, none after it.
+        let is_first = !writable.upper().exists();
         let mut user = ResolvedUser::root();
         let image = order.image.as_ref();
         let named =
@@ -174,7 +185,8 @@ impl<'a> Preparation<'a> {
             user =
                 resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
-        let sources = self.mounts(&manifest, ids, &mut parts)?;
+        let seeds = image.filter(|_| is_first).map(|image| image.layers.as_slice());
+        let sources = self.mounts(&manifest, seeds, ids, &mut parts)?;
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
@@ -186,7 +198,7 @@ impl<'a> Preparation<'a> {
         let owner = (first + context.user.uid, first + context.user.gid);
         let notify = self.signs(&manifest, &run_dir, owner, &mut context, &mut parts)?;
         let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-        parts.seccomp = seccomp(&spec)?;
+        parts.seccomp = self.workshop.filters.of(&spec)?;
         if let Some(cgroup) = &order.kept.cgroup {
             if isolated && !own_ids {
                 // In a user namespace of its own nobody can make a device.
@@ -260,6 +272,7 @@ impl<'a> Preparation<'a> {
     fn mounts(
         &mut self,
         manifest: &Container,
+        seeds: Option<&[PathBuf]>,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
@@ -273,6 +286,11 @@ impl<'a> Preparation<'a> {
             let source = match mount.kind() {
                 MountKind::Volume => {
                     volumes.create(text).map_err(|error| error.to_string())?;
+                    if let Some(layers) = seeds {
+                        volumes
+                            .seed(text, layers, &mount.target)
+                            .map_err(|error| error.to_string())?;
+                    }
                     let data = volumes.data(text).map_err(|error| error.to_string())?;
                     sources.insert(text.clone(), data);
                     Source::Volume(text)
@@ -342,6 +360,7 @@ impl<'a> Preparation<'a> {
         }
         let profile = match manifest.security.seccomp.as_str() {
             "default" | "unconfined" => None,
+            text if text.starts_with('{') => Some(text.as_bytes().to_vec()),
             path => Some(
                 fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?,
             ),
@@ -360,6 +379,7 @@ impl<'a> Preparation<'a> {
             seccomp_profile: profile,
             kernel: kernel_version(),
             image: spec::ImageDefaults::default(),
+            open_files: open_files(),
         })
     }
 
@@ -448,13 +468,27 @@ pub(super) fn resolve_user(
         .map_err(|error| format!("user = {user:?}: {error}"))
 }
 
-fn seccomp(spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
-    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    match filter {
-        Some(filter) => spec::seccomp::compile(filter)
-            .map(|program| program.to_bytes())
-            .map_err(|error| error.to_string()),
-        None => Ok(Vec::new()),
+/// Compiled seccomp filters: most containers have the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Filters(Arc<Mutex<VecDeque<(LinuxSeccomp, Vec<u8>)>>>);
+
+impl Filters {
+    /// As many as there may be different ones in use.
+    const KEPT: usize = 8;
+
+    /// The filter of a Spec, for seccomp(2); empty when it has none.
+    fn of(&self, spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
+        let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let Some(filter) = filter else { return Ok(Vec::new()) };
+        // A lock that somebody died with still holds whole entries.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, program)) = known.iter().find(|(other, _)| other == filter) {
+            return Ok(program.clone());
+        }
+        let program = spec::seccomp::compile(filter).map_err(|error| error.to_string())?.to_bytes();
+        known.truncate(Self::KEPT - 1);
+        known.push_front((filter.clone(), program.clone()));
+        Ok(program)
     }
 }
 
@@ -491,6 +525,15 @@ fn kernel_version() -> spec::KernelVersion {
     let mut numbers =
         release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
     spec::KernelVersion(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// The soft limit that select(2) can live with, as everywhere; whoever can use more
+/// raises it. The hard one is Berth's own.
+fn open_files() -> Option<(u64, u64)> {
+    const SOFT: u64 = 1024;
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let hard = own.maximum.unwrap_or(u64::MAX);
+    Some((hard.min(SOFT), hard))
 }
 
 fn is_dir(fd: std::os::fd::BorrowedFd<'_>) -> bool {

@@ -7,7 +7,7 @@ use crate::manifest::model::Container;
 /// The keys that change without a new incarnation. Everything else replaces the
 /// container: it is stopped, and launched with a fresh writable layer, as Docker's
 /// users know it from compose.
-const IN_PLACE: [&str; 11] = [
+const IN_PLACE: [&str; 12] = [
     "resources",
     "restart",
     "log",
@@ -15,6 +15,7 @@ const IN_PLACE: [&str; 11] = [
     "health",
     "signals",
     "labels",
+    "docker",
     "after",
     "requires",
     "wants",

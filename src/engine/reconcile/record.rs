@@ -1,6 +1,7 @@
 //! What is known of one container, and kept on disk: its identity, its history
 //! and the phase of its life.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,9 @@ pub struct Image {
     pub stop_signal: Option<Signal>,
     /// How to tell whether it is well, where the manifest does not say it.
     pub health: Option<Health>,
+    /// The directories that it wants as volumes.
+    #[serde(default)]
+    pub volumes: Vec<PathBuf>,
 }
 
 /// Whose network namespace an incarnation lives in.

@@ -41,7 +41,8 @@ pub fn import(
     let (digest, size) = tee.into.finish(&lease)?;
     let layer =
         NewLayer { digest, size, compression: unpacked.compression, diff_id: unpacked.diff_id };
-    unpacked.finish(&lease)?;
+    let diff_id = unpacked.diff_id;
+    unpacked.finish(diff_id, &[], &lease)?;
     let image = commit(
         store,
         &lease,

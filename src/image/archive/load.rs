@@ -213,7 +213,7 @@ impl Content {
                 layers.push(Descriptor::new(media_type, digest, size));
             }
             let manifest = Manifest::oci(Descriptor::new(media::OCI_CONFIG, digest, size), layers);
-            lease.add(&config.rootfs.diff_ids)?;
+            lease.add(&config.rootfs.names())?;
             let entered = enter_manifest(store, lease, manifest, &config, None)?;
             let names = tags(image);
             for name in &names {
@@ -229,7 +229,7 @@ impl Content {
 fn prepare(store: &Store, lease: &Lease, descriptor: &Descriptor) -> Result<Image, Error> {
     let image = store.image(descriptor)?;
     let mut parts: Vec<Digest> = image.manifest.blobs().map(|blob| blob.digest).collect();
-    parts.extend(image.layers());
+    parts.extend(image.config.rootfs.names());
     lease.add(&parts)?;
     store.unpack_missing(&image)?;
     Ok(image)

@@ -7,11 +7,13 @@
 
 mod import;
 mod load;
+mod local;
 mod save;
 
 pub use import::{Import, import};
 pub use load::{Loaded, load};
-pub use save::save;
+pub use local::import_file;
+pub use save::{Format, save};
 
 use serde::{Deserialize, Serialize};
 

@@ -8,12 +8,24 @@ use crate::image::document::{Descriptor, Index, media};
 use crate::image::store::{Image, Store};
 use crate::image::{Digest, Error, Kind, Reference};
 
+/// For whom an archive is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For readers of either format.
+    #[default]
+    Both,
+    /// An OCI image layout alone.
+    Oci,
+    /// A docker-archive alone.
+    Docker,
+}
+
 /// Writes images, named as a person names them, into one archive. Names among them
 /// are kept; what is given by its id has none. The same images give the same bytes.
 ///
 /// # Errors
 /// If there is no such image, a blob is damaged, or `out` can't be written.
-pub fn save(store: &Store, names: &[String], out: impl Write) -> Result<(), Error> {
+pub fn save(store: &Store, names: &[String], format: Format, out: impl Write) -> Result<(), Error> {
     let lease = store.lease()?;
     let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
     for text in names {
@@ -34,9 +46,13 @@ pub fn save(store: &Store, names: &[String], out: impl Write) -> Result<(), Erro
         lease.add(&parts)?;
     }
     let mut tar = tar::Builder::new(out);
-    document(&mut tar, "oci-layout", &serde_json::json!({"imageLayoutVersion": "1.0.0"}))?;
-    document(&mut tar, "index.json", &index(&images))?;
-    document(&mut tar, "manifest.json", &docker(&images))?;
+    if format != Format::Docker {
+        document(&mut tar, "oci-layout", &serde_json::json!({"imageLayoutVersion": "1.0.0"}))?;
+        document(&mut tar, "index.json", &index(&images))?;
+    }
+    if format != Format::Oci {
+        document(&mut tar, "manifest.json", &docker(&images))?;
+    }
     let mut written = BTreeSet::new();
     for (image, _) in &images {
         let descriptor = [&image.descriptor];

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::lowers::{Lowers, Seen, is_opaque, same};
-use super::{Error, open};
+use super::{Error, Points, open};
 use crate::archive::{Node, make};
 use rustix::io::Errno;
 
@@ -50,9 +50,9 @@ pub struct Change {
 ///
 /// As with Docker, a directory with any change in it is a change; one whose time
 /// alone is another is none; and a file that was opened for writing and left as it
-/// was is none.
-pub fn changes(upper: &Path, lowers: &[&Path]) -> Result<Vec<Change>, Error> {
-    let mut changes = Changes(Vec::new());
+/// was is none. What is there for mounts alone (`points`) is none either.
+pub fn changes(upper: &Path, lowers: &[&Path], points: &Points) -> Result<Vec<Change>, Error> {
+    let mut changes = Changes(Vec::new(), points);
     let top = open(upper)?;
     let lowers = Lowers::open(lowers)?;
     changes.compare(&top, &lowers, false, &mut Vec::new())?;
@@ -60,11 +60,19 @@ pub fn changes(upper: &Path, lowers: &[&Path]) -> Result<Vec<Change>, Error> {
     Ok(changes.0)
 }
 
-struct Changes(Vec<Change>);
+struct Changes<'p>(Vec<Change>, &'p Points);
 
-impl Changes {
+impl Changes<'_> {
     fn push(&mut self, names: &[Vec<u8>], kind: ChangeKind) {
         self.0.push(Change { path: absolute(names), kind });
+    }
+
+    /// A file that vanishes meanwhile is left out anyway.
+    fn hides(&self, node: &Node, path: &[Vec<u8>]) -> rustix::io::Result<bool> {
+        match self.1.hide(&path.join(&b'/'), node) {
+            Err(Errno::NOENT | Errno::STALE) => Ok(false),
+            hides => hides,
+        }
     }
 
     /// Compares a directory with what was there. `hides`: nothing of the lower ones
@@ -121,6 +129,7 @@ impl Changes {
         match (node.is_whiteout(), seen) {
             (true, Some(_)) => self.push(path, ChangeKind::Deleted),
             (true, None) => {}
+            (false, None) if self.hides(node, path).map_err(|e| failed(path, e.into()))? => {}
             (false, None) => {
                 self.push(path, ChangeKind::Added);
                 if node.is_directory() {

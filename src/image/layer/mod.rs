@@ -19,6 +19,7 @@ mod below;
 mod changes;
 mod lowers;
 mod pack;
+mod points;
 mod unpack;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use crate::archive::{Devices, Error, Limits};
 pub use below::{Below, settle};
 pub use changes::{Change, ChangeKind, changes};
 pub use pack::{Packed, pack, pack_tree};
+pub use points::Points;
 pub use unpack::{Unpacked, sync, unpack};
 
 /// What a deletion's name begins with, OCI image-spec, layer.md, "Whiteouts".

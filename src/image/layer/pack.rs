@@ -7,8 +7,8 @@ use std::path::Path;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::lowers::{Lowers, is_opaque};
-use super::{Error, OPAQUE, WHITEOUT, open};
+use super::lowers::{Lowers, is_opaque, same};
+use super::{Error, OPAQUE, Points, WHITEOUT, open};
 use crate::archive::{Entry, Kind, Node, Packer, Step, Time, components, walk};
 use crate::sys::userns::IdRange;
 
@@ -28,19 +28,26 @@ pub struct Packed {
 ///
 /// With its `lowers` (the topmost first), deletions and opaque directories are only
 /// written where there is something below to be hidden, so the bytes don't depend on
-/// how a container came to its files; without them all are written. Sockets are left
-/// out. The container may run: a file that changes its size meanwhile is cut off or
+/// how a container came to its files; without them all are written. A directory in which
+/// nothing was changed is left out, and so is what is there for mounts alone (`points`),
+/// and sockets. The container may run: a file that changes its size meanwhile is cut off or
 /// filled with zeros to the size that it had, what vanishes is left out.
 pub fn pack(
     upper: &Path,
     lowers: Option<&[&Path]>,
+    points: &Points,
     writer: &mut dyn Write,
 ) -> Result<Packed, Error> {
     let top = open(upper)?;
+    // Directories that are as below: written when something in them is.
+    let mut waiting: Vec<(Vec<u8>, Node)> = Vec::new();
     let lowers = lowers.map(Lowers::open).transpose()?;
     let mut digest = Digester::new(writer);
     let mut packer = Packer::new(&mut digest, None);
-    if is_opaque(&top).map_err(|e| Error::system("read", upper, e))? {
+    // Directories that hide what is below them: in those everything is written.
+    let mut hiding: Vec<Vec<u8>> = Vec::new();
+    let all = is_opaque(&top).map_err(|e| Error::system("read", upper, e))?;
+    if all {
         packer.put(&mark(OPAQUE.to_vec()))?;
     }
     walk(&top, b"", &mut |path, node| {
@@ -51,29 +58,51 @@ pub fn pack(
             // It would mean something else in a layer: there is no way to say it.
             return Ok(Step::Over);
         }
-        let seen = || match &lowers {
-            Some(lowers) => {
-                lowers.find(&names).map(|seen| seen.map(|seen| seen.node.is_directory()))
-            }
-            None => Ok(Some(true)),
+        let is_in = |above: &[u8]| path.strip_prefix(above).is_some_and(|p| p.starts_with(b"/"));
+        waiting.retain(|(above, _)| is_in(above));
+        hiding.retain(|above| is_in(above));
+        let seen = match &lowers {
+            Some(lowers) => lowers.find(&names).map_err(failed)?,
+            None => None,
         };
+        let is_below = lowers.is_none() || seen.is_some();
+        if !is_below && points.hide(path, node).unwrap_or(false) {
+            return Ok(Step::Over);
+        }
+        if node.is_whiteout() && !is_below {
+            return Ok(Step::Over);
+        }
+        let opaque = node.is_directory() && is_opaque(node).map_err(failed)?;
+        if let Some(seen) = &seen
+            && node.is_directory()
+            && !opaque
+            && !all
+            && hiding.is_empty()
+            && same(node, &seen.node).map_err(|e| Error::at("compare", path, e))?
+        {
+            let held = node.place().try_clone_to_owned().map_err(|e| Error::at("hold", path, e))?;
+            waiting.push((path.to_vec(), Node::of(held).map_err(failed)?));
+            return Ok(Step::In);
+        }
+        for (path, node) in waiting.drain(..) {
+            packer.add(&path, &node)?;
+        }
         if node.is_whiteout() {
-            if seen().map_err(failed)?.is_some() {
-                let mut whiteout = parents.join(&b'/');
-                if !parents.is_empty() {
-                    whiteout.push(b'/');
-                }
-                whiteout.extend_from_slice(WHITEOUT);
-                whiteout.extend_from_slice(name);
-                packer.put(&mark(whiteout))?;
+            let mut whiteout = parents.join(&b'/');
+            if !parents.is_empty() {
+                whiteout.push(b'/');
             }
+            whiteout.extend_from_slice(WHITEOUT);
+            whiteout.extend_from_slice(name);
+            packer.put(&mark(whiteout))?;
             return Ok(Step::Over);
         }
         packer.add(path, node)?;
-        if node.is_directory()
-            && is_opaque(node).map_err(failed)?
-            && seen().map_err(failed)? == Some(true)
-        {
+        let hides = lowers.is_none() || seen.is_some_and(|seen| seen.node.is_directory());
+        if opaque {
+            hiding.push(path.to_vec());
+        }
+        if opaque && hides {
             packer.put(&mark([path, b"/", OPAQUE].concat()))?;
         }
         Ok(Step::In)

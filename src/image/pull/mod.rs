@@ -11,6 +11,7 @@ mod receive;
 
 pub use policy::Policy;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::document::{CONFIG_MAX, Descriptor, Document, Manifest, media};
 use super::progress::{Reporter, Sink, Status};
 use super::registry::{Client, Fetched};
-use super::store::{Claim, Image, Lease, Partial, Store};
+use super::store::{Claim, Image, Lease, Partial, Store, UnpackedLayer};
 use super::{Digest, Error, ImageConfig, Kind, Platform, Reference};
 use fetch::Taker;
 use receive::Receiver;
@@ -151,18 +152,23 @@ impl Puller {
         let config = self.config(name, &manifest, &lease, &reporter).await?;
         let mut descriptor = descriptor;
         descriptor.platform = Some(config.platform());
-        let diff_ids = config.rootfs.diff_ids.clone();
+        let names = config.rootfs.names();
         let held = lease.clone();
-        self.blocking(move |_| held.add(&diff_ids)).await?;
+        self.blocking(move |_| held.add(&names)).await?;
 
         let mut layers: FuturesUnordered<_> = unique(&manifest, &config)
             .into_iter()
-            .map(|(blob, diff_id)| self.layer(name, blob, diff_id, &lease, sink))
+            .map(|wanted| self.layer(name, wanted, &lease, sink))
             .collect();
+        let mut waiting = BTreeMap::new();
         while let Some(done) = layers.next().await {
-            done?;
+            waiting.extend(done?.map(|unpacked| (unpacked.diff_id, unpacked)));
         }
         drop(layers);
+        if !waiting.is_empty() {
+            let lease = lease.clone();
+            self.blocking(move |store| store.complete(&manifest, &config, waiting, &lease)).await?;
+        }
 
         let (named, source) = (name.clone(), asked.digest);
         let before = self.blocking({
@@ -248,11 +254,12 @@ impl Puller {
     async fn layer(
         &self,
         name: &Reference,
-        blob: Descriptor,
-        diff_id: Digest,
+        wanted: Wanted,
         lease: &Arc<Lease>,
         sink: &Sink,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<UnpackedLayer>, Error> {
+        let Wanted { blob, diff_id, chain_id } = &wanted;
+        let (diff_id, chain_id) = (*diff_id, *chain_id);
         let reporter = Reporter::new(sink, Some(blob.digest.short()));
         reporter.tell(Status::Waiting);
         let mut fresh = false;
@@ -262,7 +269,7 @@ impl Puller {
                 let here = |store: &Store| {
                     Ok::<_, Error>((
                         store.has_blob(digest, size)?,
-                        store.layer_path(diff_id).is_some(),
+                        store.layer(diff_id, chain_id).is_some(),
                     ))
                 };
                 if here(store)? == (true, true) {
@@ -276,7 +283,7 @@ impl Puller {
             let partial = match looked.await? {
                 (true, true, None) => {
                     reporter.tell(Status::Exists);
-                    return Ok(());
+                    return Ok(None);
                 }
                 (_, _, None | Some(Claim::Busy)) => {
                     tokio::time::sleep(LOOK).await;
@@ -285,32 +292,33 @@ impl Puller {
                 (true, true, Some(Claim::Yours(partial))) => {
                     self.blocking(move |_| partial.release()).await?;
                     reporter.tell(Status::Exists);
-                    return Ok(());
+                    return Ok(None);
                 }
                 (true, false, Some(Claim::Yours(partial))) => {
                     reporter.tell(Status::Extracting);
                     let lease = lease.clone();
                     let unpacked = self.blocking(move |store| {
-                        let done = store
-                            .unpack_blob(digest, diff_id)
-                            .and_then(|unpacked| unpacked.finish(&lease));
+                        let unpacked = store.unpack_blob(digest, diff_id);
+                        let done = unpacked.and_then(|unpacked| match unpacked.depends() {
+                            true => Ok(Some(unpacked)),
+                            false => unpacked.finish(chain_id, &[], &lease).map(|()| None),
+                        });
                         partial.release()?;
                         // A blob that was damaged is away now, and is fetched again.
                         match done {
-                            Err(_) if !store.has_blob(digest, size)? => Ok(false),
-                            done => done.map(|()| true),
+                            Err(_) if !store.has_blob(digest, size)? => Ok(None),
+                            done => done.map(Some),
                         }
                     });
-                    if unpacked.await? {
+                    if let Some(waiting) = unpacked.await? {
                         reporter.tell(Status::Complete);
-                        return Ok(());
+                        return Ok(waiting);
                     }
                     continue;
                 }
                 (false, _, Some(Claim::Yours(partial))) => partial,
             };
-            let (resumed, outcome) =
-                self.download(name, &blob, diff_id, partial, lease, sink).await;
+            let (resumed, outcome) = self.download(name, &wanted, partial, lease, sink).await;
             match outcome {
                 // What an earlier pull left may be what is wrong: once from the start.
                 Err(e) if e.kind() == Kind::Corrupt && resumed && !fresh => fresh = true,
@@ -324,12 +332,12 @@ impl Puller {
     async fn download(
         &self,
         name: &Reference,
-        blob: &Descriptor,
-        diff_id: Digest,
+        wanted: &Wanted,
         partial: Partial,
         lease: &Arc<Lease>,
         sink: &Sink,
-    ) -> (bool, Result<(), Error>) {
+    ) -> (bool, Result<Option<UnpackedLayer>, Error>) {
+        let blob = &wanted.blob;
         let Ok(slot) = self.slots.acquire().await else {
             return (false, Err(Error::new(Kind::System, "the pulls were ended")));
         };
@@ -338,7 +346,8 @@ impl Puller {
         let receiver = Receiver {
             store: self.store.clone(),
             lease: lease.clone(),
-            diff_id,
+            diff_id: wanted.diff_id,
+            chain_id: wanted.chain_id,
             sink: sink.clone(),
             layer: blob.digest.short(),
             size: blob.size,
@@ -380,14 +389,23 @@ impl Puller {
     }
 }
 
-/// The layers with their diff ids, each once: an image may have one twice.
-fn unique(manifest: &Manifest, config: &ImageConfig) -> Vec<(Descriptor, Digest)> {
+/// A layer that an image needs.
+struct Wanted {
+    blob: Descriptor,
+    diff_id: Digest,
+    chain_id: Digest,
+}
+
+/// The layers, each once: an image may have one twice.
+fn unique(manifest: &Manifest, config: &ImageConfig) -> Vec<Wanted> {
     let mut seen = std::collections::BTreeSet::new();
+    let places = config.rootfs.diff_ids.iter().copied().zip(config.rootfs.chain_ids());
     manifest
         .layers
         .iter()
         .cloned()
-        .zip(config.rootfs.diff_ids.iter().copied())
-        .filter(|(blob, _)| seen.insert(blob.digest))
+        .zip(places)
+        .map(|(blob, (diff_id, chain_id))| Wanted { blob, diff_id, chain_id })
+        .filter(|wanted| seen.insert(wanted.blob.digest))
         .collect()
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::image::progress::{Reporter, Sink, Status};
-use crate::image::store::{Lease, Partial, Store};
+use crate::image::store::{Lease, Partial, Store, UnpackedLayer};
 use crate::image::{Digest, Error, Kind};
 
 /// The end of a download that writes, on a thread that may block.
@@ -14,21 +14,23 @@ pub(super) struct Receiver {
     pub store: Store,
     pub lease: Arc<Lease>,
     pub diff_id: Digest,
+    pub chain_id: Digest,
     pub sink: Sink,
     pub layer: String,
     pub size: u64,
 }
 
 impl Receiver {
+    /// Gives the layer back if it waits for those below it.
     pub fn receive(
         self,
         mut partial: Partial,
         mut queue: mpsc::Receiver<Bytes>,
         tell_offset: oneshot::Sender<u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<UnpackedLayer>, Error> {
         let mut counter = Reporter::new(&self.sink, Some(self.layer.clone()));
         let size = self.size;
-        let unpacker = match self.store.layer_path(self.diff_id) {
+        let unpacker = match self.store.layer(self.diff_id, self.chain_id) {
             Some(_) => None,
             None => Some(self.store.unpacker(Box::new(move |done| {
                 // While bytes still come, that is what counts; then this.
@@ -66,6 +68,7 @@ impl Receiver {
             partial.verify()?;
             reporter.tell(Status::Downloaded);
         }
+        let mut waiting = None;
         if let Some(unpacker) = unpacker {
             let unpacked = unpacker
                 .finish()
@@ -73,10 +76,13 @@ impl Receiver {
             unpacked.check(self.diff_id)?;
             // Only what is verified whole becomes a layer.
             partial.verify()?;
-            unpacked.finish(&self.lease)?;
+            match unpacked.depends() {
+                true => waiting = Some(unpacked),
+                false => unpacked.finish(self.chain_id, &[], &self.lease)?,
+            }
         }
         partial.publish(&self.lease)?;
         reporter.tell(Status::Complete);
-        Ok(())
+        Ok(waiting)
     }
 }

@@ -18,15 +18,15 @@ use crate::image::{Digest, Error, ImageConfig};
 pub struct Pins {
     /// Images by their ids: they stay, if need be without a name.
     pub images: BTreeSet<Digest>,
-    /// Unpacked layers by their diff ids: mounted, whatever the index says.
+    /// Unpacked layers by their names: mounted, whatever the index says.
     pub layers: BTreeSet<Digest>,
 }
 
 /// What a collection spares.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// Images without a name stay.
-    pub untagged: bool,
+    /// Which images without a name stay.
+    pub untagged: Untagged,
     /// Blobs younger than this stay: other tools write blobs first, the index then.
     pub young: Duration,
     /// Unfinished downloads younger than this stay, to be gone on with.
@@ -36,17 +36,34 @@ pub struct Keep {
 impl Default for Keep {
     fn default() -> Self {
         Keep {
-            untagged: true,
+            untagged: Untagged::All,
             young: Duration::from_secs(3600),
             partial: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
 
+/// Which images without a name a collection spares, beside those that are pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Untagged {
+    /// All.
+    All,
+    /// Those that never had a name, and those that lost it within this time.
+    Lost(Duration),
+    /// None.
+    None,
+}
+
 impl Keep {
+    /// What nobody asked to be removed and nobody needs: time enough to think better of
+    /// a name that went to another image.
+    pub fn by_itself() -> Keep {
+        Keep { untagged: Untagged::Lost(Duration::from_secs(24 * 3600)), ..Keep::default() }
+    }
+
     /// Nothing that can go: what a person wants who asks for the space.
     pub fn nothing() -> Keep {
-        Keep { untagged: false, young: Duration::ZERO, partial: Duration::ZERO }
+        Keep { untagged: Untagged::None, young: Duration::ZERO, partial: Duration::ZERO }
     }
 }
 
@@ -74,10 +91,11 @@ impl Store {
             let lock = self.lock_exclusive()?;
             let leased = self.leased(&lock)?;
             let entries = self.read_index()?;
-            let entries = if keep.untagged {
-                entries
-            } else {
-                self.drop_untagged(&lock, entries, pins, &leased, &mut collected)?
+            let entries = match keep.untagged {
+                Untagged::All => entries,
+                which => {
+                    self.drop_untagged(&lock, which, entries, pins, &leased, &mut collected)?
+                }
             };
             let mut marked = leased;
             marked.extend(&pins.layers);
@@ -85,11 +103,11 @@ impl Store {
                 self.mark(entry.descriptor.digest, &mut marked, 0);
             }
             self.sweep_blobs(&marked, keep.young, &mut collected)?;
-            for (diff_id, _) in list_digests(&self.layers())? {
-                if !marked.contains(&diff_id) {
-                    collected.bytes += self.layer_marker(diff_id).map_or(0, |m| m.disk);
+            for (name, _) in list_digests(&self.layers())? {
+                if !marked.contains(&name) {
+                    collected.bytes += self.layer_marker(name).map_or(0, |m| m.disk);
                     collected.layers += 1;
-                    self.discard_layer(diff_id)?;
+                    self.discard_layer(name)?;
                 }
             }
             self.sweep_partials(keep.partial, &mut collected)?;
@@ -99,12 +117,14 @@ impl Store {
             }
         }
         self.empty_trash()?;
+        self.reserve();
         Ok(collected)
     }
 
     fn drop_untagged(
         &self,
         lock: &Lock,
+        which: Untagged,
         entries: Vec<Entry>,
         pins: &Pins,
         leased: &BTreeSet<Digest>,
@@ -118,7 +138,12 @@ impl Store {
                 // none does.
                 Err(_) => !pins.images.is_empty(),
             };
-            entry.is_named() || leased.contains(&entry.descriptor.digest) || pinned()
+            let stays = match which {
+                Untagged::All => true,
+                Untagged::Lost(age) => entry.superseded().is_none_or(|since| !is_past(since, age)),
+                Untagged::None => false,
+            };
+            stays || entry.is_named() || leased.contains(&entry.descriptor.digest) || pinned()
         });
         collected.images.extend(gone.iter().map(|entry| entry.descriptor.digest));
         if kept.len() != before {
@@ -139,7 +164,7 @@ impl Store {
                 marked.extend(manifest.blobs().map(|blob| blob.digest));
                 let config = self.read_blob(manifest.config.digest, CONFIG_MAX);
                 if let Ok(config) = config.and_then(|bytes| ImageConfig::parse(&bytes)) {
-                    marked.extend(config.rootfs.diff_ids);
+                    marked.extend(config.rootfs.names());
                 }
             }
             // Indexes in indexes are OCI's; ever deeper ones are an attack.
@@ -189,11 +214,10 @@ fn size(path: &Path) -> u64 {
 
 fn is_older(path: &Path, age: Duration) -> bool {
     let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-    match modified {
-        // A time in the future (the clock was set) does not keep it for ever.
-        Ok(then) => {
-            SystemTime::now().duration_since(then).is_ok_and(|past| past >= age) || age.is_zero()
-        }
-        Err(_) => false,
-    }
+    modified.is_ok_and(|then| is_past(then, age))
+}
+
+/// A time in the future (the clock was set) is not past, unless no age is asked for.
+fn is_past(then: SystemTime, age: Duration) -> bool {
+    SystemTime::now().duration_since(then).is_ok_and(|past| past >= age) || age.is_zero()
 }

@@ -124,6 +124,21 @@ impl Store {
         })
     }
 
+    /// An image without a name is needed by nobody who made it: it may go.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn supersede(&self, image: &Image) -> Result<(), Error> {
+        self.change_index(|entries| {
+            for entry in entries.iter_mut() {
+                if entry.descriptor.digest == image.descriptor.digest && !entry.is_named() {
+                    *entry = entry.clone().without_name();
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// All images. What can't be read is left out; [`Store::verify`] says why.
     ///
     /// # Errors

@@ -7,9 +7,11 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use super::Store;
 use super::lock::Lock;
+use super::reserve::is_full;
 use crate::image::document::{Descriptor, Index, MANIFEST_MAX, media};
 use crate::image::{Digest, Error, Kind, Reference};
 
@@ -18,6 +20,9 @@ const NAME: &str = "org.opencontainers.image.ref.name";
 /// Our annotation: the digest under which the registry has the image, where that is
 /// an index's.
 const SOURCE: &str = "io.berth.source-digest";
+
+/// Our annotation: when the image lost its name, in seconds since 1970.
+const SUPERSEDED: &str = "io.berth.superseded";
 
 /// One line of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +40,7 @@ impl Entry {
         source: Option<Digest>,
     ) -> Entry {
         descriptor.annotations.remove(NAME);
+        descriptor.annotations.remove(SUPERSEDED);
         if let Some(name) = name {
             descriptor.annotations.insert(NAME.to_owned(), name.canonical().to_string());
         }
@@ -63,9 +69,21 @@ impl Entry {
             .unwrap_or(self.descriptor.digest)
     }
 
+    /// The same without its name, which another image has now, or nobody.
     pub(super) fn without_name(mut self) -> Entry {
         self.descriptor.annotations.remove(NAME);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs());
+        self.descriptor.annotations.insert(SUPERSEDED.to_owned(), now.to_string());
         self
+    }
+
+    /// Since when it has lost its name; `None` if it has one, or never had.
+    pub(super) fn superseded(&self) -> Option<SystemTime> {
+        let seconds = self.descriptor.annotations.get(SUPERSEDED)?.parse().ok()?;
+        SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_secs(seconds))
+            .filter(|_| !self.is_named())
     }
 }
 
@@ -101,7 +119,12 @@ impl Store {
         };
         let text = serde_json::to_vec_pretty(&index)
             .map_err(|e| Error::caused(Kind::System, format!("cannot write the index: {e}"), e))?;
-        self.replace(&self.index_path(), &text)
+        match self.replace(&self.index_path(), &text) {
+            Err(error) if is_full(&error) && self.release() => {
+                self.replace(&self.index_path(), &text)
+            }
+            written => written,
+        }
     }
 
     /// Changes the index under the lock; it is written only if `change` changed it.

@@ -1,4 +1,6 @@
-//! Unpacked layers: one directory for each diff id, shared by all images.
+//! Unpacked layers: one directory for each diff id, shared by all images. A layer that
+//! takes something from those below it (hard links to their files, directories without
+//! an entry of their own) is another on other layers: it is named by its chain id.
 //!
 //! A layer gets its name by a rename once it is complete, but is not forced to disk
 //! then: that would cost each pull the disk's whole queue. Its marker says in which
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{Lock, try_exclusive};
 use super::measure::measure;
-use super::{Lease, Store, list_digests, sync_parent};
+use super::{Image, Lease, Store, list_digests, sync_parent};
 use crate::image::{Digest, Error, Kind};
 
 /// What `layer.json` beside a layer's `fs` says.
@@ -34,8 +36,21 @@ pub struct Marker {
     pub bytes: u64,
     /// The bytes it takes on disk.
     pub disk: u64,
+    /// Its name, if it takes something from the layers below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_id: Option<Digest>,
+    /// Whether it hides all layers below it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opaque: bool,
     /// The boot in which it was unpacked.
     boot: String,
+}
+
+impl Marker {
+    /// The layer's name in the store.
+    pub fn name(&self) -> Digest {
+        self.chain_id.unwrap_or(self.diff_id)
+    }
 }
 
 const VERSION: u32 = 1;
@@ -44,17 +59,57 @@ const MARKER: &str = "layer.json";
 const SETTLED: &str = "settled";
 
 impl Store {
-    /// The directory that is a layer of an overlay, if the layer is unpacked.
-    pub fn layer_path(&self, diff_id: Digest) -> Option<PathBuf> {
-        let path = self.layers().join(diff_id.hex()).join("fs");
+    /// The directory of the unpacked layer with this name.
+    pub fn layer_path(&self, name: Digest) -> Option<PathBuf> {
+        let path = self.layers().join(name.hex()).join("fs");
         path.is_dir().then_some(path)
     }
 
-    /// What is said of an unpacked layer; `None` if it is not there or its marker
-    /// can't be read.
-    pub fn layer_marker(&self, diff_id: Digest) -> Option<Marker> {
-        read_marker(&self.layers().join(diff_id.hex()))
-            .filter(|marker| marker.version == VERSION && marker.diff_id == diff_id)
+    /// What is said of the unpacked layer with this name; `None` if it is not there or
+    /// its marker can't be read.
+    pub fn layer_marker(&self, name: Digest) -> Option<Marker> {
+        read_marker(&self.layers().join(name.hex())).filter(|marker| {
+            marker.version == VERSION && marker.chain_id.unwrap_or(marker.diff_id) == name
+        })
+    }
+
+    /// A layer at its place in an image, if it is unpacked: by its chain id, or by its
+    /// diff id if it is the same on whatever it lies.
+    pub fn layer(&self, diff_id: Digest, chain_id: Digest) -> Option<Marker> {
+        let own = || self.layer_marker(chain_id).filter(|_| self.layer_path(chain_id).is_some());
+        let shared = || {
+            let alone = |marker: &Marker| marker.chain_id.is_none();
+            self.layer_marker(diff_id).filter(alone).filter(|_| self.layer_path(diff_id).is_some())
+        };
+        shared().or_else(own)
+    }
+
+    /// The directories of an image for an overlay, the topmost first: those that a layer
+    /// hides as a whole are left out, as overlayfs does not look for that.
+    ///
+    /// # Errors
+    /// If one of them is not unpacked.
+    pub fn root_layers(&self, image: &Image) -> Result<Vec<PathBuf>, Error> {
+        let rootfs = &image.config.rootfs;
+        let mut layers = Vec::new();
+        for (diff_id, chain_id) in rootfs.diff_ids.iter().zip(rootfs.chain_ids()).rev() {
+            let marker = self.layer(*diff_id, chain_id).ok_or_else(|| {
+                Error::corrupt(format!("the layer {diff_id} is not unpacked; pull the image again"))
+            })?;
+            layers.push(self.layers().join(marker.name().hex()).join("fs"));
+            if marker.opaque {
+                break;
+            }
+        }
+        Ok(layers)
+    }
+
+    /// The names of an image's layers that are unpacked.
+    pub fn layer_names(&self, image: &Image) -> Vec<Digest> {
+        let rootfs = &image.config.rootfs;
+        let both = rootfs.diff_ids.iter().zip(rootfs.chain_ids());
+        both.filter_map(|(diff_id, chain_id)| Some(self.layer(*diff_id, chain_id)?.name()))
+            .collect()
     }
 
     /// A place to unpack a layer in; it vanishes unless it is finished.
@@ -121,13 +176,13 @@ impl Store {
     /// and those without a marker.
     pub(super) fn drop_layers_of_a_lost_boot(&self, _lock: &Lock) -> Result<(), Error> {
         let boot = boot_id();
-        for (diff_id, path) in list_digests(&self.layers())? {
-            let whole = match self.layer_marker(diff_id) {
+        for (name, path) in list_digests(&self.layers())? {
+            let whole = match self.layer_marker(name) {
                 Some(marker) => marker.boot == boot || path.join(SETTLED).exists(),
                 None => false,
             };
             if !whole {
-                tracing::info!("the layer {diff_id} may be torn; it will be unpacked again");
+                tracing::info!("the layer {name} may be torn; it will be unpacked again");
                 self.throw_away(&path)?;
             }
         }
@@ -135,8 +190,8 @@ impl Store {
     }
 
     /// Takes a layer away; its deletion is [`Store::empty_trash`]'s.
-    pub(super) fn discard_layer(&self, diff_id: Digest) -> Result<(), Error> {
-        self.throw_away(&self.layers().join(diff_id.hex()))
+    pub(super) fn discard_layer(&self, name: Digest) -> Result<(), Error> {
+        self.throw_away(&self.layers().join(name.hex()))
     }
 }
 
@@ -149,6 +204,19 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
         .unwrap_or_default()
+}
+
+/// What a complete layer is.
+#[derive(Debug, Clone, Copy)]
+pub struct Made {
+    /// The digest of its tar.
+    pub diff_id: Digest,
+    /// Its name, if it takes something from the layers below it.
+    pub chain_id: Option<Digest>,
+    /// The length of its tar, in bytes.
+    pub tar_size: u64,
+    /// Whether it hides all layers below it.
+    pub opaque: bool,
 }
 
 /// A layer being unpacked.
@@ -165,29 +233,31 @@ impl StagedLayer {
         self.path.join("fs")
     }
 
-    /// Gives the complete layer its name, kept by `lease`. `tar_size` is the length
-    /// of the tar it came from, in bytes. If the layer is there already, that one
-    /// stays.
+    /// Gives the complete layer its name, kept by `lease`. If the layer is there
+    /// already, that one stays.
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn finish(self, diff_id: Digest, tar_size: u64, lease: &Lease) -> Result<(), Error> {
+    pub fn finish(self, made: Made, lease: &Lease) -> Result<(), Error> {
         let tree = measure(&self.fs())?;
         let marker = Marker {
             version: VERSION,
-            diff_id,
-            tar_size,
+            diff_id: made.diff_id,
+            tar_size: made.tar_size,
             entries: tree.entries,
             bytes: tree.bytes,
             disk: tree.disk,
+            chain_id: made.chain_id,
+            opaque: made.opaque,
             boot: boot_id(),
         };
+        let name = marker.name();
         let path = self.path.join(MARKER);
         let text = serde_json::to_vec(&marker)
             .map_err(|e| Error::caused(Kind::System, format!("cannot write the marker: {e}"), e))?;
         fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
-        lease.add(&[diff_id])?;
-        let to = self.store.layers().join(diff_id.hex());
+        lease.add(&[name])?;
+        let to = self.store.layers().join(name.hex());
         match renameat_with(CWD, &self.path, CWD, &to, RenameFlags::NOREPLACE) {
             Ok(()) => sync_parent(&to),
             Err(Errno::EXIST) => Ok(()),

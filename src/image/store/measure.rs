@@ -21,6 +21,13 @@ pub(super) struct Tree {
     pub disk: u64,
 }
 
+/// The bytes that a tree takes on disk, hard links once; 0 if it is not there.
+pub fn disk_of(top: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let own = std::fs::symlink_metadata(top).map_or(0, |meta| meta.blocks() * 512);
+    own + measure(top).map_or(0, |tree| tree.disk)
+}
+
 /// Counts what is below `top`, following nothing.
 pub(super) fn measure(top: &Path) -> Result<Tree, Error> {
     let fail = |e: Errno| Error::io("read", top, e.into());

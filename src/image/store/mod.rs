@@ -3,9 +3,11 @@
 //!
 //! ```text
 //! STATE/images/             the layout: oci-layout, index.json, blobs/sha256/HEX
-//! STATE/layers/sha256/HEX/  an unpacked layer by its diff id: fs/ and layer.json
+//! STATE/layers/sha256/HEX/  an unpacked layer by its diff id, or by its chain id if it
+//!                           takes something from those below: fs/ and layer.json
 //! STATE/layers/staging/     layers being unpacked
-//! STATE/image-work/         lock, partial/ (downloads by digest), tmp/, leases/, damaged/
+//! STATE/image-work/         lock, partial/ (downloads by digest), tmp/, leases/, damaged/,
+//!                           imports/ (which archive is which image)
 //! STATE/trash/              what is being deleted (of the room `rootfs`)
 //! ```
 //!
@@ -33,6 +35,7 @@ mod lease;
 mod lock;
 mod measure;
 mod partial;
+mod reserve;
 mod unpack;
 mod usage;
 mod verify;
@@ -41,14 +44,15 @@ mod verify;
 mod tests;
 
 pub use blobs::StagedBlob;
-pub use collect::{Collected, Keep, Pins};
+pub use collect::{Collected, Keep, Pins, Untagged};
 pub use images::{Image, Listed, Removed};
 pub use index::Entry;
-pub use layers::{Marker, StagedLayer};
+pub use layers::{Made, Marker, StagedLayer};
 pub use lease::Lease;
+pub use measure::disk_of;
 pub use partial::{Claim, Partial};
 pub use unpack::{UnpackedLayer, Unpacker};
-pub use usage::Usage;
+pub use usage::{ImageUsage, Usage};
 pub use verify::Damage;
 
 use std::fs;
@@ -104,12 +108,14 @@ impl Store {
             (store.work("tmp"), 0o700),
             (store.work("leases"), 0o700),
             (store.work("damaged"), 0o700),
+            (store.work("imports"), 0o700),
         ] {
             make_dir(&path, mode)?;
         }
         let lock = store.lock_exclusive()?;
         store.found(&lock)?;
         store.sweep(&lock)?;
+        store.reserve();
         Ok(store)
     }
 
@@ -130,7 +136,7 @@ impl Store {
         self.inner.state.join("layers/staging")
     }
 
-    fn work(&self, name: &str) -> PathBuf {
+    pub(in crate::image) fn work(&self, name: &str) -> PathBuf {
         self.inner.state.join("image-work").join(name)
     }
 
@@ -226,7 +232,7 @@ impl Store {
     }
 
     /// Replaces a small file atomically and durably.
-    fn replace(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+    pub(in crate::image) fn replace(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
         use std::io::Write;
         let fail = |e| Error::io("write", path, e);
         let mut temporary = tempfile::NamedTempFile::new_in(self.work("tmp")).map_err(fail)?;

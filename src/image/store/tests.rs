@@ -45,22 +45,96 @@ fn names_move_and_go() {
     assert_eq!((usage.total(), usage.images.len()), (0, 0));
 }
 
-/// Files that would be missing, or seen though they are hidden, are no image.
-#[test]
-fn a_layer_that_needs_those_below_it_is_refused_in_words() {
-    let (_dir, store) = store();
-    let mut links = tar::Builder::new(Vec::new());
+/// A layer with a file of its own below `bin/`, and one hard link to a lower layer.
+fn linking_layer() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "bin/own", &b"own"[..]).unwrap();
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Link);
     header.set_size(0);
-    links.append_link(&mut header, "here", "bin/elsewhere").unwrap();
-    let links = links.into_inner().unwrap();
-    for (tar, word) in [(links, "hard links"), (tar_of(&[(".wh..wh..opq", b"")]), "hides")] {
-        let error = store.unpack(&tar[..]).err().unwrap();
-        assert_eq!(error.kind(), Kind::Invalid);
-        assert!(error.to_string().contains(word), "{error}");
+    tar.append_link(&mut header, "here", "bin/below").unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// A layer with `bin/` of this mode and `bin/below` with this content.
+fn base_layer(mode: u32, content: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_size(0);
+    header.set_mode(mode);
+    header.set_uid(5);
+    tar.append_data(&mut header, "bin/", &b""[..]).unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o755);
+    tar.append_data(&mut header, "bin/below", content).unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// The same layer on two bases is two directories, each with the files and modes of
+/// what is below it.
+#[test]
+fn a_layer_that_takes_from_those_below_it_belongs_to_its_chain() {
+    use std::os::unix::fs::MetadataExt;
+    let (_dir, store) = store();
+    let (top, red, blue) = (linking_layer(), base_layer(0o711, b"red"), base_layer(0o700, b"blue"));
+    let one = image(&store, "one", &[red.clone(), top.clone()], Compress::Gzip);
+    let two = image(&store, "two", &[blue, top.clone()], Compress::No);
+    let (diff_id, chain_id) = (one.layers()[1], one.config.rootfs.chain_ids()[1]);
+    assert_eq!(store.layer_path(diff_id), None);
+    assert!(store.layer_path(chain_id).is_some());
+    for (image, content, mode) in [(&one, "red", 0o711), (&two, "blue", 0o700)] {
+        let layers = store.root_layers(image).unwrap();
+        assert_eq!(fs::read_to_string(layers[0].join("here")).unwrap(), content);
+        let bin = fs::metadata(layers[0].join("bin")).unwrap();
+        assert_eq!((bin.mode() & 0o7777, bin.uid()), (mode, 5));
+        // The link is one: both names are the same file.
+        let (here, below) = (layers[0].join("here"), layers[0].join("bin/below"));
+        assert_eq!(fs::metadata(here).unwrap().ino(), fs::metadata(below).unwrap().ino());
     }
+    assert!(store.verify(false, &BTreeSet::new()).unwrap().is_empty());
+    collect_all(&store, &Pins::default());
+    assert!(store.root_layers(&one).is_ok() && store.root_layers(&two).is_ok());
+    // Torn away, it comes again from the blob.
+    fs::remove_dir_all(store.layers().join(chain_id.hex())).unwrap();
+    assert!(store.root_layers(&one).is_err());
+    store.unpack_missing(&one).unwrap();
+    assert!(store.root_layers(&one).is_ok());
+    let usage = store.usage().unwrap();
+    assert_eq!(usage.unreferenced, 0);
+    store.untag(&name("one:latest"), &Pins::default()).unwrap();
+    collect_all(&store, &Pins::default());
+    assert_eq!(store.layer_path(chain_id), None);
+    assert!(store.root_layers(&two).is_ok());
+    // Nothing below has the file.
+    let (digest, _) = {
+        let lease = store.lease().unwrap();
+        let mut blob = store.stage_blob().unwrap();
+        std::io::Write::write_all(&mut blob, &top).unwrap();
+        blob.finish(&lease).unwrap()
+    };
+    let lease = store.lease().unwrap();
+    let unpacked = store.unpack_blob(digest, Digest::of(&top)).unwrap();
+    assert!(unpacked.depends());
+    let error = unpacked.finish(chain_id, &[], &lease).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.to_string().contains("bin/below"), "{error}");
     assert!(super::list(&store.staging()).unwrap().is_empty());
+}
+
+#[test]
+fn a_layer_that_hides_all_below_it_is_the_lowest_of_a_root() {
+    let (_dir, store) = store();
+    let hides = tar_of(&[(".wh..wh..opq", b""), ("new", b"new")]);
+    let layers = [tar_of(&[("old", b"old")]), hides, tar_of(&[("top", b"top")])];
+    let made = image(&store, "made", &layers, Compress::Gzip);
+    let layers = store.root_layers(&made).unwrap();
+    assert_eq!(layers.len(), 2);
+    assert!(layers[0].join("top").exists() && layers[1].join("new").exists());
 }
 
 #[test]

@@ -3,16 +3,20 @@
 //! A thread decompresses, digests and unpacks what is pushed to it. Nothing it made
 //! counts until [`UnpackedLayer::finish`]: its caller first verifies the blob.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::{Buf, Bytes};
 
+use super::layers::Made;
 use super::{Image, Lease, StagedLayer, Store};
 use crate::image::compression::{Compression, Decoder};
 use crate::image::digest::HashingReader;
-use crate::image::{Digest, Error, Kind, layer};
+use crate::image::document::Manifest;
+use crate::image::{Digest, Error, ImageConfig, Kind, layer};
 
 /// How many pieces may wait: with pieces of a network's read at most some megabytes.
 const QUEUE: usize = 64;
@@ -48,12 +52,31 @@ impl UnpackedLayer {
         )))
     }
 
-    /// Gives the layer its place in the store, kept by `lease`.
+    /// Whether it takes something from the layers below it, and so must wait for them.
+    pub fn depends(&self) -> bool {
+        !self.unpacked.below.is_empty()
+    }
+
+    /// Gives the layer its place in the store, kept by `lease`. One that depends on
+    /// the layers below it (`lowers`, the topmost first) is completed from them, and
+    /// named by its chain id.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn finish(self, lease: &Lease) -> Result<(), Error> {
-        self.staged.finish(self.diff_id, self.tar_size, lease)
+    /// If a hard link leads to what no layer has, or the disk refuses.
+    pub fn finish(self, chain_id: Digest, lowers: &[PathBuf], lease: &Lease) -> Result<(), Error> {
+        let depends = self.depends();
+        if depends {
+            let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
+            layer::settle(&self.staged.fs(), &self.unpacked.below, &lowers)
+                .map_err(|e| Error::caused(kind_of(&e), e.to_string(), e))?;
+        }
+        let made = Made {
+            diff_id: self.diff_id,
+            chain_id: depends.then_some(chain_id),
+            tar_size: self.tar_size,
+            opaque: self.unpacked.opaque,
+        };
+        self.staged.finish(made, lease)
     }
 }
 
@@ -80,7 +103,6 @@ impl Store {
             }
         })?;
         let (diff_id, tar_size) = tar.finish().map_err(torn)?;
-        whole_by_itself(&unpacked)?;
         Ok(UnpackedLayer { staged, diff_id, tar_size, compression, unpacked })
     }
 
@@ -112,18 +134,55 @@ impl Store {
     /// # Errors
     /// If a blob is missing or damaged.
     pub fn unpack_missing(&self, image: &Image) -> Result<(), Error> {
-        let missing = |diff_id: &Digest| self.layer_path(*diff_id).is_none();
-        if !image.layers().iter().any(missing) {
+        let chain_ids = image.config.rootfs.chain_ids();
+        let mut places = image.layers().iter().zip(&chain_ids);
+        if places.all(|(diff_id, chain_id)| self.layer(*diff_id, *chain_id).is_some()) {
             return Ok(());
         }
         let lease = self.lease()?;
-        for (blob, diff_id) in image.manifest.layers.iter().zip(image.layers()) {
-            lease.add(&[blob.digest, *diff_id])?;
-            if missing(diff_id) {
-                self.unpack_blob(blob.digest, *diff_id)?.finish(&lease)?;
-            }
-        }
+        let done = self.complete(&image.manifest, &image.config, BTreeMap::new(), &lease);
         self.settle_soon();
+        done
+    }
+
+    /// Unpacks the layers of an image that are not unpacked, the lowest first; `waiting`
+    /// are those that were unpacked already but wait for the ones below, by diff id.
+    ///
+    /// # Errors
+    /// If a blob is missing or damaged.
+    pub fn complete(
+        &self,
+        manifest: &Manifest,
+        config: &ImageConfig,
+        mut waiting: BTreeMap<Digest, UnpackedLayer>,
+        lease: &Lease,
+    ) -> Result<(), Error> {
+        let mut below: Vec<PathBuf> = Vec::new();
+        let chain_ids = config.rootfs.chain_ids();
+        let places = config.rootfs.diff_ids.iter().zip(chain_ids);
+        for (blob, (diff_id, chain_id)) in manifest.layers.iter().zip(places) {
+            lease.add(&[blob.digest, *diff_id, chain_id])?;
+            let marker = match self.layer(*diff_id, chain_id) {
+                Some(marker) => marker,
+                None => {
+                    let unpacked = match waiting.remove(diff_id) {
+                        Some(unpacked) => unpacked,
+                        None => self.unpack_blob(blob.digest, *diff_id)?,
+                    };
+                    let lowers: Vec<PathBuf> = below.iter().rev().cloned().collect();
+                    unpacked.finish(chain_id, &lowers, lease).map_err(|e| {
+                        e.context(format_args!("the layer {}", blob.digest.short()))
+                    })?;
+                    self.layer(*diff_id, chain_id).ok_or_else(|| {
+                        Error::new(Kind::System, format!("the layer {diff_id} is gone again"))
+                    })?
+                }
+            };
+            if marker.opaque {
+                below.clear();
+            }
+            below.extend(self.layer_path(marker.name()));
+        }
         Ok(())
     }
 
@@ -158,25 +217,6 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Kind {
         at = error.source();
     }
     Kind::Corrupt
-}
-
-/// A layer is shared under its diff id, so it must be the same on whatever it lies:
-/// rather no image than one that lacks files, or shows those that it hides.
-fn whole_by_itself(unpacked: &layer::Unpacked) -> Result<(), Error> {
-    let links = unpacked.below.links();
-    if links > 0 {
-        return Err(Error::invalid(format!(
-            "the layer has {links} hard links to files of layers below it; make the image \
-             anew, such as with `umoci repack`, so that each layer has its own files"
-        )));
-    }
-    if unpacked.opaque {
-        return Err(Error::invalid(
-            "the layer hides all layers below it (`.wh..wh..opq` at its top); make the image \
-             anew without those",
-        ));
-    }
-    Ok(())
 }
 
 /// The pushing end. Dropped unfinished, it waits until the thread has given up and

@@ -55,9 +55,10 @@ impl Store {
         for (digest, path) in list_digests(&self.blobs())? {
             parts.insert((Part::Blob, digest), disk(&path));
         }
-        for (diff_id, _) in list_digests(&self.layers())? {
-            let size = self.layer_marker(diff_id).map_or(0, |marker| marker.disk);
-            parts.insert((Part::Layer, diff_id), size);
+        for (name, path) in list_digests(&self.layers())? {
+            // The folder itself, and its marker, too.
+            let size = self.layer_marker(name).map_or(0, |marker| marker.disk);
+            parts.insert((Part::Layer, name), size + disk(&path) + disk(&path.join("fs")));
         }
         let images = self.list()?;
         let mut holders: BTreeMap<(Part, Digest), u32> = BTreeMap::new();
@@ -66,7 +67,7 @@ impl Store {
             let mut own: Vec<(Part, Digest)> =
                 image.manifest.blobs().map(|blob| (Part::Blob, blob.digest)).collect();
             own.push((Part::Blob, image.descriptor.digest));
-            own.extend(image.layers().iter().map(|diff_id| (Part::Layer, *diff_id)));
+            own.extend(self.layer_names(image).into_iter().map(|name| (Part::Layer, name)));
             own.sort();
             own.dedup();
             own

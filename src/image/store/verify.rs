@@ -204,8 +204,9 @@ impl Store {
             .and_then(|config| config.check(&manifest).map(|()| config));
         match config {
             Ok(config) => {
-                for diff_id in config.rootfs.diff_ids {
-                    if self.layer_path(diff_id).is_none() {
+                let chain_ids = config.rootfs.chain_ids();
+                for (diff_id, chain_id) in config.rootfs.diff_ids.into_iter().zip(chain_ids) {
+                    if self.layer(diff_id, chain_id).is_none() {
                         damages.push(Damage::NotUnpacked { diff_id, image: image_name() });
                     }
                 }

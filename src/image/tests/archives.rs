@@ -4,7 +4,7 @@ use std::fs;
 
 use super::support::*;
 use super::tools::skopeo;
-use crate::image::archive::{Import, import, load, save};
+use crate::image::archive::{Format, Import, import, load, save};
 use crate::image::commit::{Commit, NewLayer, commit};
 use crate::image::compression::Compression;
 use crate::image::config::Process;
@@ -17,7 +17,7 @@ const CREATED: &str = "2026-01-02T03:04:05Z";
 fn saved(store: &Store, names: &[&str]) -> Vec<u8> {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut bytes = Vec::new();
-    save(store, &names, &mut bytes).unwrap();
+    save(store, &names, Format::Both, &mut bytes).unwrap();
     bytes
 }
 

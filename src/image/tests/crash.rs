@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::support::*;
-use crate::image::archive::{load, save};
+use crate::image::archive::{Format, load, save};
 use crate::image::store::{Keep, Pins};
 use crate::image::{Reference, Store};
 
@@ -22,7 +22,7 @@ fn churn() {
         let own = tar_of(&[("own", &noise(50_000, n)), ("deep/er/file", &n.to_le_bytes())]);
         image(&store, &name, &[busybox_layer(), own], Compress::Gzip);
         let mut archive = Vec::new();
-        save(&store, std::slice::from_ref(&name), &mut archive).unwrap();
+        save(&store, std::slice::from_ref(&name), Format::Both, &mut archive).unwrap();
         store.untag(&name.parse::<Reference>().unwrap(), &Pins::default()).unwrap();
         store.collect(&Pins::default(), Keep::nothing()).unwrap();
         load(&store, &archive[..]).unwrap();

@@ -253,9 +253,6 @@ pub fn assert_whole(store: &Store) {
 }
 
 pub fn file_in(store: &Store, image: &Image, path: &str) -> Option<Vec<u8>> {
-    image
-        .layers()
-        .iter()
-        .rev()
-        .find_map(|diff_id| fs::read(store.layer_path(*diff_id)?.join(path)).ok())
+    let layers = store.root_layers(image).ok()?;
+    layers.iter().find_map(|layer| fs::read(layer.join(path)).ok())
 }

@@ -17,7 +17,7 @@ use crate::rootfs::thread;
 use crate::sys::userns::IdRange;
 
 /// How an archive is copied into a root.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Into {
     /// Docker's `noOverwriteDirNonDir`: fail where a directory would be replaced by
     /// something else, or something else by a directory.
@@ -29,6 +29,23 @@ pub struct Into {
     pub ids: Option<IdRange>,
     /// The bounds of the archive.
     pub limits: Limits,
+    /// The first name of the archive, or `.`, and what it becomes.
+    pub rename: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Into {
+    /// A path of the archive as it is to be.
+    fn renamed<'p>(&'p self, mut names: Vec<&'p [u8]>) -> Vec<&'p [u8]> {
+        let Some((from, to)) = &self.rename else { return names };
+        if from == b"." {
+            names.insert(0, to);
+        } else if let Some(first) = names.first_mut()
+            && *first == from
+        {
+            *first = to;
+        }
+        names
+    }
 }
 
 /// What was copied.
@@ -105,6 +122,7 @@ impl Copying<'_> {
         let path = std::mem::take(&mut entry.path);
         let names =
             components(&path).ok_or_else(|| reader.malformed("its path leads out by `..`"))?;
+        let names = self.options.renamed(names);
         if names.len() > limits.depth {
             return Err(reader.exceeded("directories in one another", limits.depth as u64));
         }
@@ -206,6 +224,7 @@ impl Copying<'_> {
     ) -> Result<rustix::io::Result<Option<std::os::fd::OwnedFd>>, Error> {
         let bad = || reader.malformed("a hard link to what is outside of the archive");
         let wanted = components(target).filter(|_| !target.contains(&0)).ok_or_else(bad)?;
+        let wanted = self.options.renamed(wanted);
         let (last, above) = wanted.split_last().ok_or_else(bad)?;
         if wanted == [parents, &[name]].concat() {
             return Err(reader.malformed("a hard link to itself"));

@@ -107,10 +107,23 @@ impl Found {
     /// the contents of a directory were asked for. With `ids`, owners are those
     /// inside that user namespace.
     pub fn write_to(&self, out: &mut dyn Write, ids: Option<IdRange>) -> Result<(), Error> {
-        let mut packer = Packer::new(out, ids);
-        packer.add(&self.base, &self.node)?;
+        self.write(&self.base, Packer::new(out, ids))
+    }
+
+    /// The same with another first name, and all of it owned by `owner`.
+    pub fn write_as(
+        &self,
+        base: Option<&[u8]>,
+        owner: Option<(u32, u32)>,
+        out: &mut dyn Write,
+    ) -> Result<(), Error> {
+        self.write(base.unwrap_or(&self.base), Packer::new(out, None).owned_by(owner))
+    }
+
+    fn write(&self, base: &[u8], mut packer: Packer<'_>) -> Result<(), Error> {
+        packer.add(base, &self.node)?;
         if self.node.is_directory() {
-            walk(&self.node, &self.base, &mut |path, node| {
+            walk(&self.node, base, &mut |path, node| {
                 packer.add(path, node)?;
                 Ok(Step::In)
             })?;

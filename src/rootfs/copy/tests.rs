@@ -98,7 +98,7 @@ fn into_directories_as_docker_does() {
     let file = bed.copy_in("/etc/f", Tar::default(), &plain).unwrap_err();
     assert_eq!(file.kind(), io::ErrorKind::NotADirectory);
 
-    let keep = Into { keep_kinds: true, ..plain };
+    let keep = Into { keep_kinds: true, ..plain.clone() };
     let error = bed.copy_in("/etc", Tar::default().file("in", b""), &keep).unwrap_err();
     assert!(error.to_string().contains("a directory with a non-directory"), "{error}");
     let error = bed.copy_in("/etc", Tar::default().dir("f", "755"), &keep).unwrap_err();
@@ -106,7 +106,7 @@ fn into_directories_as_docker_does() {
     bed.copy_in("/etc", Tar::default().file("in", b"now a file"), &plain).unwrap();
     assert!(bed.path("etc/in").is_file());
 
-    let owned = Into { owner: Some((11, 12)), ..plain };
+    let owned = Into { owner: Some((11, 12)), ..plain.clone() };
     let tar = Tar::default().dir("d", "700").file("d/f", b"").file("implied/f", b"");
     bed.copy_in("/", tar.hard_link("link", "d/f"), &owned).unwrap();
     for name in ["d", "d/f", "implied", "implied/f", "link"] {

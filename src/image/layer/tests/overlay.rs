@@ -89,7 +89,7 @@ fn change(c: &Container) {
 
 fn packed(c: &Container, lower: &Path) -> (Packed, Vec<u8>) {
     let mut bytes = Vec::new();
-    let packed = pack(&c.writable.upper(), Some(&[lower]), &mut bytes).unwrap();
+    let packed = pack(&c.writable.upper(), Some(&[lower]), &Points::default(), &mut bytes).unwrap();
     (packed, bytes)
 }
 
@@ -100,7 +100,7 @@ fn changed_told_packed_and_unpacked_again() {
     let lower = bed.layer();
     let c = Container::new(&bed, "one", &[&lower]);
     change(&c);
-    let told: Vec<String> = changes(&c.writable.upper(), &[&lower])
+    let told: Vec<String> = changes(&c.writable.upper(), &[&lower], &Points::default())
         .unwrap()
         .iter()
         .map(|change| format!("{} {}", change.kind.letter(), change.path.display()))
@@ -206,7 +206,7 @@ fn a_file_that_changes_its_size_leaves_the_archive_whole() {
         });
         for _ in 0..50 {
             let mut bytes = Vec::new();
-            pack(&bed.layer(), None, &mut bytes).unwrap();
+            pack(&bed.layer(), None, &Points::default(), &mut bytes).unwrap();
             let listed = listing(&bytes);
             assert!(listed.contains("log\n") && listed.contains("zlast\n"), "{listed}");
         }

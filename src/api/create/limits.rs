@@ -1,0 +1,114 @@
+//! Limits in Docker's words, at creation and later. Pure.
+
+use std::path::PathBuf;
+
+use bollard_stubs::models::{HostConfig, ThrottleDevice};
+
+use super::some;
+use crate::manifest::model::{Container, Cpus, IoLimit};
+use crate::manifest::scalar::Size;
+
+/// The least memory that Docker takes.
+const LEAST_MEMORY: u64 = 6 << 20;
+
+/// A positive number; Docker's 0 is "not said".
+pub(super) fn positive(number: Option<i64>) -> Option<u64> {
+    number.filter(|number| *number > 0).map(i64::unsigned_abs)
+}
+
+/// Docker's share of processor time into the model's, where 100 is usual, and back.
+pub fn weight_of_shares(shares: u64) -> u32 {
+    u32::try_from(shares.saturating_mul(100) / 1024).unwrap_or(u32::MAX).clamp(1, 10_000)
+}
+
+/// Limits, also those of `POST /containers/{id}/update`.
+///
+/// # Errors
+/// A sentence for the client.
+pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), String> {
+    let limits = &mut container.resources;
+    if let Some(memory) = positive(host.memory) {
+        if memory < LEAST_MEMORY {
+            return Err("Minimum memory limit allowed is 6MB".to_owned());
+        }
+        limits.memory = Some(Size(memory));
+    }
+    match (host.memory_swap, limits.memory) {
+        (Some(total @ 1..), Some(memory)) => {
+            let total = total.unsigned_abs();
+            let swap = total
+                .checked_sub(memory.0)
+                .ok_or("Minimum memoryswap limit should be larger than memory limit, see usage")?;
+            limits.swap = Some(Size(swap));
+        }
+        (Some(1..), None) => {
+            return Err("You should always set the Memory limit when using Memoryswap limit, see \
+                        usage"
+                .to_owned());
+        }
+        (Some(-1), _) => limits.swap = None,
+        _ => {}
+    }
+    if let Some(reservation) = positive(host.memory_reservation) {
+        limits.memory_reservation = Some(Size(reservation));
+    }
+    let cpus = match (positive(host.nano_cpus), positive(host.cpu_quota)) {
+        (Some(_), Some(_)) => {
+            return Err("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".into());
+        }
+        (Some(nano), None) => Some(nano / 1_000_000),
+        (None, Some(quota)) => {
+            Some(quota.saturating_mul(1000) / positive(host.cpu_period).unwrap_or(100_000))
+        }
+        (None, None) => None,
+    };
+    if let Some(milli) = cpus {
+        limits.cpus = Some(Cpus { milli: u32::try_from(milli).unwrap_or(u32::MAX).max(1) });
+    }
+    if let Some(shares) = positive(host.cpu_shares) {
+        limits.cpu_weight = Some(weight_of_shares(shares));
+    }
+    for (asked, limit) in
+        [(&host.cpuset_cpus, &mut limits.cpuset), (&host.cpuset_mems, &mut limits.cpuset_mems)]
+    {
+        if let Some(set) = some(asked.clone()) {
+            *limit = Some(set);
+        }
+    }
+    if let Some(pids) = host.pids_limit {
+        limits.pids = positive(Some(pids));
+    }
+    if let Some(weight) = host.blkio_weight.filter(|weight| *weight > 0) {
+        // Docker's usual one is 500, the model's 100.
+        limits.io_weight = Some(u32::from(weight / 5).clamp(1, 10_000));
+    }
+    for (devices, set) in [
+        (&host.blkio_device_read_bps, (|l, n| l.read = Some(Size(n))) as fn(&mut IoLimit, u64)),
+        (&host.blkio_device_write_bps, |l, n| l.write = Some(Size(n))),
+        (&host.blkio_device_read_iops, |l, n| l.read_iops = Some(n)),
+        (&host.blkio_device_write_iops, |l, n| l.write_iops = Some(n)),
+    ] {
+        for device in devices.iter().flatten() {
+            io_limit(device, &mut limits.io, set);
+        }
+    }
+    Ok(())
+}
+
+fn io_limit(device: &ThrottleDevice, limits: &mut Vec<IoLimit>, set: fn(&mut IoLimit, u64)) {
+    let (Some(path), Some(rate)) = (&device.path, positive(device.rate)) else {
+        return;
+    };
+    let path = PathBuf::from(path);
+    let at = limits.iter().position(|limit| limit.device == path).unwrap_or_else(|| {
+        limits.push(IoLimit {
+            device: path.clone(),
+            read: None,
+            write: None,
+            read_iops: None,
+            write_iops: None,
+        });
+        limits.len() - 1
+    });
+    set(&mut limits[at], rate);
+}

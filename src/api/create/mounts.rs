@@ -1,0 +1,176 @@
+//! Binds, volumes and tmpfs in Docker's words. Pure.
+
+use std::path::PathBuf;
+
+use bollard_stubs::models::{HostConfig, Mount as DockerMount, MountType};
+
+use super::{Surroundings, limits::positive, some};
+use crate::manifest::model::{Container, Mount, MountKind};
+use crate::manifest::scalar::Size;
+
+pub(super) fn volume(source: Option<&str>, target: &str) -> Mount {
+    Mount {
+        source: source.map(str::to_owned),
+        target: PathBuf::from(target),
+        kind: Some(MountKind::Volume),
+        read_only: false,
+        size: None,
+        mode: None,
+    }
+}
+
+pub(super) fn mounts(
+    host: &HostConfig,
+    container: &mut Container,
+    surroundings: &mut Surroundings<'_>,
+) -> Result<(), String> {
+    // What is said in more detail replaces what is said in less.
+    let mut all = Vec::new();
+    for from in host.volumes_from.iter().flatten() {
+        let (which, read_only) = match from.rsplit_once(':') {
+            Some((which, "ro")) => (which, true),
+            Some((which, "rw")) => (which, false),
+            _ => (from.as_str(), false),
+        };
+        let (_, other) =
+            (surroundings.container)(which).ok_or_else(|| format!("No such container: {which}"))?;
+        for mut mount in other.mounts {
+            mount.read_only |= read_only;
+            all.push(mount);
+        }
+    }
+    all.append(&mut container.mounts);
+    for text in host.binds.iter().flatten() {
+        all.push(bind(text)?);
+    }
+    for mount in host.mounts.iter().flatten() {
+        all.push(typed(mount)?);
+    }
+    for (target, options) in host.tmpfs.iter().flatten() {
+        all.push(tmpfs(target, options)?);
+    }
+    for mut mount in all {
+        if !mount.target.is_absolute() {
+            let target = mount.target.display();
+            return Err(format!(
+                "invalid mount config: invalid mount path: '{target}' mount path \
+                                must be absolute"
+            ));
+        }
+        container.mounts.retain(|earlier| earlier.target != mount.target);
+        if mount.kind() == MountKind::Volume && mount.source.is_none() {
+            mount.source = Some((surroundings.volume)());
+        }
+        container.mounts.push(mount);
+    }
+    Ok(())
+}
+
+/// `SOURCE:TARGET[:OPTIONS]`, or a target alone.
+fn bind(text: &str) -> Result<Mount, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts[..] {
+        [target] => (None, target, ""),
+        [source, target] => (Some(source), target, ""),
+        [source, target, options] => (Some(source), target, options),
+        _ => return Err(format!("invalid volume specification: '{text}'")),
+    };
+    if target.is_empty() || source == Some("") {
+        return Err(format!("invalid volume specification: '{text}'"));
+    }
+    let mut mount = volume(source, target);
+    if let Some(source) = source {
+        mount.kind = None;
+        if mount.kind() == MountKind::Bind && !source.starts_with('/') {
+            return Err(format!(
+                "invalid volume specification: '{text}': {source:?} is neither a volume's name \
+                 nor an absolute path"
+            ));
+        }
+    }
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => mount.read_only = true,
+            // Labels of SELinux, copying and propagation: as Berth does it anyway.
+            "rw" | "z" | "Z" | "nocopy" | "private" | "rprivate" | "shared" | "rshared"
+            | "slave" | "rslave" | "cached" | "delegated" | "consistent" => {}
+            other => {
+                return Err(format!(
+                    "invalid volume specification: '{text}': invalid mode: {other}"
+                ));
+            }
+        }
+    }
+    Ok(mount)
+}
+
+fn typed(asked: &DockerMount) -> Result<Mount, String> {
+    let target = asked.target.clone().unwrap_or_default();
+    if target.is_empty() {
+        return Err("invalid mount config: field Target must not be empty".to_owned());
+    }
+    let source = some(asked.source.clone());
+    let mut mount = volume(source.as_deref(), &target);
+    mount.read_only = asked.read_only.unwrap_or(false);
+    match asked.typ {
+        Some(MountType::VOLUME) | None => {}
+        Some(MountType::BIND) => {
+            let source = source.ok_or(
+                "invalid mount config for type \"bind\": field Source must \
+                                       not be empty",
+            )?;
+            if !source.starts_with('/') {
+                return Err(format!(
+                    "invalid mount config for type \"bind\": invalid mount path: '{source}' mount \
+                     path must be absolute"
+                ));
+            }
+            mount.kind = Some(MountKind::Bind);
+        }
+        Some(MountType::TMPFS) => {
+            mount.kind = Some(MountKind::Tmpfs);
+            mount.source = None;
+            let options = asked.tmpfs_options.clone().unwrap_or_default();
+            mount.size = positive(options.size_bytes).map(Size);
+            mount.mode = positive(options.mode).map(|mode| format!("{mode:04o}"));
+        }
+        Some(other) => return Err(format!("mounts of type {other} are not served by Berth")),
+    }
+    Ok(mount)
+}
+
+fn tmpfs(target: &str, options: &str) -> Result<Mount, String> {
+    let mut mount = volume(None, target);
+    mount.kind = Some(MountKind::Tmpfs);
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("size", size)) => mount.size = Some(docker_size(size)?),
+            Some(("mode", mode)) => mount.mode = Some(mode.to_owned()),
+            None if option == "ro" => mount.read_only = true,
+            // Berth's tmpfs are nosuid, nodev and noexec.
+            _ => {}
+        }
+    }
+    Ok(mount)
+}
+
+/// `64m`: Docker's sizes are powers of 1024, whatever the letter's form.
+///
+/// # Errors
+/// It is none.
+pub fn docker_size(text: &str) -> Result<Size, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(end);
+    let shift = match unit.trim().trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(format!("invalid size: '{text}'")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("invalid size: '{text}'"))?;
+    Ok(Size((number * (1u64 << shift) as f64) as u64))
+}

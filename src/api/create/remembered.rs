@@ -1,0 +1,129 @@
+//! What a Docker client said that the manifest has no key for. It is kept with the
+//! manifest as the API's JSON, and `inspect` tells it again, so that clients which
+//! compare what they asked for with what they got find it. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::super::inspect::host_config;
+use crate::manifest::model::Container;
+
+/// Settings of the container itself that inspect would not tell from the manifest.
+const OF_CONTAINER: [&str; 6] =
+    ["ExposedPorts", "MacAddress", "NetworkDisabled", "OnBuild", "Shell", "Volumes"];
+
+/// Settings of the host that are told by the manifest alone, or not at all.
+const NOT_OF_HOST: [&str; 8] = [
+    "AutoRemove",
+    "ConsoleSize",
+    "ContainerIDFile",
+    "MaskedPaths",
+    "NetworkMode",
+    "PortBindings",
+    "ReadonlyPaths",
+    "RestartPolicy",
+];
+
+/// What belongs below `HostConfig`.
+const HOST: &str = "HostConfig.";
+
+/// Whether a client says anything by this: most send every key, most of them empty.
+fn says(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Number(number) => {
+            let unsaid = if key == "MemorySwappiness" { -1 } else { 0 };
+            number.as_i64() != Some(unsaid)
+        }
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => map.values().any(|value| says("", value) || value.is_object()),
+        Value::Bool(true) => true,
+    }
+}
+
+/// What to keep of what was asked for, beside the manifest that was made of it.
+pub fn remembered(asked: &Value, made: &Container) -> BTreeMap<String, String> {
+    let mut kept = BTreeMap::new();
+    for key in OF_CONTAINER {
+        if let Some(value) = asked.get(key).filter(|value| says(key, value)) {
+            kept.insert(key.to_owned(), value.to_string());
+        }
+    }
+    // Names without a value are told in the list as they came.
+    let bare: Vec<&Value> = asked["Env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|variable| variable.as_str().is_some_and(|text| !text.contains('=')))
+        .collect();
+    if !bare.is_empty() {
+        kept.insert("Env".to_owned(), Value::from_iter(bare.into_iter().cloned()).to_string());
+    }
+    if let Some(domain) = asked["Domainname"].as_str().filter(|domain| !domain.is_empty()) {
+        kept.insert("Domainname".to_owned(), Value::from(domain).to_string());
+        if says("", &asked["Hostname"]) {
+            kept.insert("Hostname".to_owned(), asked["Hostname"].to_string());
+        }
+    }
+    kept.extend(of_host(&asked["HostConfig"], made));
+    kept
+}
+
+fn of_host(asked: &Value, made: &Container) -> BTreeMap<String, String> {
+    let told = host_config(made);
+    let differs = |(key, value): &(&String, &Value)| {
+        says(key, value) && !NOT_OF_HOST.contains(&key.as_str()) && told.get(*key) != Some(*value)
+    };
+    let asked = asked.as_object().into_iter().flatten().filter(differs);
+    asked.map(|(key, value)| (format!("{HOST}{key}"), value.to_string())).collect()
+}
+
+/// The same after an update of limits: what was asked for now replaces what was kept.
+pub fn updated(asked: &Value, container: &mut Container) {
+    for (key, value) in asked.as_object().into_iter().flatten() {
+        if says(key, value) {
+            container.docker.remove(&format!("{HOST}{key}"));
+            // Two ways to say the same.
+            let rivals: &[&str] = match key.as_str() {
+                "NanoCpus" => &["CpuQuota", "CpuPeriod"],
+                "CpuQuota" => &["NanoCpus"],
+                _ => &[],
+            };
+            for rival in rivals {
+                container.docker.remove(&format!("{HOST}{rival}"));
+            }
+        }
+    }
+    container.docker.extend(of_host(asked, container));
+}
+
+/// Tells again, in an inspected container, what was kept.
+pub fn tell(container: &Container, config: &mut Value, host: &mut Value) {
+    for (key, text) in &container.docker {
+        let Ok(value) = serde_json::from_str::<Value>(text) else { continue };
+        match (key.strip_prefix(HOST), key.as_str()) {
+            (Some("LogConfig"), _) if value["Type"] == "" => {
+                host["LogConfig"]["Config"] = value["Config"].clone();
+            }
+            (Some(key), _) => host[key] = value,
+            (None, "Env") => {
+                if let (Some(env), Value::Array(bare)) = (config["Env"].as_array_mut(), value) {
+                    env.extend(bare);
+                }
+            }
+            (None, "ExposedPorts") => {
+                let mut ports = config["ExposedPorts"].as_object().cloned().unwrap_or_default();
+                ports.extend(value.as_object().cloned().unwrap_or_else(Map::new));
+                config["ExposedPorts"] = Value::Object(ports);
+            }
+            (None, key) => config[key] = value,
+        }
+    }
+}
+
+/// One value that was kept of the host's settings.
+pub fn kept_of_host(container: &Container, key: &str) -> Option<Value> {
+    serde_json::from_str(container.docker.get(&format!("{HOST}{key}"))?).ok()
+}

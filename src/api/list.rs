@@ -1,0 +1,168 @@
+//! `/containers/json` and `/containers/prune`: containers by filters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use hyper::StatusCode;
+use serde_json::json;
+
+use super::containers::{is_ours, order};
+use super::respond::{Answer, failure, json as as_json, refused};
+use super::route::Query;
+use super::{inspect, model, volumes};
+use crate::engine::handle::{Handle, View};
+use crate::engine::images::blocking;
+use crate::engine::reconcile::Verb;
+
+/// The ids of the images that containers name which were not launched yet.
+async fn image_ids(handle: &Handle, views: &[View]) -> BTreeMap<String, String> {
+    let unknown: BTreeSet<String> = views
+        .iter()
+        .filter(|view| view.image.is_none())
+        .filter_map(|view| view.manifest.image.clone())
+        .collect();
+    if unknown.is_empty() {
+        return BTreeMap::new();
+    }
+    let Ok(store) = handle.images.store().await else { return BTreeMap::new() };
+    let look = move || {
+        let found = unknown.into_iter().filter_map(|name| {
+            let id = store.resolve(&name).ok()?.id.to_string();
+            Some((name, id))
+        });
+        Ok(found.collect())
+    };
+    blocking(look).await.unwrap_or_default()
+}
+
+/// The filters of the API; another one is an error.
+const FILTERS: [&str; 16] = [
+    "ancestor",
+    "annotation",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+];
+
+pub async fn list(handle: &Handle, query: &Query) -> Answer {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    if let Some(unknown) = filters.keys().find(|key| !FILTERS.contains(&key.as_str())) {
+        return failure(StatusCode::BAD_REQUEST, &format!("invalid filter '{unknown}'"));
+    }
+    let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).filter(|n| *n > 0);
+    let all = query.is_on("all")
+        || limit.is_some()
+        || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
+    let fits = |view: &View| {
+        filters.iter().all(|(key, values)| {
+            values.is_empty()
+                || match key.as_str() {
+                    // A container has several labels, so all that are asked for count.
+                    "label" | "annotation" => values.iter().all(|v| matches(view, key, v)),
+                    _ => values.iter().any(|value| matches(view, key, value)),
+                }
+        })
+    };
+    let now = SystemTime::now();
+    let mut views = handle.list().await;
+    views.retain(|view| !view.id.is_empty() && (all || model::is_running(view)) && fits(view));
+    views.sort_by_key(|view| std::cmp::Reverse(view.created));
+    for (key, later) in [("since", true), ("before", false)] {
+        for which in filters.get(key).into_iter().flatten() {
+            let other = match handle.find(which).await {
+                Ok(other) => other,
+                Err(refusal) => return refused(refusal),
+            };
+            views.retain(|view| view.id != other.id && (view.created > other.created) == later);
+        }
+    }
+    views.truncate(limit.unwrap_or(usize::MAX));
+    let ids = image_ids(handle, &views).await;
+    let mut list = Vec::with_capacity(views.len());
+    for view in &views {
+        let mut summary = model::summary(view, now);
+        let named = view.manifest.image.as_ref().and_then(|name| ids.get(name));
+        summary.image_id = view.image.as_ref().or(named).cloned();
+        summary.mounts = Some(model::mounts(view, &|name| volumes::place(handle, name)));
+        list.push(summary);
+    }
+    as_json(&list)
+}
+
+fn matches(view: &View, key: &str, value: &str) -> bool {
+    match key {
+        "id" => view.id.starts_with(value),
+        "name" => view.name.as_str().contains(value.trim_start_matches('/')),
+        "status" => view.state == value,
+        "exited" => {
+            !model::is_running(view) && view.exit_code.is_some_and(|code| code.to_string() == value)
+        }
+        "health" => view.health.as_deref().unwrap_or("none") == value,
+        "label" => match value.split_once('=') {
+            Some((name, value)) => view.manifest.labels.get(name).is_some_and(|v| v == value),
+            None => view.manifest.labels.contains_key(value),
+        },
+        "ancestor" => {
+            let image = model::image(view);
+            image == value || image.split(':').next() == Some(value)
+        }
+        "network" => view.manifest.network_mode().to_string() == value,
+        "volume" => view.manifest.mounts.iter().any(|mount| {
+            mount.source.as_deref() == Some(value) || mount.target.to_str() == Some(value)
+        }),
+        "publish" | "expose" => {
+            let wanted =
+                if value.contains('/') { value.to_owned() } else { format!("{value}/tcp") };
+            inspect::port_bindings(&view.manifest).contains_key(&wanted)
+        }
+        "is-task" => !matches!(value, "true" | "1"),
+        _ => true,
+    }
+}
+
+/// Removes all that clients made and that do not run.
+pub async fn prune(handle: &Handle, query: &Query) -> Answer {
+    let filters = match query.filters() {
+        Ok(filters) => filters,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let now = SystemTime::now();
+    let before = filters.get("until").and_then(|values| values.first());
+    let before = match before.map(|text| super::logs::parse_time(text, now)).transpose() {
+        Ok(before) => before,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    };
+    let mut removed = Vec::new();
+    for view in handle.list().await {
+        let rests = matches!(view.state.as_str(), "created" | "exited" | "dead");
+        let fits = |key: &str, is: bool| {
+            filters.get(key).is_none_or(|values| {
+                values.iter().all(|value| matches(&view, "label", value) == is)
+            })
+        };
+        if rests
+            && is_ours(handle, &view)
+            && before.is_none_or(|before| view.created < before)
+            && fits("label", true)
+            && fits("label!", false)
+            && order(handle, &view, Verb::Remove { force: false }).await.is_ok()
+        {
+            removed.push(view.id);
+        }
+    }
+    as_json(&json!({ "ContainersDeleted": removed, "SpaceReclaimed": 0 }))
+}

@@ -1,0 +1,219 @@
+//! What uses how much disk (`/system/df`, `/berth/df`), and whether the images are
+//! whole. Counted when somebody asks, and only then.
+
+use std::collections::BTreeSet;
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::images::{described, refused};
+use super::respond::{Answer, failure, json as as_json};
+use super::route::Query;
+use crate::engine::garbage::pins;
+use crate::engine::handle::{Handle, View};
+use crate::engine::images::blocking;
+use crate::image::store::{Usage, disk_of};
+use crate::image::{Error, Kind};
+
+/// The bytes of everything, shared parts once.
+struct Counted {
+    images: Usage,
+    /// Of each container: its own files, and its log.
+    containers: Vec<(u64, u64)>,
+    /// Of each volume, with its name.
+    volumes: Vec<(String, u64)>,
+    /// What is being removed.
+    trash: u64,
+    /// All that is below the state directory and the logs.
+    total: u64,
+    disk_free: u64,
+    disk_size: u64,
+}
+
+async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
+    let store = handle.images.store().await?;
+    let (paths, volumes) = (handle.paths.clone(), handle.volumes.clone());
+    let places: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let folder = paths.state_dir().join("roots").join(&view.id);
+            (folder, paths.log_dir(view.name.as_str()), view.id.is_empty())
+        })
+        .collect();
+    blocking(move || {
+        let state = paths.state_dir();
+        let known = volumes.list().unwrap_or_default();
+        let volumes = known
+            .into_iter()
+            .map(|volume| {
+                let size = volumes.data(&volume.name).map_or(0, |data| disk_of(&data));
+                (volume.name, size)
+            })
+            .collect();
+        let containers = places
+            .iter()
+            .map(|(folder, log, no_id)| {
+                // Without an id it would be the folder of all.
+                (if *no_id { 0 } else { disk_of(folder) }, disk_of(log))
+            })
+            .collect();
+        let disk = rustix::fs::statvfs(&state).map_err(|errno| {
+            Error::new(Kind::System, format!("looking at the disk of {}: {errno}", state.display()))
+        })?;
+        Ok(Counted {
+            images: store.usage()?,
+            containers,
+            volumes,
+            trash: disk_of(&state.join("trash")),
+            total: disk_of(&state) + disk_of(&paths.logs_dir()),
+            disk_free: disk.f_bfree.saturating_mul(disk.f_frsize),
+            disk_size: disk.f_blocks.saturating_mul(disk.f_frsize),
+        })
+    })
+    .await
+}
+
+fn users<'v>(views: &'v [View], volume: &'v str) -> impl Iterator<Item = &'v View> {
+    views.iter().filter(move |view| {
+        let mut mounts = view.manifest.mounts.iter().chain(&view.anonymous);
+        mounts.any(|mount| mount.source.as_deref() == Some(volume))
+    })
+}
+
+/// `/system/df`, as Docker's clients read it.
+pub async fn df(handle: &Handle) -> Answer {
+    let now = std::time::SystemTime::now();
+    let views = handle.list().await;
+    let counted = match count(handle, &views).await {
+        Ok(counted) => counted,
+        Err(error) => return refused(&error),
+    };
+    let images: Vec<Value> =
+        counted.images.images.iter().map(|image| described(image, &views, true)).collect();
+    let containers: Vec<Value> = views
+        .iter()
+        .zip(&counted.containers)
+        .map(|(view, (size, _))| {
+            let summary = super::model::summary(view, now);
+            let mut value = serde_json::to_value(summary).unwrap_or_default();
+            value["SizeRw"] = json!(size);
+            value
+        })
+        .collect();
+    let mut volumes = super::volumes::all(handle, &views);
+    for volume in &mut volumes {
+        let name = volume["Name"].as_str().unwrap_or_default();
+        let size = counted.volumes.iter().find(|(of, _)| of == name).map(|(_, size)| *size);
+        if let Some(size) = size {
+            volume["UsageData"]["Size"] = json!(size);
+        }
+    }
+    as_json(&json!({
+        "LayersSize": counted.images.layers + counted.images.blobs,
+        "Images": images,
+        "Containers": containers,
+        "Volumes": volumes,
+        "BuildCache": [],
+    }))
+}
+
+/// `/berth/df`: all that Berth has on disk, so that the parts make the whole.
+pub async fn own(handle: &Handle) -> Answer {
+    let views = handle.list().await;
+    let (counted, pins) = match (count(handle, &views).await, pins(handle).await) {
+        (Ok(counted), Ok(pins)) => (counted, pins),
+        (Err(error), _) | (_, Err(error)) => return refused(&error),
+    };
+    let images = &counted.images;
+    let used =
+        |image: &&crate::image::store::ImageUsage| pins.images.contains(&image.listed.image.id);
+    let idle: u64 = images.images.iter().filter(|image| !used(image)).map(|i| i.unique).sum();
+    let rows: u64 = counted.containers.iter().map(|(root, _)| root).sum();
+    let rests = |view: &View| matches!(view.state.as_str(), "created" | "exited" | "dead");
+    let resting: u64 = views
+        .iter()
+        .zip(&counted.containers)
+        .filter(|(view, _)| rests(view))
+        .map(|(_, (root, _))| root)
+        .sum();
+    let logs: u64 = counted.containers.iter().map(|(_, log)| log).sum();
+    let volumes: u64 = counted.volumes.iter().map(|(_, size)| size).sum();
+    let is_used = |name: &str| users(&views, name).next().is_some();
+    let unused: u64 = counted.volumes.iter().filter(|(n, _)| !is_used(n)).map(|(_, s)| s).sum();
+    let parts = images.total() + rows + logs + volumes + counted.trash;
+    let kind = |name: &str, total: Option<usize>, active: Option<usize>, size, reclaimable| {
+        json!({ "type": name, "total": total, "active": active, "size": size,
+                "reclaimable": reclaimable })
+    };
+    let running = views.iter().filter(|view| view.pid > 0).count();
+    as_json(&json!({
+        "kinds": [
+            kind("Images", Some(images.images.len()), Some(images.images.iter().filter(used).count()),
+                 images.blobs + images.layers, idle + images.unreferenced),
+            kind("Unfinished downloads", None, None, images.partial, images.partial),
+            kind("Being made", None, None, images.temporary, 0),
+            kind("Damaged", None, None, images.damaged, images.damaged),
+            kind("Containers", Some(views.len()), Some(running), rows, resting),
+            kind("Logs", None, None, logs, 0),
+            kind("Volumes", Some(counted.volumes.len()),
+                 Some(counted.volumes.iter().filter(|(name, _)| is_used(name)).count()),
+                 volumes, unused),
+            kind("Being removed", None, None, counted.trash, counted.trash),
+            kind("Records and folders", None, None, counted.total.saturating_sub(parts), 0),
+        ],
+        "total": counted.total.max(parts),
+        "disk-free": counted.disk_free,
+        "disk-size": counted.disk_size,
+        "images": images.images.iter().map(|image| {
+            let listed = &image.listed;
+            let id = listed.image.id.to_string();
+            json!({
+                "name": listed.names.iter().chain(&listed.digests).next().map(|n| n.familiar()),
+                "users": views.iter().filter(|view| view.image.as_ref() == Some(&id)).count(),
+                "id": id,
+                "size": image.size,
+                "unique": image.unique,
+            })
+        }).collect::<Vec<_>>(),
+        "containers": views.iter().zip(&counted.containers).map(|(view, (size, log))| json!({
+            "name": view.name, "id": view.id, "size": size + log, "unique": size + log,
+        })).collect::<Vec<_>>(),
+        "volumes": counted.volumes.iter().map(|(name, size)| json!({
+            "name": name, "id": "", "size": size, "unique": size,
+            "users": users(&views, name).count(),
+        })).collect::<Vec<_>>(),
+    }))
+}
+
+/// `/berth/images/verify`: a sentence for each thing that is damaged.
+pub async fn verify(handle: &Handle, query: &Query) -> Answer {
+    let checked = async {
+        let (store, pins) = (handle.images.store().await?, pins(handle).await?);
+        let repair = query.is_on("repair");
+        // Only what really is mounted: a layer that no container runs on can be made anew.
+        let running: BTreeSet<String> = handle
+            .list()
+            .await
+            .into_iter()
+            .filter(|view| view.pid > 0)
+            .filter_map(|view| view.image)
+            .collect();
+        blocking(move || {
+            let mut mounted = BTreeSet::new();
+            for id in pins.images.iter().filter(|id| running.contains(&id.to_string())) {
+                if let Ok(image) = store.resolve(&id.to_string()) {
+                    mounted.extend(store.layer_names(&image));
+                }
+            }
+            store.verify(repair, &mounted)
+        })
+        .await
+    };
+    match checked.await {
+        Ok(damages) => as_json(&damages.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        Err(error) if error.kind() == Kind::System => {
+            failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
+        }
+        Err(error) => refused(&error),
+    }
+}

@@ -11,6 +11,7 @@ use super::observed::Observed;
 use super::record::{Asked, HealthStatus, Phase, Record, Rest, StopWhy};
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
+use crate::manifest::service::Kind;
 
 /// Why a container that should run is not launched yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -145,6 +146,7 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
     }
     // What is run at its own times nobody waits for.
     let timed = matches!(&force, Force::Manifest(manifest) if manifest.is_timed());
+    let oneshot = matches!(&force, Force::Manifest(manifest) if manifest.kind == Kind::Oneshot);
     node.outlook = match (&node.down, &record.phase) {
         (None, _) if timed => Outlook::Ready,
         (Some(why), _) if comes_back(why) => Outlook::Pending,
@@ -154,6 +156,8 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
             Some(HealthStatus::Unhealthy) => Outlook::Hopeless,
             _ => Outlook::Pending,
         },
+        // How it ended is known in a moment, and till then nobody goes on without it.
+        (None, Phase::Ending { .. } | Phase::Ended { .. }) if oneshot => Outlook::Pending,
         (None, Phase::Exited(Rest::Skipped { .. })) => Outlook::Ready,
         (None, Phase::Launching { .. }) => Outlook::Pending,
         (None, Phase::Exited(Rest::Finished)) => {

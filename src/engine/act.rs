@@ -10,7 +10,7 @@ use super::flight::{Flight, Outcome};
 use super::live::Process;
 use super::prepare::{self, Ends, Job, Kept, Order, Ready, status_path};
 use super::reconcile::{Action, Event, ExitStatus};
-use super::run::{Effect, Engine, InFlight, Purpose};
+use super::run::{Effect, Engine, InFlight, Purpose, REST};
 use super::terminal::Pump;
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
@@ -119,6 +119,10 @@ impl Engine {
         kept: Kept,
         result: Result<Box<Ready>, String>,
     ) {
+        self.was_busy = true;
+        if !std::mem::replace(&mut self.rest_is_near, true) {
+            self.later(REST, Effect::Rest);
+        }
         let live = self.lives.entry(name.clone()).or_default();
         live.oom_kills = kept.cgroup.as_deref().map_or(0, Cgroup::oom_kills);
         live.kept = kept;

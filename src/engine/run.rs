@@ -56,6 +56,8 @@ pub(super) enum Effect {
     Problem(String),
     /// The durable records may be brought up to date.
     CatchUp,
+    /// Perhaps nothing was launched for a while: what that took may be given back.
+    Rest,
 }
 
 /// To whoever asked how a command or a probe ended; the error says how it failed.
@@ -121,6 +123,10 @@ pub(super) struct Engine {
     /// The last complaint about a disk, said once until it is over.
     pub disk_problem: Option<String>,
     pub catching_up: bool,
+    /// Something was launched since it was last looked.
+    pub was_busy: bool,
+    /// [`Effect::Rest`] will come.
+    pub rest_is_near: bool,
     pub echo: Option<super::echo::Echo>,
     /// Everything ends with this container.
     pub main: Option<Name>,
@@ -367,6 +373,11 @@ impl Engine {
             Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
+            Effect::Rest if std::mem::take(&mut self.was_busy) => self.later(REST, Effect::Rest),
+            Effect::Rest => {
+                self.rest_is_near = false;
+                crate::sys::process::trim_heap();
+            }
             Effect::CatchUp => {
                 let problem = self.store.catch_up().err().map(|error| error.to_string());
                 self.catching_up = problem.is_some();
@@ -374,8 +385,6 @@ impl Engine {
                     self.later(DISK_RETRY, Effect::CatchUp);
                 }
                 self.note_disk(problem);
-                // What a burst of launches has used is not needed at rest.
-                crate::sys::process::trim_heap();
             }
         }
     }
@@ -435,6 +444,9 @@ impl Engine {
 const COME_BACK: Duration = Duration::from_secs(2);
 /// How long counts may be behind on the disk.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// When memory of launches is given back: not before the threads that prepared them
+/// have ended, which they do after ten idle seconds.
+pub(super) const REST: Duration = Duration::from_secs(12);
 /// When a full disk is tried again.
 const DISK_RETRY: Duration = Duration::from_secs(5);
 

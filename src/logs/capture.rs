@@ -7,6 +7,7 @@ use super::registry::{Logs, Pulse, Warning, max_size};
 use super::writer::Writer;
 use super::{Stream, compress, layout};
 use crate::manifest::model::Log;
+use crate::sys::pause::Pause;
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,6 +23,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// After data that came this soon after other data, more is let gather.
 const HOT: Duration = Duration::from_millis(4);
 const GATHER: Duration = Duration::from_millis(1);
+/// The same for a container that would fill its FIFO in that time and have to wait.
+const GATHER_FAST: Duration = Duration::from_micros(200);
+const FAST: u64 = PIPE / 4;
 /// How often it is looked whether a client has read on.
 const AWAITED: Duration = Duration::from_millis(5);
 const PIPE: u64 = 64 << 10;
@@ -66,6 +70,7 @@ impl Capture {
             floor: 0,
             stalled: None,
             moved_at: None,
+            pause: None,
             awaiting: false,
             limit: Limit::default(),
             tidying: None,
@@ -174,6 +179,8 @@ struct Pump {
     floor: u64,
     stalled: Option<Duration>,
     moved_at: Option<Instant>,
+    /// For one that writes fast; none at rest.
+    pause: Option<Pause>,
     /// A client has to read before there can be another file.
     awaiting: bool,
     limit: Limit,
@@ -425,6 +432,7 @@ impl Pump {
     /// Sleeps until there is something to do.
     async fn wait(&mut self, settings: &Log) -> io::Result<Woken> {
         let now = Instant::now();
+        self.pause = None;
         let old = self.until_old(settings).and_then(|d| now.checked_add(d));
         let deadline = [old, self.limit.note_at].into_iter().flatten().min();
         // Registered only while we sleep: in a burst each write would wake us. What
@@ -452,9 +460,19 @@ impl Pump {
         let most = self.fifos[0].capacity().max(self.fifos[1].capacity());
         if drain || moved >= most / 2 || !hot {
             tokio::task::yield_now().await;
-        } else {
-            sleep(GATHER).await;
+            return;
         }
+        if moved >= FAST {
+            if self.pause.is_none() {
+                self.pause = Pause::new().ok();
+            }
+            if let Some(pause) = &self.pause
+                && pause.pass(GATHER_FAST).await.is_ok()
+            {
+                return;
+            }
+        }
+        sleep(GATHER).await;
     }
 
     /// Writing failed: says so once, and tries again later and later.

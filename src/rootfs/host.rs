@@ -4,11 +4,12 @@
 //! containers as far as it lies in a directory that is seen: a new file in `/etc`
 //! that others may not read is hidden from the next `prepare` on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
@@ -154,7 +155,7 @@ fn walk(directory: &Path, rules: &Rules, unseen: &BTreeSet<PathBuf>, found: &mut
             && there.is_file()
             && rules.may_hold_key(&entry.path)
             && there.len() <= KEY_FILE_LIMIT
-            && holds_private_key(&entry.path).unwrap_or(true);
+            && key_in(&entry.path, &there);
         if rules.hides(&entry) {
             found.hidden.push(entry);
         } else if entry.kind == Kind::Directory && rules.looks_into(&entry.path) {
@@ -212,21 +213,49 @@ pub(super) fn owned(there: &Metadata) -> Owned {
     Owned { mode: there.mode() & 0o7777, uid: there.uid(), gid: there.gid() }
 }
 
+/// What a file was when it was looked at; another content is another time of change.
+type Identity = (u64, u64, u64, i64, i64);
+
+fn identity(there: &Metadata) -> Identity {
+    (there.dev(), there.ino(), there.len(), there.ctime(), there.ctime_nsec())
+}
+
+/// Which files hold keys: there are hundreds of certificates on a host, and to read all
+/// of them again would cost more than the rest of a launch.
+static KNOWN: Mutex<BTreeMap<Identity, bool>> = Mutex::new(BTreeMap::new());
+const KNOWN_MAX: usize = 10_000;
+
+/// Whether there is a private key in a file; in doubt there is.
+fn key_in(path: &Path, there: &Metadata) -> bool {
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(holds) = known().get(&identity(there)) {
+        return *holds;
+    }
+    let Ok((holds, read)) = holds_private_key(path) else { return true };
+    let mut known = known();
+    if known.len() >= KNOWN_MAX {
+        known.clear();
+    }
+    known.insert(identity(&read), holds);
+    holds
+}
+
 /// RFC 7468: `-----BEGIN PRIVATE KEY-----`, also with a kind before `PRIVATE`.
-fn holds_private_key(path: &Path) -> io::Result<bool> {
-    let mut content = Vec::new();
-    File::options()
+fn holds_private_key(path: &Path) -> io::Result<(bool, Metadata)> {
+    let file = File::options()
         .read(true)
         // It may have become a FIFO or a link since it was looked at.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?
-        .take(KEY_FILE_LIMIT)
-        .read_to_end(&mut content)?;
-    Ok(content.split(|b| *b == b'\n').any(|line| {
+        .open(path)?;
+    let there = file.metadata()?;
+    let mut content = Vec::new();
+    file.take(KEY_FILE_LIMIT).read_to_end(&mut content)?;
+    let holds = content.split(|b| *b == b'\n').any(|line| {
         let line = line.trim_ascii_start();
         line.starts_with(b"-----BEGIN ") && {
             let label = String::from_utf8_lossy(line.get(..80).unwrap_or(line));
             label.contains("PRIVATE KEY")
         }
-    }))
+    });
+    Ok((holds, there))
 }

@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod machine;
 pub mod mount;
+pub mod pause;
 pub mod process;
 pub mod readiness;
 pub mod signals;

@@ -100,7 +100,7 @@ pub fn rlimits(limits: &BTreeMap<String, Rlimit>) -> Done {
         let limit =
             rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
         let init = rustix::process::getppid();
-        let set = rustix::process::prlimit(init, resource, limit.clone()).map(drop);
+        let set = rustix::process::prlimit(init, resource, limit).map(drop);
         if let Err(errno) = set.and_then(|()| setrlimit(resource, limit)) {
             wrong.push(format!("{name}: {errno}"));
         }

@@ -470,7 +470,10 @@ pub(super) fn resolve_user(
 
 /// Compiled seccomp filters: most containers have the same one.
 #[derive(Debug, Clone, Default)]
-pub struct Filters(Arc<Mutex<VecDeque<(LinuxSeccomp, Vec<u8>)>>>);
+pub struct Filters(Arc<Mutex<VecDeque<Compiled>>>);
+
+/// A filter, and its program for seccomp(2).
+type Compiled = (LinuxSeccomp, Vec<u8>);
 
 impl Filters {
     /// As many as there may be different ones in use.

@@ -69,7 +69,11 @@ vm_busybox() {
     for applet in $(/bin/busybox --list | grep -vxE 'busybox|init|linuxrc'); do
         ln -sf /bin/busybox "$root/bin/$applet"
     done
-    printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n' > "$root/etc/passwd"
+    # Where the kernel, and manifests for a real Debian, look for them.
+    for applet in modprobe getty syslogd fstrim ifconfig udhcpc; do
+        ln -sf /bin/busybox "$root/sbin/$applet"
+    done
+    printf 'root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n' > "$root/etc/passwd"
     printf 'root:x:0:\ntty:x:5:\nnogroup:x:65534:\n' > "$root/etc/group"
 }
 

@@ -42,6 +42,7 @@ pub async fn dispatch(handle: &Handle, method: &Method, parts: &[&str], query: &
                 Err(problems) => failure(StatusCode::UNPROCESSABLE_ENTITY, &problems),
             }
         }
+        ["settled"] if get => json(&handle.settled().await),
         ["rescan"] if post => {
             handle.rescan().await;
             no_content()

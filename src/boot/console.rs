@@ -53,6 +53,8 @@ pub fn shell(why: &str, shells: &str) {
 /// console already: a login there is better. Gives its pid.
 pub fn rescue() -> Option<i32> {
     let started = machine::fork(|| {
+        // A login that is being started should have it.
+        std::thread::sleep(std::time::Duration::from_secs(3));
         if console_is_taken() {
             return 0;
         }

@@ -13,6 +13,7 @@ mod console;
 mod down;
 pub mod fstab;
 mod init;
+pub mod mere;
 pub mod plan;
 mod steps;
 

@@ -153,6 +153,17 @@ pub struct Parent {
 }
 
 impl Parent {
+    /// Of a machine, or a container, that gives us no hierarchy that we may write to:
+    /// every group below it is empty and limits nothing.
+    pub fn none() -> Self {
+        Parent { v2: None, v1: Vec::new(), version: CgroupVersion::V2, seen: Vec::new() }
+    }
+
+    /// Whether processes can be followed, limited and ended by their group.
+    pub fn has_groups(&self) -> bool {
+        self.v2.is_some() || !self.v1.is_empty()
+    }
+
     /// Which layout the machine has.
     pub fn version(&self) -> CgroupVersion {
         self.version

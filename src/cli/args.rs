@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::image::ImageCommand;
-use super::machine::{Down, Kexec, Shutdown};
+use super::machine::{Down, Init, Kexec, Shutdown};
 use super::run_args::{Attach, Create, Exec, Run};
 use crate::engine::start::Tcp;
 
@@ -188,6 +188,10 @@ pub enum Command {
     Image(ImageCommand),
     /// Say what is wrong with manifests.
     Check {
+        /// Check one file as if it had this name: for tools that check before they move
+        /// a file into its place.
+        #[arg(long = "as", value_name = "FILE-NAME")]
+        name: Option<String>,
         /// Files or directories.
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
@@ -237,6 +241,34 @@ pub enum Command {
         /// Where to.
         dir: PathBuf,
     },
+    /// Take over what changed in the manifests, now, and wait until it is so if asked:
+    /// exit status 0 all are ready, 1 something failed, 124 it took too long.
+    Apply(Apply),
+    /// Say on one screen what runs, and what failed and why: exit status 1 if something
+    /// did.
+    Status {
+        /// Only these containers, with more of their logs.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print how long each container took to be ready, in this boot.
+    Blame,
+    /// Print the chain of containers that others waited for longest.
+    CriticalChain {
+        /// Up to this container; without it up to the last that was ready.
+        name: Option<String>,
+    },
+    /// Print a picture of the boot (SVG).
+    Plot,
+    /// From inside a container: say that it is ready, or well (sd_notify(3)).
+    Notify {
+        /// Lines such as READY=1, WATCHDOG=1, STATUS=text; READY=1 without any.
+        #[arg(value_name = "KEY=VALUE")]
+        lines: Vec<String>,
+    },
     /// Say what a boot of this machine does, step by step, if Berth is its init.
     Boot,
     /// Stop everything and switch the machine off.
@@ -249,14 +281,34 @@ pub enum Command {
     Kexec(Kexec),
     /// Bring the machine down at a time, as other inits' shutdown does.
     Shutdown(Shutdown),
+    /// Be nothing but an init for one command, as PID 1 of somebody else's container.
+    Init(Init),
     /// What `up` starts as its child.
     #[command(hide = true)]
     Engine(Up),
 }
 
+/// Whether and how long it is waited for.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Apply {
+    /// Wait until everything is ready or has failed.
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Wait no longer than this.
+    #[arg(long, requires = "wait", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+}
+
 /// How `up` runs.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Up {
+    /// Go on in the background, and wait until everything is ready or has failed; exit
+    /// statuses as those of `apply`. If Berth runs, what changed is taken over.
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Wait no longer than this.
+    #[arg(long, requires = "wait", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<std::time::Duration>,
     /// Directories of manifests, instead of /etc/containers.d and the others.
     #[arg(value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
@@ -275,6 +327,10 @@ pub struct Up {
     /// PEM file of the server's key.
     #[arg(long, value_name = "FILE", requires = "tcp")]
     pub tls_key: Option<PathBuf>,
+    /// End when this container does, with its exit status: as the entrypoint of somebody
+    /// else's container. The others are stopped then.
+    #[arg(long, value_name = "NAME", conflicts_with = "wait")]
+    pub main: Option<crate::manifest::scalar::Name>,
 }
 
 impl Up {

@@ -14,6 +14,7 @@ use super::{Result, print};
 use crate::boot;
 use crate::engine::paths::Paths;
 use crate::keeper::ending::Ending;
+use crate::manifest::scalar::Signal;
 use crate::sys::{machine, signals};
 
 /// How the machine goes down.
@@ -59,6 +60,69 @@ pub struct Shutdown {
     pub message: Vec<String>,
 }
 
+/// As an init of one command.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Init {
+    /// Give the command a session of its own with the terminal, send signals to all of
+    /// its process group, and SIGTERM to what is left of it at the end (dumb-init's way).
+    #[arg(long)]
+    pub session: bool,
+    /// Send signals to the command's process group.
+    #[arg(short, long)]
+    pub group: bool,
+    /// Adopt orphans also when this is not PID 1.
+    #[arg(short, long)]
+    pub subreaper: bool,
+    /// Tell which orphans are reaped.
+    #[arg(short, long)]
+    pub warn: bool,
+    /// An exit status that counts as 0.
+    #[arg(short, long = "expect", value_name = "STATUS", value_parser = clap::value_parser!(u8))]
+    pub expected: Vec<u8>,
+    /// The signal to this program when its parent ends.
+    #[arg(short, long, value_name = "SIGNAL")]
+    pub parent_death: Option<Signal>,
+    /// Pass a signal on as another one, `15:3`; as 0 it is not passed on.
+    #[arg(short, long = "rewrite", value_name = "FROM:TO", value_parser = rewrite)]
+    pub rewrite: Vec<(i32, i32)>,
+    /// Tell what is done.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+fn rewrite(text: &str) -> std::result::Result<(i32, i32), String> {
+    let numbers = text.split_once(':').and_then(|(from, to)| {
+        let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+        ((1..=64).contains(&from) && (0..=64).contains(&to)).then_some((from, to))
+    });
+    numbers.ok_or_else(|| format!("{text:?} is not FROM:TO with numbers of signals"))
+}
+
+/// Runs one command under an init; ends as it does.
+pub fn init(args: Init) -> Result {
+    use std::os::unix::ffi::OsStringExt;
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    let options = boot::mere::Options {
+        session: args.session,
+        group: args.group || is_set("TINI_KILL_PROCESS_GROUP"),
+        subreaper: args.subreaper || is_set("TINI_SUBREAPER"),
+        warn: args.warn,
+        expected: args.expected.iter().map(|code| i32::from(*code)).collect(),
+        parent_death: args.parent_death.map(|signal| signal.0),
+        rewrite: args.rewrite.into_iter().collect(),
+        verbose: args.verbose > 0,
+    };
+    let mut command = Vec::new();
+    for word in args.command {
+        command.push(CString::new(word.into_vec()).map_err(|_| "a NUL in the command")?);
+    }
+    let code = boot::mere::run(&options, &command);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
 /// The names by which the binary can be called to bring the machine down.
 const NAMES: [&str; 4] = ["poweroff", "reboot", "halt", "shutdown"];
 
@@ -70,6 +134,18 @@ pub fn by_name(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         args.splice(0..1, ["berth".into(), name]);
     }
     args
+}
+
+/// Sends lines of sd_notify(3) to whoever supervises this process.
+pub fn notify(lines: &[String]) -> Result {
+    let path = std::env::var_os("NOTIFY_SOCKET")
+        .ok_or("NOTIFY_SOCKET is not set: say type = \"notify\" or `watchdog` in the manifest")?;
+    let text = if lines.is_empty() { "READY=1".to_owned() } else { lines.join("\n") };
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket
+        .send_to(text.as_bytes(), Path::new(&path))
+        .map_err(|error| format!("sending to {}: {error}", path.to_string_lossy()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What a boot of this machine does, step by step.

@@ -2,6 +2,8 @@
 //! `plan --offline`, `boot`, `completions`, `man` and what brings the machine down is a client of the API; `up` becomes
 //! the keeper.
 
+mod analysis;
+mod apply;
 mod args;
 mod client;
 mod image;
@@ -15,6 +17,7 @@ mod run;
 mod run_args;
 mod screen;
 mod session;
+mod status;
 mod stream;
 mod terminal;
 mod up;
@@ -64,18 +67,24 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> Result {
     let paths = crate::engine::paths::Paths::new(args.root.clone());
     match args.command {
+        Command::Up(up) if up.wait => up::in_background(&paths, &args.root, &up),
         Command::Up(up) => up::up(&paths, &args.root, &up),
         Command::Engine(engine) => up::engine(paths, engine),
-        Command::Check { paths, format } => offline::check(&paths, format),
+        Command::Check { name: Some(name), paths, format } => {
+            offline::check_as(&name, &paths, format)
+        }
+        Command::Check { paths, format, .. } => offline::check(&paths, format),
         Command::Schema { network } => offline::schema(network),
         Command::Plan { dirs, offline: true, format } => offline::plan(&paths, dirs, format),
         Command::Completions { shell } => offline::completions(shell),
         Command::Man { dir } => offline::man(dir),
+        Command::Notify { lines } => machine::notify(&lines),
         Command::Boot => machine::plan(),
         Command::Poweroff(args) => machine::down(&paths, Ending::PowerOff, args.force),
         Command::Reboot(args) => machine::down(&paths, Ending::Reboot, args.force),
         Command::Halt(args) => machine::down(&paths, Ending::Halt, args.force),
         Command::Kexec(args) => machine::kexec(&paths, &args),
+        Command::Init(args) => machine::init(args),
         Command::Shutdown(args) => machine::shutdown(&paths, &args),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -124,6 +133,11 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
         Command::Top { name: Some(name) } => list::top(&client, &name).await,
         Command::Top { name: None } => screen::top(&client, paths.root()).await,
         Command::Plan { dirs, format, .. } => verbs::plan(&client, dirs, format).await,
+        Command::Apply(args) => apply::apply(&client, args.wait, args.timeout).await,
+        Command::Status { names, format } => status::status(&client, &names, format).await,
+        Command::Blame => analysis::blame(&client).await,
+        Command::CriticalChain { name } => analysis::critical_chain(&client, name).await,
+        Command::Plot => analysis::plot(&client).await,
         Command::Image(command) => image::run(&client, command).await,
         Command::Reexec => verbs::reexec(&client).await,
         Command::Version { format } => inspect::version(&client, format).await,

@@ -64,6 +64,18 @@ pub fn check(paths: &[PathBuf], format: Format) -> Result {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// One file, as if it had another name.
+pub fn check_as(name: &str, paths: &[PathBuf], format: Format) -> Result {
+    let [path] = paths else { return Err("--as goes with one file".into()) };
+    if name.contains('/') || name.starts_with('.') || name.is_empty() {
+        return Err(format!("{name:?} is not a file's name").into());
+    }
+    let dir = tempfile::tempdir()?;
+    let copy = dir.path().join(name);
+    std::fs::copy(path, &copy).map_err(|error| format!("reading {}: {error}", path.display()))?;
+    check(&[copy], format)
+}
+
 pub fn schema(network: bool) -> Result {
     let schema = if network { crate::manifest::network_schema() } else { manifest_schema() };
     print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))?;

@@ -30,6 +30,9 @@ pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
             engine.extend([flag.to_owned(), file.display().to_string()]);
         }
     }
+    if let Some(main) = &args.main {
+        engine.extend(["--main".to_owned(), main.to_string()]);
+    }
     for dir in &args.dirs {
         let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
         engine.push(dir.display().to_string());
@@ -37,6 +40,29 @@ pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
     let duty = crate::keeper::duty::Duty::default();
     let finished = crate::keeper::start::up(&paths.lock(), &engine, duty)?;
     Ok(ExitCode::from(u8::try_from(finished.code).unwrap_or(1)))
+}
+
+/// Starts a Berth that outlives this command, unless one runs, and waits for it.
+pub fn in_background(paths: &Paths, root: &Path, args: &Up) -> Result {
+    use std::os::unix::process::CommandExt;
+    let client = super::client::Client::new(paths.socket());
+    if std::os::unix::net::UnixStream::connect(paths.socket()).is_err() {
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command.arg("--root").arg(root).args(["up", "--quiet"]).args(&args.dirs);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        // A session of its own: the end of this terminal is not its end.
+        command.process_group(0);
+        let mut child = command.spawn().map_err(|error| format!("starting `berth up`: {error}"))?;
+        while std::os::unix::net::UnixStream::connect(paths.socket()).is_err() {
+            if let Some(status) = child.try_wait()? {
+                return Err(format!("`berth up` ended at once: {status}").into());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, super::apply::apply(&client, true, args.timeout))
 }
 
 pub fn engine(paths: Paths, args: Up) -> Result {
@@ -51,6 +77,6 @@ pub fn engine(paths: Paths, args: Up) -> Result {
         .compact()
         .init();
     let tcp = args.tcp();
-    run(Options { paths, dirs: args.dirs, echo: !args.quiet, tcp })?;
+    run(Options { paths, dirs: args.dirs, echo: !args.quiet, tcp, main: args.main })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -54,7 +54,8 @@ impl Engine {
                     }
                 }
                 self.workshop.parent.remove();
-                self.link.send(Message::new(Kind::Finish), Vec::new());
+                let finish = Message { code: self.code, ..Message::new(Kind::Finish) };
+                self.link.send(finish, Vec::new());
                 self.finished = true;
             }
         }
@@ -72,6 +73,10 @@ impl Engine {
         let Some(manifest) = record.applied.clone() else {
             return;
         };
+        if let Some(unmet) = super::notify::unmet(&manifest) {
+            self.apply_later(Event::Skipped { name, incarnation, unmet });
+            return;
+        }
         let id = record.id.clone();
         let image = record
             .image
@@ -136,6 +141,11 @@ impl Engine {
             }
         };
         if let Err(error) = self.hold_ends(&name, std::mem::take(&mut ready.ends)) {
+            self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
+            return;
+        }
+        let signs = std::mem::take(&mut ready.signs);
+        if let Err(error) = self.take_signs(&name, incarnation, signs) {
             self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
             return;
         }
@@ -269,6 +279,7 @@ impl Engine {
                     self.watch_health(&name, incarnation);
                     self.names_answered(&name, incarnation, true);
                     self.watch_idle(&name, incarnation);
+                    self.watch_port(&name, incarnation);
                 }
                 Outcome::Failed { status, errno } => {
                     let plan = self.flights.get(&key).and_then(|flight| flight.plan.as_ref());
@@ -313,8 +324,10 @@ impl Engine {
             Some(End::Signal(signal)) => ExitStatus::Signal(Signal(signal)),
             None => ExitStatus::Unknown,
         };
+        self.kill_group(name, incarnation);
         self.gone(name, incarnation);
         self.names_answered(name, incarnation, false);
+        self.stop_listening(name);
         let live = self.lives.entry(name.clone()).or_default();
         let cgroup = live.cgroup();
         let oom = cgroup.as_deref().is_some_and(|cgroup| cgroup.oom_kills() > live.oom_kills);
@@ -368,6 +381,7 @@ impl Engine {
     }
 
     fn kill_all(&mut self, name: Name, incarnation: u64) {
+        self.kill_group(&name, incarnation);
         let live = self.lives.entry(name.clone()).or_default();
         let Some(cgroup) = live.cgroup() else {
             self.apply_later(Event::CgroupEmptied { name, incarnation });
@@ -379,6 +393,15 @@ impl Engine {
             let error = cgroup.kill().err().map(|error| error.to_string());
             let _ = effects.send(Effect::Killed { name, incarnation, error });
         });
+    }
+
+    /// Where there are no cgroups: the process group that the payload is the leader of
+    /// is all that can be told to be its own.
+    fn kill_group(&self, name: &Name, incarnation: u64) {
+        let running = self.lives.get(name).and_then(|live| live.running(incarnation));
+        if let Some(process) = running.filter(|_| !self.workshop.parent.has_groups()) {
+            let _ = signals::kill(-process.pid, libc::SIGKILL);
+        }
     }
 
     pub(super) fn killed(&mut self, name: Name, incarnation: u64, error: Option<String>) {

@@ -204,7 +204,9 @@ impl Engine {
             id: None,
         });
         self.apply(adopted);
+        self.listen_to(name, incarnation);
         self.watch_health(name, incarnation);
+        self.watch_port(name, incarnation);
     }
 
     /// Cgroups of ours with processes that nobody answers for: of a launch whose

@@ -147,6 +147,8 @@ impl Engine {
             manifest: self.desired.containers.get(&record.name).map(|c| (**c).clone()),
             probes: self.lives.get(&record.name).map(Live::probes).unwrap_or_default(),
             execs: self.execs.running_in(&record.name),
+            outlook: self.observed.outlook(&record.name).to_owned(),
+            said: self.lives.get(&record.name).and_then(|live| live.said.clone()),
         };
         view(record, declared, monotonic())
     }
@@ -161,6 +163,7 @@ impl Engine {
                 let declared = Declared {
                     source: self.sources.get(name).cloned(),
                     error: Some(error.clone()),
+                    outlook: "failed".to_owned(),
                     ..Declared::default()
                 };
                 view(&record, declared, monotonic())

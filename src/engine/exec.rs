@@ -553,6 +553,15 @@ impl Engine {
                     }
                     _ => false,
                 },
+                "m" | "r" => match of.parse::<Name>() {
+                    Ok(name) if self.observed.record(&name).is_some_and(|r| r.phase.is_alive()) => {
+                        let signs = &mut self.lives.entry(name).or_default().signs;
+                        let place = if kind == "m" { &mut signs.socket } else { &mut signs.pipe };
+                        *place = Some(fd);
+                        true
+                    }
+                    _ => false,
+                },
                 _ => true,
             };
             if !wanted {

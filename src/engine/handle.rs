@@ -38,6 +38,7 @@ pub struct View {
     /// More about the state, for people: "crash loop: 5 failures, next start in 3s".
     pub detail: Option<String>,
     /// It does not run yet, and will: it is being launched, or waits for another.
+    #[serde(default)]
     pub is_awaited: bool,
     /// The payload's supervisor process on the host; 0 when it does not run.
     pub pid: i32,
@@ -85,6 +86,16 @@ pub struct View {
     /// Its published ports.
     #[serde(default)]
     pub ports: Vec<PortView>,
+    /// What those that wait for it may expect: `ready`, `pending`, `failed`, or
+    /// `stopped` where nobody wants it to run.
+    #[serde(default)]
+    pub outlook: String,
+    /// What it last said of itself (sd_notify(3), `STATUS=`).
+    #[serde(default)]
+    pub said: Option<String>,
+    /// How its first launch of this boot went on.
+    #[serde(default)]
+    pub timing: Option<super::reconcile::Timing>,
 }
 
 /// What a container uses of the machine, and what went over its networks.
@@ -365,6 +376,21 @@ impl Handle {
                 Err(_) => return None,
             }
             changes.changed().await.ok()?;
+        }
+    }
+
+    /// Waits until nothing is under way any more: each container is ready, has failed,
+    /// or is not to run.
+    pub async fn settled(&self) -> Vec<View> {
+        let mut changes = self.events.changes.subscribe();
+        loop {
+            let views = self.list().await;
+            if views.iter().all(|view| view.outlook != "pending") {
+                return views;
+            }
+            if changes.changed().await.is_err() {
+                return views;
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::prepare::{Ends, Kept};
+use super::prepare::{Ends, Kept, Signs};
 use super::probe::Probes;
 use super::terminal::{Pump, Size};
 use crate::cgroup::Cgroup;
@@ -44,6 +44,12 @@ pub struct Live {
     pub fifos: Option<[OwnedFd; 2]>,
     /// Its terminal or the way to its standard input, if it has one.
     pub ends: Ends,
+    /// Where it says how it is.
+    pub signs: Signs,
+    /// The tasks that listen to it.
+    pub listening: Vec<tokio::task::AbortHandle>,
+    /// What it last said of itself (sd_notify(3), `STATUS=`).
+    pub said: Option<String>,
     /// Moves what its terminal prints to its log.
     pub pump: Option<Pump>,
     /// The size that its terminal has, or will have.

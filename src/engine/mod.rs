@@ -21,6 +21,7 @@ mod live;
 mod namespaces;
 mod net;
 pub mod networks;
+mod notify;
 pub mod paths;
 pub mod plan;
 pub mod prepare;

@@ -40,6 +40,8 @@ pub(super) enum Effect {
     CommandReady { name: Name, result: Result<Box<Ready>, String>, purpose: Purpose },
     /// A container's health is to be looked at.
     Probe { name: Name, incarnation: u64, health: Box<Health>, answer: Answer },
+    /// A container says something of itself; `done` when it is written down.
+    Said { name: Name, incarnation: u64, text: String, done: oneshot::Sender<()> },
     /// Nobody waits for a command's answer any more.
     Abandoned,
     /// The error pipe of a launch closed.
@@ -123,6 +125,8 @@ pub(super) struct Engine {
     pub next_key: u64,
     /// Keys whose end is in the records that are written next.
     pub acknowledge: Vec<u64>,
+    /// Whose words are in the records that are written next.
+    pub heard: Vec<oneshot::Sender<()>>,
     pub finished: bool,
     /// The last complaint about a disk, said once until it is over.
     pub disk_problem: Option<String>,
@@ -132,6 +136,10 @@ pub(super) struct Engine {
     /// [`Effect::Rest`] will come.
     pub rest_is_near: bool,
     pub echo: Option<super::echo::Echo>,
+    /// Everything ends with this container.
+    pub main: Option<Name>,
+    /// What the keeper ends with.
+    pub code: i32,
 }
 
 /// The two clocks.
@@ -274,6 +282,8 @@ impl Engine {
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
         }
+        self.answer_heard();
+        self.end_with_main();
         if self.store.is_behind() && !self.catching_up {
             // Counts are written a little later, several at once.
             self.catching_up = true;
@@ -288,6 +298,21 @@ impl Engine {
             self.events.changed();
         }
         wake_at
+    }
+
+    /// The container that all others are there for has ended.
+    fn end_with_main(&mut self) {
+        let Some(record) = self.main.as_ref().and_then(|name| self.observed.record(name)) else {
+            return;
+        };
+        if self.desired.shutdown.is_none()
+            && matches!(record.phase, Phase::Exited(reconcile::Rest::Finished))
+        {
+            self.code = record.last_exit.as_ref().map_or(0, |exit| exit.status.code());
+            self.desired.shutdown = Some(Shutdown { hurry: false });
+            // What that asks for is decided next.
+            self.apply_later(Event::ManifestsChanged(std::collections::BTreeSet::new()));
+        }
     }
 
     /// Whoever follows the log of a container that came to rest has seen all.
@@ -333,6 +358,9 @@ impl Engine {
             }
             Effect::Probe { name, incarnation, health, answer } => {
                 self.probe(name, incarnation, *health, answer);
+            }
+            Effect::Said { name, incarnation, text, done } => {
+                self.said(&name, incarnation, &text, done);
             }
             Effect::Abandoned => self.end_abandoned(),
             Effect::PipeClosed { key, status } => {

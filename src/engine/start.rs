@@ -20,15 +20,16 @@ use super::namespaces::Pool;
 use super::networks::Networks;
 use super::paths::Paths;
 use super::prepare::{Filters, Workshop};
-use super::reconcile::{Desired, Observed};
-use super::run::{Engine, handle, monotonic, wall};
+use super::reconcile::{Desired, Event, Observed};
+use super::run::{Effect, Engine, handle, monotonic, wall};
 use super::store::Store;
 use crate::api::Access;
-use crate::cgroup::Hierarchy;
+use crate::cgroup::{Hierarchy, Parent};
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::keeper::run::ENGINE_FD;
 use crate::logs::{Logs, Warning};
 use crate::manifest::Loader;
+use crate::manifest::scalar::Name;
 use crate::manifest::watch::Watch;
 use crate::rootfs::Volumes;
 
@@ -51,6 +52,8 @@ pub struct Options {
     pub echo: bool,
     /// Serves the API over TCP, too.
     pub tcp: Option<Tcp>,
+    /// Everything ends with this container, with its exit status.
+    pub main: Option<Name>,
 }
 
 /// Where the API is served over TCP, and the PEM files of its TLS.
@@ -96,10 +99,12 @@ async fn start(options: Options) -> io::Result<()> {
     }
     // Files of a container whose record can't be read are not nobody's.
     let sure = loaded.problems.is_empty();
-    let hierarchy = Hierarchy::detect().map_err(|error| io::Error::other(error.to_string()))?;
-    let parent = hierarchy
-        .parent(&paths.cgroup_name())
-        .map_err(|error| io::Error::other(error.to_string()))?;
+    let found = Hierarchy::detect().and_then(|hierarchy| hierarchy.parent(&paths.cgroup_name()));
+    let parent = found.unwrap_or_else(|error| {
+        // As an entrypoint of somebody else's container there are none to write to.
+        tracing::warn!("{error}; going on without cgroups: no limits, no statistics");
+        Parent::none()
+    });
     let (effects, effects_receiver) = mpsc::unbounded_channel();
     let volumes =
         Volumes::open(&paths.state_dir()).map_err(|error| io::Error::other(error.to_string()))?;
@@ -123,12 +128,13 @@ async fn start(options: Options) -> io::Result<()> {
     let (warnings, log_warnings) = mpsc::unbounded_channel();
     let logs = Logs::new(warnings);
     tokio::task::spawn_local(tell_warnings(log_warnings));
+    tokio::task::spawn_local(watch_clock(effects.clone()));
     let mut engine = Engine {
         link,
         store,
         events: events.clone(),
         logs: logs.clone(),
-        desired: Desired::default(),
+        desired: Desired { zone: local_zone(), ..Desired::default() },
         observed: Observed::restore(loaded.records, seed, &now),
         sources: BTreeMap::new(),
         network_sources: BTreeMap::new(),
@@ -146,12 +152,15 @@ async fn start(options: Options) -> io::Result<()> {
         // Above every key of an engine before us: those of one boot only grow.
         next_key: monotonic().as_nanos() as u64,
         acknowledge: Vec::new(),
+        heard: Vec::new(),
         finished: false,
         disk_problem: None,
         catching_up: false,
         was_busy: false,
         rest_is_near: false,
         echo: options.echo.then(super::echo::Echo::default),
+        main: options.main,
+        code: 0,
         workshop,
     };
 
@@ -174,6 +183,10 @@ async fn start(options: Options) -> io::Result<()> {
     engine.manifests(loaded);
     let resolvers = held.extract_if(|tag, _| tag.starts_with("n/")).collect();
     engine.take_sockets(&mut held);
+    if engine.desired.containers.is_empty() || !engine.desired.broken.is_empty() {
+        // It may be the login itself that can't run.
+        engine.link.send(Message::new(Kind::Rescue), Vec::new());
+    }
     engine.take_held(held);
     engine.adopt(told);
     engine.recover_networks(resolvers).await;
@@ -210,7 +223,62 @@ async fn start(options: Options) -> io::Result<()> {
             }
         });
     }
+    tell_supervisor();
     engine.run(effects_receiver, requests, watch).await
+}
+
+/// Says when the wall clock is set: a timer that never runs out, and that the kernel
+/// cancels then (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
+async fn watch_clock(effects: mpsc::UnboundedSender<Effect>) {
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+        timerfd_settime,
+    };
+    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+    let Ok(timer) = timerfd_create(TimerfdClockId::Realtime, flags) else { return };
+    let Ok(timer) = crate::sys::readiness::watch(timer, tokio::io::Interest::READABLE) else {
+        return;
+    };
+    let never = Timespec { tv_sec: i64::from(i32::MAX) << 16, tv_nsec: 0 };
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        let set = Itimerspec { it_interval: none, it_value: never };
+        if timerfd_settime(timer.get_ref(), flags, &set).is_err() {
+            return;
+        }
+        let Ok(mut guard) = timer.readable().await else { return };
+        let mut bytes = [0u8; 8];
+        match rustix::io::read(timer.get_ref(), &mut bytes[..]) {
+            Err(rustix::io::Errno::CANCELED) => {
+                guard.clear_ready();
+                if effects.send(Effect::Event(Event::ClockSet)).is_err() {
+                    return;
+                }
+            }
+            _ => guard.clear_ready(),
+        }
+    }
+}
+
+/// Whoever started Berth may wait for this (sd_notify(3), `Type=notify`).
+fn tell_supervisor() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
+        return;
+    };
+    let told = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to(b"READY=1", PathBuf::from(&path)).map(drop));
+    if let Err(error) = told {
+        tracing::warn!("telling {} that Berth is ready: {error}", path.to_string_lossy());
+    }
+}
+
+/// The machine's time zone (localtime(5)); UTC where there is none.
+fn local_zone() -> jiff::tz::TimeZone {
+    let zone = std::fs::read("/etc/localtime")
+        .ok()
+        .and_then(|bytes| jiff::tz::TimeZone::tzif("localtime", &bytes).ok());
+    zone.unwrap_or(jiff::tz::TimeZone::UTC)
 }
 
 /// Says once what keeps logs from being written, and once that it is over.

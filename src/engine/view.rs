@@ -28,6 +28,10 @@ pub struct Declared {
     pub endpoints: Vec<EndpointView>,
     /// Its published ports.
     pub ports: Vec<PortView>,
+    /// What those that wait for it may expect.
+    pub outlook: String,
+    /// What it said of itself (sd_notify(3)).
+    pub said: Option<String>,
 }
 
 fn time(unix_nanos: i64) -> SystemTime {
@@ -87,6 +91,9 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         execs: declared.execs,
         endpoints: declared.endpoints,
         ports: declared.ports,
+        outlook: declared.outlook,
+        said: declared.said.filter(|_| run.is_some()),
+        timing: record.timing.clone(),
     }
 }
 
@@ -128,6 +135,17 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
             let how = if *escalated { "killing" } else { "stopping" };
             Some(format!("{how}: {}", reason(why)))
         }
+        Phase::Running(run) if run.ready_by.is_some() && !record.is_ready() => {
+            Some("not ready yet".to_owned())
+        }
+        Phase::Scheduled { until, .. } if *until == Duration::MAX => {
+            Some("its schedule has no time to come".to_owned())
+        }
+        Phase::Scheduled { until, .. } => {
+            let left = Duration::from_secs(until.saturating_sub(now).as_secs().max(1));
+            Some(format!("next run in {}", humantime::format_duration(left)))
+        }
+        Phase::Exited(Rest::Skipped { unmet }) => Some(format!("not run: {unmet}")),
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
@@ -161,5 +179,7 @@ fn reason(why: &StopWhy) -> String {
         StopWhy::Conflict { with } => format!("it conflicts with {with}"),
         StopWhy::Shutdown => "Berth is ending".to_owned(),
         StopWhy::Lost => "its launch was interrupted".to_owned(),
+        StopWhy::NotReady => "it was not ready in time".to_owned(),
+        StopWhy::Watchdog => "it did not say in time that it is well".to_owned(),
     }
 }

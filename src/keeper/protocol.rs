@@ -97,6 +97,9 @@ kinds! {
     Reexec = 8,
     /// Engine: the answer to `Ping`.
     Pong = 9,
+    /// Engine: what was to run can't; if this is a machine's init, a shell on the
+    /// console helps.
+    Rescue = 10,
     /// Keeper: a process it has. Descriptor: its pidfd.
     Process = 32,
     /// Keeper: a descriptor it holds.

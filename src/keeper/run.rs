@@ -383,6 +383,7 @@ impl Keeper {
             Kind::Release => self.table.release(message.tag),
             Kind::Finish => self.finish = Some(message.code),
             Kind::Reexec => self.reexec(),
+            Kind::Rescue => self.rescue(),
             _ => {}
         }
     }

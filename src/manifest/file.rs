@@ -133,6 +133,9 @@ impl Unit {
             };
             names.push(name.clone());
             let (mut container, wrong) = decode::decode::<Container>(node.clone());
+            if container.only_names_others() {
+                container.kind = super::service::Kind::Target;
+            }
             let is_sound = wrong.is_empty();
             faults.extend(wrong);
             resolve_paths(&mut container, self.path.parent().unwrap_or(Path::new("/")));

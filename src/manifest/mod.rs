@@ -5,6 +5,7 @@
 //! that work offline. Knows nothing of what runs.
 
 mod address;
+pub mod calendar;
 mod decode;
 mod file;
 mod load;
@@ -17,6 +18,7 @@ mod read_kdl;
 mod read_toml;
 pub mod scalar;
 mod schema;
+pub mod service;
 pub(crate) mod validate;
 pub mod variants;
 pub mod watch;
@@ -53,7 +55,10 @@ pub fn check_text(text: &str, is_kdl: bool) -> usize {
     let tree = if is_kdl { read_kdl::read(text, 0) } else { read_toml::read(text, 0) };
     match tree {
         Ok(tree) => {
-            let (container, faults) = decode::decode::<model::Container>(tree);
+            let (mut container, faults) = decode::decode::<model::Container>(tree);
+            if container.only_names_others() {
+                container.kind = service::Kind::Target;
+            }
             faults.len() + validate::alone(&container).len()
         }
         Err(faults) => faults.len().max(1),

@@ -12,8 +12,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::calendar::Calendar;
 pub use super::network::{Member, Network, NetworkFile, Publish};
 use super::scalar::{Name, Signal, Size};
+use super::service::{Kind, Ready};
 pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};
 use crate::image::pull::Policy;
 
@@ -34,6 +36,10 @@ pub struct Container {
     pub rootfs: Option<PathBuf>,
     /// `full`: namespaces and a root of its own. `none`: a plain supervised process.
     pub isolation: Isolation,
+    /// `service` (the default), `oneshot`, `notify` or `target`: when it is ready for
+    /// those that wait for it.
+    #[serde(rename = "type", skip_serializing_if = "is_default")]
+    pub kind: Kind,
     /// Replaces the image's entrypoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
@@ -85,6 +91,35 @@ pub struct Container {
     pub wants: Vec<Name>,
     /// Can't run at the same time as this one.
     pub conflicts: Vec<Name>,
+    /// When it is ready, where running alone does not make it so.
+    #[serde(skip_serializing_if = "is_default")]
+    pub ready: Ready,
+    /// It says by sd_notify(3) that it is well, at least so often, or it is stopped
+    /// and its restart policy decides.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub watchdog: Option<Duration>,
+    /// Run at these times (systemd.time(7), "CALENDAR EVENTS"): `*-*-* 03:00`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Calendar>,
+    /// Run again and again, so long after the last time it was begun.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub every: Option<Duration>,
+    /// With `schedule` or `every`: a time that passed while the machine was down is
+    /// made up for once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub catch_up: bool,
+    /// Run only if these files of the host exist; with a `!` in front if not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub if_exists: Vec<String>,
+    /// Run only on a virtual machine, or (`false`) only on a real one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_virtual: Option<bool>,
+    /// Run only if the kernel's command line has these words, `key` or `key=value`;
+    /// with a `!` in front if not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub if_kernel: Vec<String>,
     /// How it is stopped.
     pub stop: Stop,
     /// Signals that are passed on, and how it reloads.

@@ -14,6 +14,7 @@ use super::model::{
 };
 use super::network::{RESERVED_NETWORKS, is_network_name};
 use super::scalar::Name;
+use super::service::Kind;
 use crate::image::Reference;
 use crate::network::spec::{Driver, NetworkSpec};
 
@@ -66,7 +67,58 @@ pub fn alone(container: &Container) -> Vec<Objection> {
     network(container, &mut found);
     start(container, &mut found);
     health(container, &mut found);
+    service(container, &mut found);
     found
+}
+
+fn service(container: &Container, found: &mut Vec<Objection>) {
+    if container.is_target() {
+        let names = !(container.requires.is_empty()
+            && container.wants.is_empty()
+            && container.after.is_empty());
+        if !names {
+            found.push(objection("type", "a target names no other", "write requires or wants"));
+        }
+        if container.is_timed() {
+            found.push(objection("schedule", "a target runs nothing", "take it out"));
+        }
+    }
+    if container.schedule.is_some() && container.every.is_some() {
+        found.push(objection("every", "there is a `schedule` too", "take one of them out"));
+    }
+    if container.catch_up && !container.is_timed() {
+        found.push(objection("catch-up", "it goes with `schedule` or `every`", ""));
+    }
+    if container.every.is_some_and(|every| every < Duration::from_secs(1)) {
+        found.push(objection("every", "less than a second", "a service that runs on is cheaper"));
+    }
+    if container.watchdog.is_some_and(|time| time < Duration::from_millis(100)) {
+        found.push(objection("watchdog", "less than 100ms says nothing", ""));
+    }
+    let ready = &container.ready;
+    if ready.fd.is_some_and(|fd| !(3..1024).contains(&fd)) {
+        found.push(objection("ready.fd", "it goes from 3 to 1023", "0, 1 and 2 are its output"));
+    }
+    if ready.listen == Some(0) {
+        found.push(objection("ready.listen", "0 is not a port", ""));
+    }
+    if ready.timeout == Some(Duration::ZERO) {
+        found.push(objection("ready.timeout", "nobody is ready at once", "take it out for no end"));
+    }
+    let ways = [container.kind == Kind::Notify, ready.fd.is_some(), ready.listen.is_some()];
+    if ways.iter().filter(|way| **way).count() > 1 {
+        found.push(objection(
+            "ready",
+            "more than one way to tell that it is ready",
+            "one of type = \"notify\", ready.fd and ready.listen",
+        ));
+    }
+    if matches!(container.kind, Kind::Oneshot | Kind::Target) && ways.contains(&true) {
+        found.push(objection("ready", "a oneshot is ready when it has ended", "take it out"));
+    }
+    for path in &container.if_exists {
+        absolute("if-exists", Path::new(path.trim_start_matches('!')), found);
+    }
 }
 
 fn root(container: &Container, found: &mut Vec<Objection>) {
@@ -89,6 +141,7 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
                 found.push(objection("image", error.to_string(), ""));
             }
         }
+        (None, None) if container.is_target() => {}
         (None, None) if isolated => found.push(objection(
             "rootfs",
             "it has no root filesystem",
@@ -163,7 +216,10 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
         found.push(objection("command", "there is a NUL byte in it", ""));
     }
     let first = argv.clone().next();
-    if container.image.is_none() && first.is_none_or(|program| program.is_empty()) {
+    if container.image.is_none()
+        && !container.is_target()
+        && first.is_none_or(|program| program.is_empty())
+    {
         found.push(objection(
             "command",
             "there is no program to run",
@@ -530,7 +586,9 @@ fn awaited(container: &Container) -> impl Iterator<Item = Name> {
         NetworkMode::Container(owner) => Some(owner),
         _ => None,
     };
-    container.after.iter().chain(&container.requires).cloned().chain(network)
+    // A target is reached when what it wants has been tried.
+    let wanted = container.is_target().then_some(&container.wants).into_iter().flatten();
+    container.after.iter().chain(&container.requires).chain(wanted).cloned().chain(network)
 }
 
 /// The key by which a container waits for another.

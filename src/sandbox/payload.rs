@@ -36,29 +36,61 @@ pub(super) fn become_payload(
         let index_of = read(tape.number::<usize>())?;
         *read(sockets.get_mut(index))? = read(inherited.fds.get(index_of).copied())?;
     }
-    let sockets = read(sockets.get_mut(..count))?;
-    if sockets.is_empty() {
-        return with_rights(head, tape, 0);
+    let mut given = Given { sockets: count, ready: None };
+    let (index, number) = (read(tape.word())?, read(tape.number::<RawFd>())?);
+    if index != u64::MAX {
+        let index = read(usize::try_from(index).ok())?;
+        given.ready = Some((read(inherited.fds.get(index).copied())?, number));
     }
-    let moved = at(Step::Stdio, 1, hand_over(sockets, inherited))?;
+    if count == 0 && given.ready.is_none() {
+        return with_rights(head, tape, given);
+    }
+    let sockets = read(sockets.get_mut(..count))?;
+    let moved = at(Step::Stdio, 1, hand_over(sockets, &mut given, inherited))?;
     // Where a failure is told from here on.
-    let Err(failure) = with_rights(head, tape, count);
+    let Err(failure) = with_rights(head, tape, given);
     super::child::fail(&moved, failure)
 }
 
 /// As many as SCM_RIGHTS could bring beside everything else.
 const SOCKETS_MAX: usize = 64;
 
+/// What the payload is given beside its standard streams.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    /// Listening sockets, from descriptor 3 on.
+    sockets: usize,
+    /// What it says that it is ready with, and the number that this becomes.
+    ready: Option<(RawFd, RawFd)>,
+}
+
 /// Puts the sockets where sd_listen_fds(3) looks for them: from descriptor 3 on. What
-/// is there moves away first.
-fn hand_over<'a>(sockets: &mut [RawFd], inherited: &Inherited<'a>) -> Result<Inherited<'a>, Errno> {
+/// is there, or where the payload is promised another, moves away first.
+fn hand_over<'a>(
+    sockets: &mut [RawFd],
+    given: &mut Given,
+    inherited: &Inherited<'a>,
+) -> Result<Inherited<'a>, Errno> {
     use std::os::fd::IntoRawFd;
     let first_free = 3 + sockets.len() as RawFd;
-    let away = |fd: RawFd| {
-        rustix::io::fcntl_dupfd_cloexec(borrowed(fd), first_free).map(IntoRawFd::into_raw_fd)
+    let promised = given.ready.map_or(-1, |(_, number)| number);
+    if (3..first_free).contains(&promised) {
+        return Err(Errno::INVAL);
+    }
+    let away = |fd: RawFd| -> Result<RawFd, Errno> {
+        let dup = |above| {
+            rustix::io::fcntl_dupfd_cloexec(borrowed(fd), above).map(IntoRawFd::into_raw_fd)
+        };
+        match dup(first_free)? {
+            moved if moved == promised => dup(promised.saturating_add(1)),
+            moved => Ok(moved),
+        }
     };
     for socket in sockets.iter_mut() {
         *socket = away(*socket)?;
+    }
+    if let Some((fd, _)) = &mut given.ready {
+        *fd = away(*fd)?;
     }
     let moved = Inherited {
         fds: &[],
@@ -79,7 +111,7 @@ fn hand_over<'a>(sockets: &mut [RawFd], inherited: &Inherited<'a>) -> Result<Inh
 fn with_rights(
     head: Head,
     tape: &mut Reader<'_>,
-    sockets: usize,
+    given: Given,
 ) -> Stepped<std::convert::Infallible> {
     if head.flags & plan::flags::TTY != 0 {
         at(Step::Terminal, 0, take_terminal())?;
@@ -147,8 +179,14 @@ fn with_rights(
 
     let argv = read(tape.pointers())?;
     let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
-    let envp = read(tape.pointers_with((sockets > 0).then_some(own)))?;
-    close_on_exec_from(3 + sockets as RawFd);
+    let envp = read(tape.pointers_with((given.sockets > 0).then_some(own)))?;
+    close_on_exec_from(3 + given.sockets as RawFd);
+    if let Some((fd, number)) = given.ready {
+        // SAFETY: nothing in this process uses `number` any more.
+        if unsafe { libc::dup3(fd, number, 0) } < 0 {
+            return at(Step::Stdio, 2, Err(process::errno()));
+        }
+    }
     signals::restore(0);
     let mut refused = None;
     let mut last = Errno::NOENT;

@@ -64,6 +64,8 @@ pub struct Plan {
     /// (sd_listen_fds(3)). With any, `envp` begins with `LISTEN_PID=`: the child puts
     /// the payload's own pid in its place.
     pub sockets: Vec<FdIndex>,
+    /// What the payload says that it is ready with, and its number there.
+    pub ready: Option<(FdIndex, u32)>,
     /// The working directory; made when it is missing.
     pub workdir: String,
     /// umask(2).
@@ -197,6 +199,8 @@ impl Plan {
             w.word(fd as u64);
         }
         w.list(&self.sockets, |w, fd| w.word(*fd as u64));
+        w.word(optional(self.ready.map(|(index, _)| index)));
+        w.word(self.ready.map_or(0, |(_, number)| u64::from(number)));
         w.word(u64::from(self.umask));
         w.list(&self.groups, |w, group| w.word(u64::from(*group)));
         w.word(u64::from(self.gid));

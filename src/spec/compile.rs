@@ -40,6 +40,8 @@ pub struct Parts {
     pub sockets: Vec<(FdIndex, String)>,
     /// The detached mount of its terminal, for `/dev/console`.
     pub console: Option<FdIndex>,
+    /// What the payload says that it is ready with, and its number there.
+    pub ready: Option<(FdIndex, u32)>,
     /// Berth's container init is PID 1.
     pub init: bool,
     /// A compiled seccomp program.
@@ -60,6 +62,7 @@ pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
         join: parts.join.clone(),
         root: parts.root,
         stdio: parts.stdio,
+        ready: parts.ready,
         seccomp: parts.seccomp.clone(),
         ..Plan::default()
     };

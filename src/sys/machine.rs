@@ -120,3 +120,60 @@ pub fn kexec_load(
     };
     checked(result as libc::c_int)
 }
+
+/// The signal that this process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG).
+pub fn signal_at_parent_death(signal: i32) {
+    // SAFETY: prctl(2) with plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) };
+}
+
+/// Gives the controlling terminal up (ioctl_tty(2), TIOCNOTTY); whether there was one.
+pub fn leave_terminal() -> bool {
+    // SAFETY: an ioctl on descriptor 0 without an argument.
+    unsafe { libc::ioctl(0, libc::TIOCNOTTY) == 0 }
+}
+
+/// Starts a program that is looked for in `PATH`, with signals as this process found
+/// them: `mask` blocked, SIGPIPE at its default, which Rust's start changes. Either in a
+/// session of its own with the terminal of descriptor 0, or in a process group of its own
+/// in the terminal's foreground. Gives its pid; it ends with 127 if there is no such
+/// program and 126 if it can't be executed.
+pub fn start(command: &[std::ffi::CString], session: bool, mask: u64) -> io::Result<i32> {
+    let argv: Vec<*const libc::c_char> =
+        command.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+    // SAFETY: this process has one thread; the child only calls async-signal-safe
+    // functions, and execvp(3), until it is another program or ends. `argv` is
+    // NULL-terminated and its strings outlive the call.
+    unsafe {
+        match libc::fork() {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => {}
+            pid => return Ok(pid),
+        }
+        if session {
+            libc::setsid();
+            libc::ioctl(0, libc::TIOCSCTTY, 0);
+        } else {
+            libc::setpgid(0, 0);
+            // From the background this would stop us, but that signal is blocked.
+            libc::tcsetpgrp(0, libc::getpid());
+        }
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        super::signals::restore(mask);
+        libc::execvp(argv[0], argv.as_ptr());
+        let error = io::Error::last_os_error();
+        let text = match error.raw_os_error() {
+            Some(libc::ENOENT) => "No such file or directory",
+            Some(libc::EACCES) => "Permission denied",
+            _ => "it can't be executed",
+        };
+        for part in [&b"[berth] "[..], command[0].to_bytes(), b": ", text.as_bytes(), b"\n"] {
+            libc::write(2, part.as_ptr().cast(), part.len());
+        }
+        libc::_exit(match error.raw_os_error() {
+            Some(libc::ENOENT) => 127,
+            Some(libc::EACCES) => 126,
+            _ => 1,
+        })
+    }
+}

@@ -3,6 +3,7 @@
 
 mod command;
 mod network;
+mod signs;
 mod stdio;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -29,6 +30,7 @@ use crate::sandbox::plan::Plan;
 use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
 
 pub use command::{Inside, Job, Stdio, command};
+pub use signs::Signs;
 pub use stdio::{Ends, open_fifo};
 
 /// What a container keeps from one launch to the next.
@@ -101,6 +103,8 @@ pub struct Ready {
     pub warnings: Vec<String>,
     /// Our ends of its standard input and output.
     pub ends: Ends,
+    /// Where it says how it is.
+    pub signs: Signs,
 }
 
 /// Makes a launch ready. What is kept comes back in any case.
@@ -115,11 +119,18 @@ struct Preparation<'a> {
     fds: Vec<OwnedFd>,
     warnings: Vec<String>,
     ends: Ends,
+    signs: Signs,
 }
 
 impl<'a> Preparation<'a> {
     fn new(workshop: &'a Workshop) -> Self {
-        Preparation { workshop, fds: Vec::new(), warnings: Vec::new(), ends: Ends::default() }
+        Preparation {
+            workshop,
+            fds: Vec::new(),
+            warnings: Vec::new(),
+            ends: Ends::default(),
+            signs: Signs::default(),
+        }
     }
 
     fn add(&mut self, fd: impl Into<OwnedFd>) -> usize {
@@ -148,7 +159,10 @@ impl<'a> Preparation<'a> {
         let ids = namespaces
             .map(|namespaces| IdMap { range: namespaces.range, userns: namespaces.user.as_fd() });
 
-        let mut parts = Parts { init: manifest.has_init(), ..Parts::default() };
+        // Without a group to follow it by, the payload must be the keeper's own child: an
+        // init between them could only be killed without it.
+        let init = manifest.has_init() && (isolated || self.workshop.parent.has_groups());
+        let mut parts = Parts { init, ..Parts::default() };
         let writable =
             Writable::at(&paths.state_dir(), &order.id).map_err(|error| error.to_string())?;
         if order.renew {
@@ -192,6 +206,9 @@ impl<'a> Preparation<'a> {
         let etc =
             self.network(launch, order.network.take(), &manifest, kept, &mut parts, &mut context)?;
         self.etc(&run_dir, etc, ids, &mut parts, &mut context)?;
+        let first = ids.map_or(0, |ids| ids.range.first);
+        let owner = (first + context.user.uid, first + context.user.gid);
+        let notify = self.signs(&manifest, &run_dir, owner, &mut context, &mut parts)?;
         let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
         parts.seccomp = self.workshop.filters.of(&spec)?;
         if let Some(cgroup) = &order.kept.cgroup {
@@ -202,8 +219,6 @@ impl<'a> Preparation<'a> {
             self.join(cgroup, &mut parts)?;
         }
 
-        let first = ids.map_or(0, |ids| ids.range.first);
-        let owner = (first + context.user.uid, first + context.user.gid);
         // With a terminal too: what it prints goes on into the first of them.
         let fifos = [
             open_fifo(&run_dir.join("stdout"), owner)?,
@@ -222,7 +237,9 @@ impl<'a> Preparation<'a> {
             let index = self.add(socket);
             parts.sockets.push((index, name));
         }
-        let plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
+        let mut plan = spec::compile::compile(&spec, &parts).map_err(|error| error.to_string())?;
+        // Behind everything that the manifest mounts, which could cover it.
+        plan.mounts.extend(notify);
         self.ready(plan, &status_path(&run_dir, order.incarnation))
     }
 
@@ -402,7 +419,8 @@ impl<'a> Preparation<'a> {
             pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("making a pipe: {error}"))?;
         let mut fds = vec![OwnedFd::from(tape), status, error_write];
         fds.extend(self.fds);
-        Ok(Ready { fds, error_pipe, plan, warnings: self.warnings, ends: self.ends })
+        let (warnings, ends, signs) = (self.warnings, self.ends, self.signs);
+        Ok(Ready { fds, error_pipe, plan, warnings, ends, signs })
     }
 }
 

@@ -27,6 +27,8 @@ impl Observed {
             well_since: Some(started),
             paused: frozen,
             asked: None,
+            ready: None,
+            ready_by: None,
         };
         let known = record.incarnation;
         if incarnation > known {
@@ -35,6 +37,8 @@ impl Observed {
                 self.stray(&name, known);
             }
             self.unconfirmed.remove(&name);
+            // What it said of itself nobody heard: it is taken for ready.
+            let run = Run { ready: Some(started), ..run };
             self.edit(&name, |record| {
                 record.incarnation = incarnation;
                 record.boot_id = now.boot_id.clone();
@@ -50,7 +54,8 @@ impl Observed {
         }
         self.unconfirmed.remove(&name);
         if let Phase::Launching { .. } = record.phase {
-            let run = Run { health: self.first_health(&name), ..run };
+            let ready_by = self.ready_by(&name, now);
+            let run = Run { health: self.first_health(&name), ready_by, ..run };
             let run = Run { well_since: run.health.is_none().then_some(started), ..run };
             self.edit(&name, |record| {
                 record.renew = false;
@@ -59,12 +64,13 @@ impl Observed {
         } else if let Some(run) = record.phase.run()
             && run.paused != frozen
         {
-            let name = name.clone();
+            let of = name.clone();
             self.queue.push(match run.paused {
-                true => Action::Freeze { name, incarnation },
-                false => Action::Thaw { name, incarnation },
+                true => Action::Freeze { name: of, incarnation },
+                false => Action::Thaw { name: of, incarnation },
             });
         }
+        self.feed(&name, now);
     }
 
     /// At start-up: an end of an incarnation that the record does not know yet, for
@@ -157,6 +163,7 @@ pub(super) fn reboot(record: &mut Record, now: &Now) {
         record.held = None;
     }
     record.streak = 0;
+    record.timing = None;
     record.joined = None;
     record.live_error = None;
     record.boot_id = now.boot_id.clone();

@@ -15,9 +15,10 @@ use super::clock::Now;
 use super::desired::Desired;
 use super::judge::{Force, block, in_force, judge};
 use super::observed::{KILL_AGAIN, Live, Observed};
-use super::record::{Asked, Joined, Phase, Record, Rest, StopWhy};
+use super::record::{Asked, Joined, Phase, Record, Rest, StopWhy, Timing};
 use crate::manifest::model::Container;
 use crate::manifest::scalar::{Name, Signal};
+use crate::manifest::service::Kind;
 use crate::manifest::variants::{NetworkMode, RestartPolicy};
 
 /// Decides what to do now. What it decides is in the records when it returns, and
@@ -53,17 +54,23 @@ pub fn decide(desired: &Desired, observed: &mut Observed, now: &Now) -> Decision
         forget: forget.into_iter().filter(|name| !save.contains(name)).collect(),
         save: save.into_iter().collect(),
         actions: std::mem::take(&mut observed.queue),
-        wake_at: observed.timers.iter().map(|(at, _)| *at).find(|at| *at > now.mono),
+        wake_at: [&observed.timers, &observed.watches]
+            .into_iter()
+            .filter_map(|timers| timers.iter().map(|(at, _)| *at).find(|at| *at > now.mono))
+            .filter(|at| *at < std::time::Duration::MAX)
+            .min(),
     }
 }
 
 /// Everything that has to be looked at: what is due, and all where all is concerned.
 fn wake(desired: &Desired, observed: &mut Observed, now: &Now) {
-    while let Some((at, _)) = observed.timers.first()
-        && *at <= now.mono
-    {
-        if let Some((_, name)) = observed.timers.pop_first() {
-            observed.dirty.insert(name);
+    for timers in [&mut observed.timers, &mut observed.watches] {
+        while let Some((at, _)) = timers.first()
+            && *at <= now.mono
+        {
+            if let Some((_, name)) = timers.pop_first() {
+                observed.dirty.insert(name);
+            }
         }
     }
     let ending = observed.shutdown != desired.shutdown;
@@ -145,7 +152,10 @@ fn take(record: &mut Record, manifest: Arc<Container>) {
         };
         record.held = None;
         record.streak = 0;
-        if let Phase::Exited(Rest::Finished) | Phase::Backoff { .. } = record.phase {
+        if let Phase::Exited(Rest::Finished | Rest::Skipped { .. })
+        | Phase::Backoff { .. }
+        | Phase::Scheduled { .. } = record.phase
+        {
             record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Edited { keys } });
         }
     }
@@ -166,23 +176,35 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
     match (&record.phase, node.down.clone()) {
         (Phase::Ended { why }, down) => {
             let why = down.filter(|_| why.is_none()).or(why.clone());
-            let phase = after_the_end(record, why, now);
+            let phase = after_the_end(desired, record, why, now);
             observed.set_phase(name, phase);
         }
-        (Phase::Created | Phase::Exited(_), Some(StopWhy::Removed))
+        (Phase::Created | Phase::Exited(_) | Phase::Scheduled { .. }, Some(StopWhy::Removed))
             if matches!(force, Force::Gone) && !observed.strays.contains_key(name) =>
         {
             observed.set_phase(name, Phase::Removing { tried: 0 });
             observed.queue.push(Action::Discard { name: name.clone() });
         }
-        (Phase::Backoff { .. }, Some(why)) => {
+        (Phase::Backoff { .. } | Phase::Scheduled { .. }, Some(why)) => {
             observed.set_phase(name, Phase::Exited(Rest::Stopped { why }));
         }
-        (Phase::Backoff { until, .. }, None) if *until > now.mono => {}
+        (Phase::Backoff { until, .. } | Phase::Scheduled { until, .. }, None)
+            if *until > now.mono => {}
+        (
+            Phase::Created
+            | Phase::Exited(Rest::Stopped { .. } | Rest::Boot | Rest::Skipped { .. }),
+            None,
+        ) if matches!(&force, Force::Manifest(manifest) if manifest.is_timed()) => {
+            if let Force::Manifest(manifest) = force {
+                let phase = super::service::next_run(desired, record, manifest, now);
+                observed.set_phase(name, phase);
+            }
+        }
         (
             Phase::Created
             | Phase::Exited(Rest::Stopped { .. } | Rest::Boot)
-            | Phase::Backoff { .. },
+            | Phase::Backoff { .. }
+            | Phase::Scheduled { .. },
             None,
         ) => {
             if let Force::Manifest(manifest) = force {
@@ -195,6 +217,11 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
                 return;
             }
             stop(desired, observed, name, why, forced, now);
+        }
+        (Phase::Running(_), None) if observed.failing(record, now).is_some() => {
+            if let Some(why) = observed.failing(record, now) {
+                stop(desired, observed, name, why, forced, now);
+            }
         }
         (Phase::Running(_), None) => {
             if let Force::Manifest(manifest) = force {
@@ -232,17 +259,26 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
 
 /// What becomes of a container that has ended: its restart policy, unless it was
 /// asked to end.
-fn after_the_end(record: &Record, why: Option<StopWhy>, now: &Now) -> Phase {
-    if let Some(why) = why {
+fn after_the_end(desired: &Desired, record: &Record, why: Option<StopWhy>, now: &Now) -> Phase {
+    let fault = why.as_ref().is_some_and(StopWhy::is_its_fault);
+    if let Some(why) = why.filter(|why| !why.is_its_fault()) {
         return Phase::Exited(Rest::Stopped { why });
     }
     let restart = record.restart();
-    let success = record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success());
+    let manifest = record.last_good.as_deref().or(record.applied.as_deref());
+    let timed = manifest.filter(|manifest| manifest.is_timed());
+    let oneshot = manifest.is_some_and(|manifest| manifest.kind == Kind::Oneshot);
+    let success = !fault && record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success());
     let again = match restart.policy {
         RestartPolicy::No => false,
         RestartPolicy::OnFailure { max } => !success && max.is_none_or(|max| record.streak <= max),
-        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+        RestartPolicy::Always | RestartPolicy::UnlessStopped if timed.is_some() => false,
+        // Once is enough, but once it has to be.
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => !(oneshot && success),
     };
+    if let Some(manifest) = timed.filter(|_| !again) {
+        return super::service::next_run(desired, record, manifest, now);
+    }
     if !again {
         return Phase::Exited(Rest::Finished);
     }
@@ -253,6 +289,9 @@ fn after_the_end(record: &Record, why: Option<StopWhy>, now: &Now) -> Phase {
 }
 
 fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: &Now) {
+    if manifest.is_target() {
+        return;
+    }
     // Looked at again, for a rival may have been launched in this very decision.
     if let Some(block) = block(observed, name) {
         if let Some(node) = observed.nodes.get_mut(name)
@@ -286,6 +325,13 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
         record.joined = joined;
         record.live_error = None;
         record.boot_id = now.boot_id.clone();
+        if manifest.is_timed() {
+            record.last_run = Some(now.wall);
+        }
+        if record.timing.is_none() {
+            let incarnation = record.incarnation;
+            record.timing = Some(Timing { incarnation, ordered: now.mono, ..Timing::default() });
+        }
         record.phase = Phase::Launching { since: now.mono };
         Action::Launch {
             name: record.name.clone(),
@@ -345,6 +391,10 @@ fn stop(
     }
     if let (StopWhy::Restart, Some(Asked::Restart { timeout: Some(asked) })) = (&why, run.asked) {
         timeout = asked;
+    }
+    if why == StopWhy::Watchdog {
+        // As systemd does it: who hangs leaves a core to look at.
+        signal = Signal(libc::SIGABRT);
     }
     let escalated = forced || timeout.is_zero() || signal == Signal::KILL;
     let thaw = run.paused && !escalated;

@@ -8,7 +8,7 @@ use crate::manifest::scalar::Name;
 
 /// What ought to be. Containers of a directory that vanished stay in
 /// `containers`: the loader knows the difference from a deleted file.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
     /// Every manifest that parsed and validated.
     pub containers: BTreeMap<Name, Arc<Container>>,
@@ -17,6 +17,19 @@ pub struct Desired {
     pub broken: BTreeMap<Name, String>,
     /// Set once Berth is to end.
     pub shutdown: Option<Shutdown>,
+    /// The time zone that schedules are meant in.
+    pub zone: jiff::tz::TimeZone,
+}
+
+impl Default for Desired {
+    fn default() -> Self {
+        Desired {
+            containers: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            shutdown: None,
+            zone: jiff::tz::TimeZone::UTC,
+        }
+    }
 }
 
 /// How Berth is to end.

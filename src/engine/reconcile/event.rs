@@ -83,6 +83,31 @@ pub enum Event {
         /// What it says.
         health: HealthStatus,
     },
+    /// It says that it is ready.
+    Ready {
+        /// Which container.
+        name: Name,
+        /// Which run.
+        incarnation: u64,
+    },
+    /// It says that it is well, as its watchdog wants to hear.
+    Alive {
+        /// Which container.
+        name: Name,
+        /// Which run.
+        incarnation: u64,
+    },
+    /// It was not launched: one of its conditions does not hold.
+    Skipped {
+        /// Which container.
+        name: Name,
+        /// Which launch.
+        incarnation: u64,
+        /// Which condition, in a sentence.
+        unmet: String,
+    },
+    /// The wall clock was set: times of a calendar are elsewhere now.
+    ClockSet,
     /// The outcome of [`Action::ApplyLive`](super::Action::ApplyLive).
     LiveApplied {
         /// Which container.

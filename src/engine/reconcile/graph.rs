@@ -235,7 +235,9 @@ fn edges(name: &Name, container: &Container) -> Edges {
     for to in &container.requires {
         edges.entry(to.clone()).or_default().requires = true;
     }
-    for to in &container.after {
+    // A target is reached when what it wants has been tried.
+    let wanted = container.is_target().then_some(&container.wants).into_iter().flatten();
+    for to in container.after.iter().chain(wanted) {
         edges.entry(to.clone()).or_default().after = true;
     }
     if let NetworkMode::Container(to) = container.network_mode() {

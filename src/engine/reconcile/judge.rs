@@ -11,6 +11,7 @@ use super::observed::Observed;
 use super::record::{Asked, HealthStatus, Phase, Record, Rest, StopWhy};
 use crate::manifest::model::{Container, Start};
 use crate::manifest::scalar::Name;
+use crate::manifest::service::Kind;
 
 /// Why a container that should run is not launched yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -129,23 +130,37 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
         held_up_by: observed.nodes.get(name).and_then(|node| node.held_up_by.clone()),
         down,
     };
+    let target = matches!(&force, Force::Manifest(manifest) if manifest.is_target());
     let rests = matches!(
         record.phase,
-        Phase::Created | Phase::Exited(Rest::Stopped { .. } | Rest::Boot) | Phase::Backoff { .. }
+        Phase::Created
+            | Phase::Exited(Rest::Stopped { .. } | Rest::Boot)
+            | Phase::Backoff { .. }
+            | Phase::Scheduled { .. }
     );
-    if rests && node.down.is_none() {
+    if (rests || target) && node.down.is_none() {
         node.block = block(observed, name);
     }
+    if target && !node.alive {
+        return of_target(observed, name, node);
+    }
+    // What is run at its own times nobody waits for.
+    let timed = matches!(&force, Force::Manifest(manifest) if manifest.is_timed());
+    let oneshot = matches!(&force, Force::Manifest(manifest) if manifest.kind == Kind::Oneshot);
     node.outlook = match (&node.down, &record.phase) {
         // Its sockets are there: whoever connects is served.
         (Some(StopWhy::Idle), _) => Outlook::Ready,
+        (None, _) if timed => Outlook::Ready,
         (Some(why), _) if comes_back(why) => Outlook::Pending,
         (Some(_), _) => Outlook::Hopeless,
+        (None, Phase::Running(_)) if record.is_ready() => Outlook::Ready,
         (None, Phase::Running(run)) => match run.health {
-            None | Some(HealthStatus::Healthy) => Outlook::Ready,
-            Some(HealthStatus::Starting) => Outlook::Pending,
             Some(HealthStatus::Unhealthy) => Outlook::Hopeless,
+            _ => Outlook::Pending,
         },
+        // How it ended is known in a moment, and till then nobody goes on without it.
+        (None, Phase::Ending { .. } | Phase::Ended { .. }) if oneshot => Outlook::Pending,
+        (None, Phase::Exited(Rest::Skipped { .. })) => Outlook::Ready,
         (None, Phase::Launching { .. }) => Outlook::Pending,
         (None, Phase::Exited(Rest::Finished)) => {
             match record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success()) {
@@ -164,6 +179,25 @@ pub(super) fn judge(desired: &Desired, observed: &Observed, record: &Record) -> 
     node
 }
 
+/// A target runs nothing: it is what those that it names are. It is up for as long as
+/// one that needs it is, so that order goes through it both ways.
+fn of_target(observed: &Observed, name: &Name, mut node: Node) -> Node {
+    node.alive = observed.graph.back(name, None).any(|(by, edge)| {
+        let other = observed.nodes.get(by);
+        other.is_some_and(|other| {
+            other.alive && (edge.needs() || (edge.orders() && other.down.is_some()))
+        })
+    });
+    node.outlook = match (&node.down, &node.block) {
+        (Some(why), _) if comes_back(why) => Outlook::Pending,
+        (Some(_), _) => Outlook::Hopeless,
+        (None, None) => Outlook::Ready,
+        (None, Some(Block::Waits { .. } | Block::Stray)) => Outlook::Pending,
+        (None, Some(_)) => Outlook::Hopeless,
+    };
+    node
+}
+
 /// Whether what stops for this reason is launched again without anybody's doing.
 fn comes_back(why: &StopWhy) -> bool {
     match why {
@@ -172,6 +206,7 @@ fn comes_back(why: &StopWhy) -> bool {
         | StopWhy::Network { .. }
         | StopWhy::Dependency { .. }
         | StopWhy::Lost => true,
+        StopWhy::NotReady | StopWhy::Watchdog => false,
         StopWhy::ByHand
         | StopWhy::Removed
         | StopWhy::Conflict { .. }
@@ -199,6 +234,10 @@ fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) 
         return Some(StopWhy::Idle);
     }
     if let Phase::Stopping { why, .. } | Phase::Ending { why: Some(why), .. } = &record.phase {
+        // As after a crash: those that need it live on.
+        if why.is_its_fault() {
+            return None;
+        }
         // It may have been for a reason that is none any more.
         return Some(match why {
             StopWhy::ByHand | StopWhy::Removed | StopWhy::Shutdown => StopWhy::Restart,
@@ -218,7 +257,8 @@ fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) 
             return Some(StopWhy::Edited { keys });
         }
     }
-    if !alive {
+    let target = matches!(force, Force::Manifest(manifest) if manifest.is_target());
+    if !alive && !target {
         return None;
     }
     for (to, edge) in observed.graph.out(name) {
@@ -235,7 +275,9 @@ fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) 
         if edge.needs() && other.down.as_ref().is_some_and(|why| *why != StopWhy::Idle) {
             return Some(StopWhy::Dependency { on: to.clone() });
         }
-        if edge.yields && other.alive && other.down.is_none() {
+        // A target is alive for the order of things, and stands in nobody's way.
+        let runs = observed.record(to).is_some_and(|other| other.phase.is_alive());
+        if edge.yields && runs && other.down.is_none() {
             return Some(StopWhy::Conflict { with: to.clone() });
         }
     }

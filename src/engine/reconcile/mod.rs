@@ -28,6 +28,7 @@ mod graph;
 mod judge;
 mod observed;
 mod record;
+mod service;
 #[cfg(test)]
 mod simulation;
 mod verb;
@@ -41,5 +42,5 @@ pub use event::{Adopted, Event, Refused, Verb};
 pub use observed::{Block, Observed};
 pub use record::{
     Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, Image, Joined, Phase, Record,
-    Rest, Run, State, StopWhy,
+    Rest, Run, State, StopWhy, Timing,
 };

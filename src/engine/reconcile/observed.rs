@@ -12,7 +12,7 @@ use super::desired::Shutdown;
 use super::event::{Event, Refused};
 use super::graph::Graph;
 pub use super::judge::Block;
-use super::judge::Node;
+use super::judge::{Node, Outlook};
 use super::record::{
     Asked, Exit, ExitStatus, Half, HealthStatus, Held, Phase, Record, Run, StopWhy,
 };
@@ -40,6 +40,12 @@ pub struct Observed {
     pub(super) forgotten: BTreeSet<Name>,
     pub(super) queue: Vec<Action>,
     pub(super) timers: BTreeSet<(Duration, Name)>,
+    /// By when those with a watchdog must say that they are well. Not persisted: a new
+    /// engine gives each its whole time once more.
+    pub(super) watched: BTreeMap<Name, Duration>,
+    pub(super) watches: BTreeSet<(Duration, Name)>,
+    /// Said to be ready before the launch was told of.
+    pub(super) early: BTreeSet<(Name, u64)>,
     pub(super) alive: BTreeSet<Name>,
     /// Live changes under way or refused: tried once for each version of a manifest.
     pub(super) live: BTreeMap<Name, Live>,
@@ -75,6 +81,9 @@ impl Observed {
             forgotten: BTreeSet::new(),
             queue: Vec::new(),
             timers: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            watches: BTreeSet::new(),
+            early: BTreeSet::new(),
             alive: BTreeSet::new(),
             live: BTreeMap::new(),
             forced: BTreeSet::new(),
@@ -111,6 +120,22 @@ impl Observed {
     /// Why a container that should run has not been launched yet.
     pub fn block(&self, name: &Name) -> Option<&Block> {
         self.nodes.get(name)?.block.as_ref()
+    }
+
+    /// What those that wait for a container may expect: `ready`, `pending`, `failed`, or
+    /// `stopped` where nobody wants it to run.
+    pub fn outlook(&self, name: &Name) -> &'static str {
+        let Some(node) = self.nodes.get(name) else { return "pending" };
+        let again = self.record(name).is_some_and(|record| {
+            matches!(record.phase, Phase::Backoff { .. }) && !record.is_crash_loop()
+        });
+        match (&node.down, node.outlook) {
+            (_, Outlook::Ready) => "ready",
+            (_, Outlook::Pending) => "pending",
+            (Some(StopWhy::ByHand | StopWhy::Removed | StopWhy::Shutdown), _) => "stopped",
+            _ if again => "pending",
+            _ => "failed",
+        }
     }
 
     /// Whether a container is to run, in the incarnation that it has.
@@ -173,6 +198,16 @@ impl Observed {
             Event::HealthChanged { name, incarnation, health } => {
                 self.health(&name, incarnation, health, now);
             }
+            Event::Ready { name, incarnation } => self.is_ready(name, incarnation, now),
+            Event::Alive { name, incarnation } => {
+                if self.is_current(&name, incarnation).is_some() {
+                    self.feed(&name, now);
+                }
+            }
+            Event::Skipped { name, incarnation, unmet } => {
+                self.skipped(&name, incarnation, unmet);
+            }
+            Event::ClockSet => self.clock_set(),
             Event::LiveApplied { name, result } => self.live_applied(&name, result),
             Event::Discarded { name, result } => self.discarded(&name, result, now),
             Event::Demanded { name } => {
@@ -241,6 +276,9 @@ impl Observed {
         } else {
             self.alive.remove(name);
         }
+        if !matches!(record.phase, Phase::Running(_)) {
+            self.watch(name, None);
+        }
         self.unsaved.insert(name.clone());
         self.dirty.insert(name.clone());
         Some(result)
@@ -305,8 +343,13 @@ impl Observed {
         match record.phase {
             Phase::Launching { .. } => {
                 let health = self.first_health(name);
+                let early = self.early.remove(&(name.clone(), incarnation));
+                let ready_by = self.ready_by(name, now).filter(|_| !early);
                 self.edit(name, |record| {
                     record.renew = false;
+                    if let Some(timing) = record.timing_of(incarnation) {
+                        timing.started = Some(now.mono);
+                    }
                     record.phase = Phase::Running(Run {
                         pid,
                         started: now.mono,
@@ -315,8 +358,12 @@ impl Observed {
                         well_since: health.is_none().then_some(now.mono),
                         paused: false,
                         asked: None,
+                        ready: early.then_some(now.mono),
+                        ready_by,
                     });
+                    record.note_ready(now);
                 });
+                self.feed(name, now);
             }
             // Its end was told before its beginning.
             Phase::Ending { .. } => {
@@ -375,6 +422,8 @@ impl Observed {
                     well_since: None,
                     paused: false,
                     asked: None,
+                    ready: None,
+                    ready_by: None,
                 },
                 None,
             ),
@@ -428,8 +477,14 @@ impl Observed {
                 oom_killed: oom,
                 started: Some(run.started_wall),
                 finished: now.wall,
-                error: None,
+                error: why.as_ref().and_then(fault),
             });
+            if let Some(timing) = record.timing_of(record.incarnation) {
+                timing.ended = Some(now.mono);
+                if status.is_success() {
+                    timing.ready.get_or_insert(now.mono);
+                }
+            }
             let why = why.or(match run.asked {
                 Some(Asked::Restart { .. }) => Some(StopWhy::Restart),
                 Some(Asked::End) => {
@@ -442,7 +497,7 @@ impl Observed {
             if run.well_since.is_some_and(|since| now.mono.saturating_sub(since) >= reset_after) {
                 record.streak = 0;
             }
-            if why.is_none() {
+            if why.as_ref().is_none_or(StopWhy::is_its_fault) {
                 record.streak = record.streak.saturating_add(1);
             }
             record.phase = Phase::Ended { why };
@@ -464,6 +519,7 @@ impl Observed {
                     HealthStatus::Starting | HealthStatus::Unhealthy => None,
                 };
             }
+            record.note_ready(now);
         });
     }
 
@@ -553,6 +609,15 @@ impl Observed {
         self.unsaved.remove(name);
         self.forgotten.insert(name.clone());
         self.dirty.insert(name.clone());
+    }
+}
+
+/// What a container did not do, in a sentence.
+fn fault(why: &StopWhy) -> Option<String> {
+    match why {
+        StopWhy::NotReady => Some("it was not ready in time".to_owned()),
+        StopWhy::Watchdog => Some("it did not say in time that it is well".to_owned()),
+        _ => None,
     }
 }
 

@@ -55,8 +55,31 @@ pub struct Record {
     pub last_exit: Option<Exit>,
     /// Why the running container differs from its manifest, if a live change failed.
     pub live_error: Option<String>,
+    /// When it was last run by its schedule, in Unix nanoseconds.
+    #[serde(default)]
+    pub last_run: Option<i64>,
+    /// How its first launch of this boot went on.
+    #[serde(default)]
+    pub timing: Option<Timing>,
     /// Where it is in its life.
     pub phase: Phase,
+}
+
+/// How the first launch of a boot went on, on the monotonic clock: what the analysis
+/// of a boot is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Timing {
+    /// Which launch it was.
+    pub incarnation: u64,
+    /// It was ordered.
+    pub ordered: Duration,
+    /// Its payload ran.
+    pub started: Option<Duration>,
+    /// It was ready.
+    pub ready: Option<Duration>,
+    /// It ended.
+    pub ended: Option<Duration>,
 }
 
 /// The image that a container was made from: the same until its writable layer is
@@ -196,6 +219,13 @@ pub enum Phase {
         /// Which attempt in a row that will be.
         attempt: u32,
     },
+    /// It is run at a time.
+    Scheduled {
+        /// Not before then.
+        until: Duration,
+        /// The same in Unix nanoseconds.
+        due: i64,
+    },
     /// It does not run.
     Exited(Rest),
     /// All that is left of it is being removed.
@@ -232,6 +262,12 @@ pub struct Run {
     pub paused: bool,
     /// What a person asked of it and is still to come.
     pub asked: Option<Asked>,
+    /// Since when it is ready, if it says so itself.
+    #[serde(default)]
+    pub ready: Option<Duration>,
+    /// When it is stopped if it is not ready by then.
+    #[serde(default)]
+    pub ready_by: Option<Duration>,
 }
 
 /// What a person asked of a running container.
@@ -311,6 +347,18 @@ pub enum StopWhy {
     Shutdown,
     /// The engine died between the order to launch and the launch.
     Lost,
+    /// It took too long to be ready.
+    NotReady,
+    /// It did not say in time that it is well.
+    Watchdog,
+}
+
+impl StopWhy {
+    /// Whether it was ended for what it did not do: its restart policy decides, as
+    /// after an end by itself.
+    pub fn is_its_fault(&self) -> bool {
+        matches!(self, StopWhy::NotReady | StopWhy::Watchdog)
+    }
 }
 
 /// Why a container that does not run does not.
@@ -327,6 +375,11 @@ pub enum Rest {
     },
     /// The machine was booted anew.
     Boot,
+    /// One of its conditions did not hold: as good as if it had ended well.
+    Skipped {
+        /// Which one.
+        unmet: String,
+    },
 }
 
 /// A container's state in Docker's words.
@@ -385,7 +438,10 @@ impl Phase {
         match self {
             Phase::Stopping { deadline, .. } => *deadline,
             Phase::Ending { deadline, .. } => Some(*deadline),
-            Phase::Backoff { until, .. } | Phase::Dead { until, .. } => Some(*until),
+            Phase::Backoff { until, .. }
+            | Phase::Dead { until, .. }
+            | Phase::Scheduled { until, .. } => Some(*until),
+            Phase::Running(run) => run.ready_by,
             _ => None,
         }
     }
@@ -414,6 +470,8 @@ impl Record {
             held: None,
             last_exit: None,
             live_error: None,
+            last_run: None,
+            timing: None,
             phase: Phase::Created,
         }
     }
@@ -427,7 +485,8 @@ impl Record {
             Phase::Running(run) | Phase::Stopping { run, .. } if run.paused => State::Paused,
             Phase::Running(_) | Phase::Stopping { .. } | Phase::Ending { .. } => State::Running,
             Phase::Backoff { .. } => State::Restarting,
-            Phase::Ended { .. } | Phase::Exited(_) => State::Exited,
+            Phase::Scheduled { .. } if self.incarnation == 0 => State::Created,
+            Phase::Ended { .. } | Phase::Exited(_) | Phase::Scheduled { .. } => State::Exited,
             Phase::Removing { .. } => State::Removing,
             Phase::Dead { .. } => State::Dead,
         }
@@ -443,6 +502,15 @@ impl Record {
     pub fn health_check(&self) -> Option<&Health> {
         let own = self.applied.as_ref().and_then(|manifest| manifest.health.as_ref());
         own.or_else(|| self.image.as_ref()?.health.as_ref())
+    }
+
+    /// The manifest that it runs with, or would.
+    pub fn manifest(&self) -> Option<&Container> {
+        let known = match self.phase.is_alive() {
+            true => [&self.applied, &self.last_good],
+            false => [&self.last_good, &self.applied],
+        };
+        known.into_iter().find_map(|known| known.as_deref())
     }
 
     /// Whether it ended or failed to begin several times in a row.

@@ -5,7 +5,7 @@ use super::clock::Now;
 use super::event::{Refused, Verb};
 use super::observed::{KILL_AGAIN, Observed};
 use super::record::{Asked, Held, Phase, Record, Rest, Run, StopWhy};
-use crate::manifest::model::Reload;
+use crate::manifest::model::{Container, Reload};
 use crate::manifest::scalar::{Name, Signal};
 
 impl Observed {
@@ -32,11 +32,16 @@ impl Observed {
                 self.edit(name, |record| record.last_good = Some(manifest));
             }
             Verb::Start => {
-                self.edit(name, release);
+                // What it wants is started together with it, where it is there.
+                let wanted = self.record(name).and_then(|record| record.manifest());
+                let wanted = wanted.map(|manifest| manifest.wants.clone()).unwrap_or_default();
+                for name in wanted.iter().chain([name]) {
+                    self.edit(name, |record| release(record, now));
+                }
             }
             Verb::Restart { timeout } => {
                 self.edit(name, |record| {
-                    release(record);
+                    release(record, now);
                     if let Phase::Running(run) = &mut record.phase {
                         run.asked = Some(Asked::Restart { timeout });
                     }
@@ -44,8 +49,12 @@ impl Observed {
             }
             Verb::Stop { signal, timeout } => {
                 // A job that is done is not undone by it.
-                let finished = Phase::Exited(Rest::Finished);
-                if self.record(name).is_some_and(|record| record.phase == finished) {
+                let finished = |record: &Record| {
+                    let done = Rest::Finished;
+                    matches!(&record.phase, Phase::Exited(rest) if *rest == done)
+                        || matches!(record.phase, Phase::Exited(Rest::Skipped { .. }))
+                };
+                if self.record(name).is_some_and(finished) {
                     return Err(Refused::NotRunning);
                 }
                 self.edit(name, |record| {
@@ -182,12 +191,19 @@ pub(super) fn demand(record: &mut Record) {
 }
 
 /// Nothing that a person or its policy decided speaks against a launch any more.
-pub(super) fn release(record: &mut Record) {
+pub(super) fn release(record: &mut Record, now: &Now) {
     record.held = None;
     record.demanded = true;
     record.streak = 0;
+    // What is run at times is run now, beside them.
+    let resting = !record.phase.is_alive()
+        && !matches!(record.phase, Phase::Removing { .. } | Phase::Dead { .. });
+    if resting && record.manifest().is_some_and(Container::is_timed) {
+        record.phase = Phase::Scheduled { until: now.mono, due: now.wall };
+        return;
+    }
     match &mut record.phase {
-        Phase::Exited(Rest::Finished) | Phase::Backoff { .. } => {
+        Phase::Exited(Rest::Finished | Rest::Skipped { .. }) | Phase::Backoff { .. } => {
             record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Restart });
         }
         Phase::Running(run) if run.asked == Some(Asked::End) => run.asked = None,

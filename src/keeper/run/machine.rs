@@ -122,8 +122,15 @@ impl Keeper {
         if self.going.is_some() {
             say!("berth: the engine can't stop anything; going on without");
             self.finish = Some(0);
-        } else if let (None, Some(rescue)) = (self.rescuer, self.settings.duty.rescue) {
+        } else if self.rescuer.is_none() {
             say!("berth: the engine ended {} times in a row; services go on", self.young);
+            self.rescue();
+        }
+    }
+
+    /// A shell on the console, if there is none of ours.
+    pub(super) fn rescue(&mut self) {
+        if let (None, Some(rescue)) = (self.rescuer, self.settings.duty.rescue) {
             self.rescuer = rescue();
         }
     }

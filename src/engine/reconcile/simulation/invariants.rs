@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::super::*;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
+use crate::manifest::service::Kind;
 use crate::manifest::variants::NetworkMode;
 
 /// What the simulation itself remembers of what people and files asked for.
@@ -60,11 +61,33 @@ fn fixed(container: &Container) -> Container {
 
 pub fn ready(record: &Record) -> bool {
     match &record.phase {
-        Phase::Running(run) => matches!(run.health, None | Some(HealthStatus::Healthy)),
+        Phase::Running(run) => {
+            let manifest = record.applied.as_ref();
+            let said = run.ready.is_some()
+                || !manifest.is_some_and(|manifest| manifest.tells_when_ready());
+            let done = manifest
+                .is_none_or(|manifest| manifest.kind != Kind::Oneshot || manifest.is_timed());
+            said && done && matches!(run.health, None | Some(HealthStatus::Healthy))
+        }
         Phase::Exited(Rest::Finished) => {
             record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success())
         }
+        Phase::Exited(Rest::Skipped { .. }) => true,
         _ => false,
+    }
+}
+
+/// Whether `on` is ready, through targets.
+fn is_ready(desired: &Desired, observed: &Observed, on: &Name, depth: u32) -> bool {
+    let Some(record) = observed.record(on) else { return false };
+    if in_force(desired, record).is_some_and(|manifest| manifest.is_timed()) {
+        return record.held.is_none();
+    }
+    match in_force(desired, record).filter(|m| m.is_target() && !record.phase.is_alive()) {
+        Some(target) => {
+            depth > 9 || needs(&target).iter().all(|to| is_ready(desired, observed, to, depth + 1))
+        }
+        None => ready(record),
     }
 }
 
@@ -83,6 +106,17 @@ pub fn after_decision(
         assert!(at > now.mono, "it wants to be woken in the past: idle would not be idle");
     }
     for action in &decision.actions {
+        if let Action::Launch { name, .. } = action {
+            let record = observed.record(name).unwrap();
+            let manifest = in_force(desired, record).expect("launched without a manifest");
+            assert!(!manifest.is_target(), "{name} is a target and launched");
+            if let Some(Record { phase: Phase::Scheduled { until, .. }, last_good, .. }) =
+                before.get(name)
+                && last_good.as_ref() == Some(&manifest)
+            {
+                assert!(*until <= now.mono, "{name} is run before its time");
+            }
+        }
         if let Action::Launch { name, incarnation, renew } = action {
             let record = observed.record(name).unwrap();
             assert!(decision.save.contains(name), "{name} is launched and not saved");
@@ -106,8 +140,8 @@ pub fn after_decision(
             }
             if !promises.cyclic {
                 for on in needs(&manifest).iter().filter(|on| *on != name) {
-                    let other = observed.record(on);
-                    assert!(other.is_some_and(ready), "{name} is launched before {on} is ready");
+                    let ready = is_ready(desired, observed, on, 0);
+                    assert!(ready, "{name} is launched before {on} is ready");
                 }
             }
             for with in &manifest.conflicts {
@@ -139,7 +173,7 @@ pub fn after_decision(
         }
         if let (Phase::Running(_), Phase::Stopping { why, .. }) = (&old.phase, &record.phase) {
             stopped_for_a_cause(record, why, desired, observed, promises);
-            if !promises.cyclic {
+            if !promises.cyclic && !why.is_its_fault() {
                 stopped_in_order(record, before, desired);
             }
         }
@@ -179,6 +213,8 @@ fn stopped_for_a_cause(
             manifest.is_some_and(|m| m.conflicts.contains(with))
                 && observed.record(with).is_some_and(|other| other.phase.is_alive())
         }
+        StopWhy::NotReady => !ready(record) && manifest.is_some_and(|m| m.ready_within().is_some()),
+        StopWhy::Watchdog => record.applied.as_ref().is_some_and(|m| m.watchdog.is_some()),
         StopWhy::Lost | StopWhy::Idle => false,
     };
     assert!(ok, "{name} is stopped without a cause; it says {why:?}");
@@ -215,6 +251,9 @@ pub fn converged(desired: &Desired, observed: &Observed, promises: &Promises) {
             assert!(!record.phase.is_alive(), "{name} runs, but was stopped by hand");
             continue;
         }
+        if manifest.is_target() && !record.phase.is_alive() {
+            continue;
+        }
         if let Phase::Running(_) = record.phase {
             let applied = record.applied.as_ref().unwrap();
             assert_eq!(fixed(applied), fixed(&manifest), "{name} runs an old manifest");
@@ -224,10 +263,19 @@ pub fn converged(desired: &Desired, observed: &Observed, promises: &Promises) {
         if record.phase == Phase::Exited(Rest::Finished) {
             use crate::manifest::variants::RestartPolicy::{No, OnFailure};
             let policy = manifest.restart.policy;
-            assert!(matches!(policy, No | OnFailure { .. }), "{name} is given up");
+            let done = manifest.kind == Kind::Oneshot && ready(record);
+            assert!(done || matches!(policy, No | OnFailure { .. }), "{name} is given up");
             continue;
         }
-        let unmet = |on: &Name| !observed.record(on).is_some_and(ready);
+        if manifest.is_timed() && matches!(record.phase, Phase::Scheduled { .. }) {
+            continue;
+        }
+        // Killed again and again by its watchdog, or done every time it is run.
+        let restless = manifest.watchdog.is_some() || manifest.kind != Kind::Service;
+        if matches!(record.phase, Phase::Exited(Rest::Skipped { .. })) || restless {
+            continue;
+        }
+        let unmet = |on: &Name| !is_ready(desired, observed, on, 0);
         let no_network = match manifest.network_mode() {
             NetworkMode::Container(of) => {
                 !observed.record(&of).is_some_and(|owner| matches!(owner.phase, Phase::Running(_)))

@@ -18,6 +18,7 @@ use self::world::{Random, World};
 use super::*;
 use crate::manifest::model::{Container, Health, Restart, Stop};
 use crate::manifest::scalar::{Name, Signal};
+use crate::manifest::service::Kind;
 use crate::manifest::variants::{NetworkMode, RestartPolicy};
 
 /// How many histories one run of the tests looks at.
@@ -254,6 +255,32 @@ impl History {
         if random.one_in(4) {
             container.health = Some(Health::default());
         }
+        match random.below(9) {
+            0 => container.kind = Kind::Oneshot,
+            1 | 2 => {
+                container.kind = Kind::Notify;
+                container.ready.timeout = *random.pick(&[
+                    None,
+                    Some(Duration::from_secs(1)),
+                    Some(Duration::from_secs(9)),
+                ]);
+            }
+            3 => container.every = Some(Duration::from_secs(*random.pick(&[1, 7, 400]))),
+            4 => container.schedule = random.pick(&["*:0/1", "*:*:0/7", "daily"]).parse().ok(),
+            5 if !(container.requires.is_empty() && container.after.is_empty()) => {
+                container.kind = Kind::Target;
+                container.network.mode = None;
+                container.conflicts = Vec::new();
+            }
+            _ => {}
+        }
+        container.catch_up = container.is_timed() && random.one_in(2);
+        if random.one_in(8) && container.kind != Kind::Target {
+            container.watchdog = Some(Duration::from_secs(*random.pick(&[1, 600])));
+        }
+        if random.one_in(8) {
+            container.if_exists = vec!["/etc/something".to_owned()];
+        }
         container
     }
 
@@ -380,6 +407,17 @@ impl History {
             18 => {
                 let jump = self.world.random.next() as i64 >> 12;
                 self.world.wall = self.world.wall.wrapping_add(jump);
+                self.apply(Event::ClockSet);
+            }
+            19 => {
+                if let Some((name, incarnation)) = self.living() {
+                    self.apply(Event::Ready { name, incarnation });
+                }
+            }
+            20 => {
+                if let Some((name, incarnation)) = self.living() {
+                    self.apply(Event::Alive { name, incarnation });
+                }
             }
             _ => {}
         }
@@ -393,8 +431,27 @@ impl History {
     fn calm(&mut self) {
         self.note("calm");
         self.world.wild = false;
+        // Who has a watchdog of a second is killed again and again now: nobody is there
+        // to speak for it.
         for _ in 0..40 {
             self.pass(Duration::from_secs(60));
+            let running: Vec<_> = self
+                .observed
+                .records()
+                .filter(|record| matches!(record.phase, Phase::Running(_)))
+                .map(|record| (record.name.clone(), record.incarnation))
+                .collect();
+            for (name, incarnation) in running {
+                let oneshot = |record: &Record| {
+                    record.applied.as_ref().is_some_and(|m| m.kind == Kind::Oneshot)
+                };
+                if self.observed.record(&name).is_some_and(oneshot) {
+                    self.world.die(&name, incarnation, ExitStatus::Code(0));
+                    continue;
+                }
+                self.apply(Event::Ready { name: name.clone(), incarnation });
+                self.apply(Event::Alive { name, incarnation });
+            }
             let unwell: Vec<_> = self
                 .observed
                 .records()
@@ -408,7 +465,12 @@ impl History {
             self.quiet();
         }
         converged(&self.desired, &self.observed, &self.promises);
-        assert_eq!(self.wake_at, None, "it is woken for nothing");
+        let waits = self.observed.records().any(|record| {
+            let manifest = record.manifest();
+            manifest.is_some_and(|m| m.is_timed() || m.watchdog.is_some())
+                || matches!(&record.phase, Phase::Running(run) if run.ready_by.is_some())
+        });
+        assert!(waits || self.wake_at.is_none(), "it is woken for nothing");
         let known: BTreeMap<_, _> = self.records();
         assert_eq!(known, self.world.disk, "the disk does not say what is known");
     }

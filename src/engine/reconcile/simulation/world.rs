@@ -252,6 +252,13 @@ impl World {
             self.launched.insert((id.clone(), incarnation)),
             "{name}: the number {incarnation} is used twice"
         );
+        let manifest = self.disk.get(&name).and_then(|record| record.applied.clone());
+        let conditional = manifest.as_ref().is_some_and(|m| !m.if_exists.is_empty());
+        if conditional && self.random.one_in(2) {
+            let unmet = "/etc/something does not exist".to_owned();
+            self.tell(Event::Skipped { name, incarnation, unmet });
+            return;
+        }
         if self.wild && self.random.one_in(5) {
             let code = *self.random.pick(&[125, 126, 127]);
             let error = "no such file".to_owned();
@@ -271,6 +278,10 @@ impl World {
             acknowledged: false,
         };
         self.processes.insert((name.clone(), incarnation), process);
+        if manifest.is_some_and(|m| m.tells_when_ready()) && !(self.wild && self.random.one_in(3)) {
+            let ready = Event::Ready { name: name.clone(), incarnation };
+            self.soon(Due::Tell(ready), 2000);
+        }
         // Now and then its end is told before its beginning.
         let launched = Due::Tell(Event::Launched { name, incarnation, pid: self.next_pid });
         let late = if self.random.one_in(10) { 500 } else { 0 };

@@ -232,6 +232,8 @@ fn files_are_copied_in_and_out() {
     assert_eq!(fs::read_to_string(berth.path("later")).unwrap(), "flat");
     berth.ok(&["create", "--name", "new", "base:1", "cat", "/tmp/early"]);
     berth.ok(&["cp", &here("file"), "new:/tmp/early"]);
+    berth.ok(&["commit", "new", "early:1"]);
+    assert_eq!(berth.ok(&["run", "--rm", "early:1"]), "flat");
     berth.ok(&["start", "new"]);
     berth.wait_log("new", "flat");
     let all = berth.cli(&["export", "web"]).stdout;

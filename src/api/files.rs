@@ -19,7 +19,7 @@ use super::respond::{Answer, created, failure, json as as_json, no_content, refu
 use super::route::Query;
 use crate::engine::files::{Entrance, Files};
 use crate::engine::handle::{Handle, Refusal, View};
-use crate::engine::images::blocking;
+use crate::engine::images::{self, blocking};
 use crate::image::commit::{Commit, NewLayer, commit};
 use crate::image::compression::Compression;
 use crate::image::{Error, Kind, Platform, Reference};
@@ -212,7 +212,13 @@ impl Making {
         let (base, command) = (view.image.clone(), super::model::command_line(view));
         let manifest = view.manifest.clone();
         blocking(move || {
-            let base = base.map(|id| store.resolve(&id)).transpose()?;
+            let base = match (base, &manifest.image, images::archive(&manifest)) {
+                (Some(id), _, _) => Some(store.resolve(&id)?),
+                // Not launched yet: what it would be launched from.
+                (None, Some(name), _) => Some(store.resolve(name)?),
+                (None, None, Some(path)) => Some(crate::image::archive::import_file(&store, path)?),
+                (None, None, None) => None,
+            };
             let lease = store.lease()?;
             let staged = store.stage_blob()?;
             let mut zipped = GzEncoder::new(staged, flate2::Compression::new(GZIP_LEVEL));

@@ -153,7 +153,6 @@ pub fn mounts(view: &View, place: &dyn Fn(&str) -> String) -> Vec<MountPoint> {
                     MountKind::Bind => propagation.unwrap_or_else(|| "rprivate".to_owned()),
                     _ => String::new(),
                 }),
-                ..MountPoint::default()
             }
         })
         .collect()

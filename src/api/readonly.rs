@@ -23,16 +23,20 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
 }
 
 fn is_open(parts: &[&str]) -> bool {
-    match parts {
-        ["_ping" | "version" | "info" | "events"] | ["system", "df"] => true,
-        ["containers", "json"] => true,
-        ["containers", _, "json" | "stats" | "top" | "changes"] => true,
-        ["images", "json"] | ["images", .., "history"] => true,
-        ["networks" | "volumes"] | ["networks" | "volumes", _] => true,
-        ["berth", "containers"] | ["berth", "containers", _] => true,
-        ["berth", "containers", _, "stats"] => true,
-        _ => false,
-    }
+    matches!(
+        parts,
+        ["_ping" | "version" | "info" | "events"]
+            | ["system", "df"]
+            | ["containers", "json"]
+            | ["containers", _, "json" | "stats" | "top" | "changes"]
+            | ["images", "json"]
+            | ["images", .., "history"]
+            | ["networks" | "volumes"]
+            | ["networks" | "volumes", _]
+            | ["berth", "containers"]
+            | ["berth", "containers", _]
+            | ["berth", "containers", _, "stats"]
+    )
 }
 
 #[cfg(test)]

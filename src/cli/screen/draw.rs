@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn containers_and_the_log_of_the_chosen_one_are_seen_on_any_screen() {
-        let mut state =
-            State { views: vec![view("db", "running"), view("web", "exited")], ..State::default() };
+        let mut state = State::default();
+        state.views = vec![view("db", "running"), view("web", "exited")];
         state.choose(1);
         state.tail = (0..50).map(|n| (n % 2 == 0, format!("line {n}"))).collect();
         for (width, height) in [(120, 20), (40, 8), (10, 3), (1, 1)] {

@@ -10,7 +10,7 @@ use super::flight::{Flight, Outcome};
 use super::live::Process;
 use super::prepare::{self, Ends, Job, Kept, Order, Ready, status_path};
 use super::reconcile::{Action, Event, ExitStatus};
-use super::run::{Effect, Engine, InFlight, Purpose, REST};
+use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use super::terminal::Pump;
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
@@ -126,7 +126,7 @@ impl Engine {
         kept: Kept,
         result: Result<Box<Ready>, String>,
     ) {
-        self.was_busy = true;
+        self.prepared_at = monotonic();
         if !std::mem::replace(&mut self.rest_is_near, true) {
             self.later(REST, Effect::Rest);
         }

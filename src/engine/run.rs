@@ -131,8 +131,8 @@ pub(super) struct Engine {
     /// The last complaint about a disk, said once until it is over.
     pub disk_problem: Option<String>,
     pub catching_up: bool,
-    /// Something was launched since it was last looked.
-    pub was_busy: bool,
+    /// When a launch was last prepared, by the monotonic clock.
+    pub prepared_at: Duration,
     /// [`Effect::Rest`] will come.
     pub rest_is_near: bool,
     pub echo: Option<super::echo::Echo>,
@@ -389,11 +389,13 @@ impl Engine {
                     tracing::warn!("{error}");
                 }
             }
-            Effect::Rest if std::mem::take(&mut self.was_busy) => self.later(REST, Effect::Rest),
-            Effect::Rest => {
-                self.rest_is_near = false;
-                crate::sys::process::trim_heap();
-            }
+            Effect::Rest => match (self.prepared_at + REST).checked_sub(monotonic()) {
+                Some(left) if !left.is_zero() => self.later(left, Effect::Rest),
+                _ => {
+                    self.rest_is_near = false;
+                    crate::sys::process::trim_heap();
+                }
+            },
             Effect::CatchUp => {
                 let problem = self.store.catch_up().err().map(|error| error.to_string());
                 self.catching_up = problem.is_some();

@@ -156,7 +156,7 @@ async fn start(options: Options) -> io::Result<()> {
         finished: false,
         disk_problem: None,
         catching_up: false,
-        was_busy: false,
+        prepared_at: now.mono,
         rest_is_near: false,
         echo: options.echo.then(super::echo::Echo::default),
         main: options.main,

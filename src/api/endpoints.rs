@@ -100,6 +100,28 @@ pub fn network(
     Ok(())
 }
 
+/// `MacAddress` of the container itself, which older clients send: that of its first
+/// network, unless the network says its own.
+///
+/// # Errors
+/// It is none.
+pub fn hardware_address(said: &Value, container: &mut Container) -> Result<(), String> {
+    let text = said["MacAddress"].as_str().unwrap_or_default();
+    let bridged = matches!(container.network.mode, None | Some(NetworkMode::Bridge));
+    if text.is_empty() || !bridged {
+        return Ok(());
+    }
+    let network = &mut container.network;
+    let mac = match network.networks.first_mut() {
+        Some(first) => &mut first.mac,
+        None => &mut network.mac,
+    };
+    if mac.is_none() {
+        *mac = Some(Mac(text.parse()?));
+    }
+    Ok(())
+}
+
 /// Publishes ports on free ones of the host, where they are not published yet.
 ///
 /// # Errors
@@ -263,6 +285,11 @@ pub fn summary(view: &View) -> Vec<PortSummary> {
 fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -> Value {
     let aliases = asked.map(|member| member.alias.clone()).filter(|alias| !alias.is_empty());
     let ipam = asked.and_then(|member| member.ip).map(|ip| json!({ "IPv4Address": ip }));
+    // Off the network it has what was asked for.
+    let mac = match place {
+        Some(place) => Some(place.mac.clone()),
+        None => asked.and_then(|member| member.mac).map(|mac| mac.0.to_string()),
+    };
     let text = |address: Option<std::net::Ipv6Addr>| {
         address.map(|address| address.to_string()).unwrap_or_default()
     };
@@ -270,7 +297,7 @@ fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -
         "IPAMConfig": ipam,
         "Links": null,
         "Aliases": aliases,
-        "MacAddress": place.map(|place| place.mac.clone()).unwrap_or_default(),
+        "MacAddress": mac.unwrap_or_default(),
         "DriverOpts": null,
         "GwPriority": 0,
         "NetworkID": place.map(|place| place.network_id.clone()).unwrap_or_default(),

@@ -13,6 +13,7 @@ use super::transfer;
 use crate::engine::garbage::pins;
 use crate::engine::handle::Handle;
 use crate::engine::images::blocking;
+use crate::image::commit::PARENT;
 use crate::image::store::{Image, Keep, Listed, Removed};
 use crate::image::{Error, Kind, Reference};
 
@@ -194,11 +195,15 @@ async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
         .unwrap_or_default();
     let config = &image.config;
     let process = &config.config;
+    // As with Docker's daemon, a base counts that is here.
+    let parent = config.other.get(PARENT).and_then(Value::as_str).unwrap_or_default();
+    let is_here = usage.images.iter().any(|one| one.listed.image.id.to_string() == parent);
+    let parent = if is_here { parent } else { "" };
     let mut value = json!({
         "Id": image.id.to_string(),
         "RepoTags": tags,
         "RepoDigests": digests,
-        "Parent": "",
+        "Parent": parent,
         "Comment": config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default(),
         "Created": config.created.clone().unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned()),
         "DockerVersion": "",

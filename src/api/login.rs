@@ -11,6 +11,7 @@ use super::images::refused;
 use super::respond::{Answer, failure, json as as_json};
 use super::transfer::{login, login_of};
 use crate::engine::handle::Handle;
+use crate::image::config::ImageConfig;
 use crate::image::document::Document;
 use crate::image::progress::{Reporter, silent};
 use crate::image::{Error, Kind, Reference};
@@ -65,7 +66,11 @@ pub async fn distribution(handle: &Handle, head: &Parts, name: &str) -> Answer {
                 known.map(|platform| serde_json::to_value(platform).unwrap_or_default()).collect()
             }
             // A single image says it in its configuration alone.
-            Document::Manifest(_) => Vec::new(),
+            Document::Manifest(manifest) => {
+                let bytes = client.config(&name, manifest, &reporter).await?;
+                let platform = ImageConfig::parse(&bytes)?.platform();
+                vec![serde_json::to_value(platform).unwrap_or_default()]
+            }
         };
         Ok::<_, Error>(json!({
             "Descriptor": {

@@ -240,7 +240,12 @@ impl Files {
         };
         let source = match (mount.kind(), &mount.source) {
             (MountKind::Volume, Some(name)) => {
-                self.place.volumes.data(name).map_err(|error| error.to_string())?
+                let volumes = &self.place.volumes;
+                // Before the first launch it may not be there yet.
+                volumes
+                    .create(name)
+                    .and_then(|_| volumes.data(name))
+                    .map_err(|error| error.to_string())?
             }
             (MountKind::Bind, Some(path)) => PathBuf::from(path),
             _ => return Ok(None),

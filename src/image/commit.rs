@@ -20,6 +20,10 @@ pub struct NewLayer {
     pub diff_id: Digest,
 }
 
+/// Where the configuration of a committed image has the id of its base (Docker's image
+/// specification, v1).
+pub const PARENT: &str = "parent";
+
 /// What is made into an image.
 #[derive(Debug, Clone)]
 pub struct Commit<'a> {
@@ -63,6 +67,9 @@ pub fn commit(store: &Store, lease: &Lease, commit: &Commit<'_>) -> Result<Image
     // What Docker notes of the container that made the base is not true any more.
     for stale in ["container", "container_config", "docker_version", "id", "parent"] {
         config.other.shift_remove(stale);
+    }
+    if let Some(base) = commit.base {
+        config.other.insert(PARENT.to_owned(), base.id.to_string().into());
     }
     if let Some(process) = &commit.process {
         config.config = process.clone();

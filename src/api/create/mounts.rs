@@ -109,6 +109,11 @@ fn typed(asked: &DockerMount) -> Result<Mount, String> {
     if target.is_empty() {
         return Err("invalid mount config: field Target must not be empty".to_owned());
     }
+    let options = asked.volume_options.as_ref();
+    if let Some(path) = options.and_then(|options| some(options.subpath.clone())) {
+        // To mount the whole volume would show more than was asked for.
+        return Err(format!("invalid mount config: Subpath {path:?} is not served by Berth"));
+    }
     let source = some(asked.source.clone());
     let mut mount = volume(source.as_deref(), &target);
     mount.read_only = asked.read_only.unwrap_or(false);

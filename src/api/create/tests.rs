@@ -137,3 +137,28 @@ fn sizes_are_docker_s() {
     }
     assert!(docker_size("x").is_err() && docker_size("1q").is_err() && docker_size("").is_err());
 }
+
+#[test]
+fn a_part_of_a_volume_is_not_taken_for_the_whole() {
+    let asked = json!({"Image": "/", "HostConfig": {"Mounts": [{
+        "Type": "volume", "Source": "data", "Target": "/mnt",
+        "VolumeOptions": {"Subpath": "inner"},
+    }]}});
+    assert!(made(asked).unwrap_err().contains("Subpath"));
+}
+
+#[test]
+fn a_hardware_address_of_the_container_is_that_of_its_first_network() {
+    let said = json!({"MacAddress": "02:42:ac:11:00:0a"});
+    let mut container = Container::default();
+    endpoints::hardware_address(&said, &mut container).unwrap();
+    assert_eq!(container.network.members()[0].mac.unwrap().0.to_string(), "02:42:ac:11:00:0a");
+    let mut container = Container::default();
+    container.network.mode = Some("host".parse().unwrap());
+    endpoints::hardware_address(&said, &mut container).unwrap();
+    assert_eq!(container.network.mac, None);
+    assert!(
+        endpoints::hardware_address(&json!({"MacAddress": "x"}), &mut Container::default())
+            .is_err()
+    );
+}

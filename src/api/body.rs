@@ -124,6 +124,18 @@ const MOST: usize = 4 << 20;
 /// A body that has not come by then is not waited for.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// What is read of a body that nobody wants, and for how long.
+const UNWANTED: usize = 64 << 10;
+const UNWANTED_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Reads a small body that nobody wants. Otherwise the connection would be closed over
+/// it, and a client that still writes gets a broken pipe in place of the answer.
+pub async fn discard(body: Incoming) {
+    let all = Limited::new(body, UNWANTED).collect();
+    // A large or late one is left: then its client has to look at the answer first.
+    let _ = tokio::time::timeout(UNWANTED_TIME, all).await;
+}
+
 /// Reads a body whole and parses it; an empty one is `{}`.
 ///
 /// # Errors

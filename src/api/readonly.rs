@@ -17,6 +17,7 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
     if !looks || !is_open(&parts) {
         let message = "this socket is for looking only, and not at what may be secret; use \
                        berth.sock as root or in the group berth";
+        super::body::discard(request.into_body()).await;
         return failure(StatusCode::FORBIDDEN, message);
     }
     route::answer(handle.without_secrets(), request).await

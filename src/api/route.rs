@@ -160,7 +160,10 @@ async fn with_body(
         {
             files::archive(&handle, which, method, query, body).await
         }
-        _ => dispatch(handle, method, parts, query).await,
+        _ => {
+            super::body::discard(body).await;
+            dispatch(handle, method, parts, query).await
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::registry::{Kind, Registry, Tar, noise, root};
+use support::images::{Tar, noise, root};
+use support::registry::{Kind, Registry};
 use support::{Berth, PATIENCE, SmallDisk, binary, kill};
 
 fn start(berth: &Berth, args: &[&str]) -> Child {

@@ -9,7 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::registry::{Kind, Registry, Tar, gzip, has, root, serve_file, tool};
+use support::images::{Tar, gzip, has, root, serve_file, tool};
+use support::registry::{Kind, Registry};
 use support::{Berth, binary};
 
 /// A Berth with the image `base`, which has `/data` as a volume only if wanted.

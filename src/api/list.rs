@@ -101,13 +101,10 @@ const FILTERS: [&str; 16] = [
 ];
 
 pub async fn list(handle: &Handle, query: &Query) -> Answer {
-    let filters = match query.filters() {
+    let filters = match query.filters_among(&FILTERS) {
         Ok(filters) => filters,
-        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+        Err(answer) => return *answer,
     };
-    if let Some(unknown) = filters.keys().find(|key| !FILTERS.contains(&key.as_str())) {
-        return failure(StatusCode::BAD_REQUEST, &format!("invalid filter '{unknown}'"));
-    }
     let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).filter(|n| *n > 0);
     let all = query.is_on("all")
         || limit.is_some()

@@ -173,13 +173,10 @@ fn used(views: &[View]) -> Vec<String> {
 }
 
 pub async fn list(handle: &Handle, query: &Query) -> Answer {
-    let filters = match query.filters() {
+    let filters = match query.filters_among(&FILTERS) {
         Ok(filters) => filters,
-        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+        Err(answer) => return *answer,
     };
-    if let Some(unknown) = filters.keys().find(|key| !FILTERS.contains(&key.as_str())) {
-        return failure(StatusCode::BAD_REQUEST, &format!("invalid filter '{unknown}'"));
-    }
     let views = handle.list().await;
     let used = used(&views);
     let mut list = all(&handle.networks.seen(), &views);

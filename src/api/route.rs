@@ -65,6 +65,22 @@ impl Query {
         });
         Ok(filters.collect())
     }
+
+    /// The same, of which these are known.
+    ///
+    /// # Errors
+    /// The answer that names the one that is not, or says what can't be read.
+    pub fn filters_among(
+        &self,
+        known: &[&str],
+    ) -> Result<BTreeMap<String, Vec<String>>, Box<Answer>> {
+        let refuse = |message: &str| Box::new(failure(StatusCode::BAD_REQUEST, message));
+        let filters = self.filters().map_err(|message| refuse(&message))?;
+        match filters.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(unknown) => Err(refuse(&format!("invalid filter '{unknown}'"))),
+            None => Ok(filters),
+        }
+    }
 }
 
 /// Percent-decoding (RFC 3986, 2.1), `+` as a space as in forms.

@@ -3,7 +3,7 @@
 //! reboot(2). Each wait has an end: nothing that hangs can keep the machine up.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -13,6 +13,7 @@ use super::fstab::unescape;
 use super::init::told;
 use super::{console, steps};
 use crate::keeper::ending::Ending;
+use crate::rootfs::mountinfo::{self, HostMount};
 use crate::sys::{machine, signals};
 use console::tell;
 
@@ -100,72 +101,27 @@ fn names() -> Vec<String> {
     pids.filter(|pid| *pid != 1).filter_map(name).take(10).collect()
 }
 
-/// A mounted file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mounted {
-    point: PathBuf,
-    kind: String,
-}
-
 /// Of /proc/self/mountinfo, the last mounted first.
-fn mounted(table: &str) -> Vec<Mounted> {
-    let line = |line: &str| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let point = unescape(fields.get(4)?);
-        let kind = fields.iter().skip_while(|field| **field != "-").nth(1)?;
-        Some(Mounted { point: point.into(), kind: (*kind).to_owned() })
-    };
-    let mut all: Vec<Mounted> = table.lines().filter_map(line).collect();
+fn mounted(table: &[u8]) -> Vec<HostMount> {
+    let mut all = mountinfo::parse(table);
     all.reverse();
     all
 }
 
-impl Mounted {
-    /// Whether it is the kernel's own, with nothing to lose.
-    fn is_kernels(&self) -> bool {
-        let kinds = [
-            "proc",
-            "sysfs",
-            "devtmpfs",
-            "devpts",
-            "cgroup",
-            "cgroup2",
-            "securityfs",
-            "debugfs",
-            "tracefs",
-            "bpf",
-            "configfs",
-            "mqueue",
-            "hugetlbfs",
-            "pstore",
-            "efivarfs",
-            "rootfs",
-            "nsfs",
-            "autofs",
-            "fusectl",
-            "binfmt_misc",
-            "ramfs",
-        ];
-        kinds.contains(&self.kind.as_str())
-            || ["/dev", "/run", "/dev/shm"].iter().any(|point| self.point == Path::new(point))
-    }
-
-    /// Whether it is a server's that may not answer.
-    fn is_remote(&self) -> bool {
-        let kinds = ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs"];
-        kinds.contains(&self.kind.as_str()) || self.kind.starts_with("fuse")
-    }
+/// Whether there is nothing to lose in it.
+fn is_of_no_matter(mount: &HostMount) -> bool {
+    let points = ["/dev", "/run", "/dev/shm"];
+    mount.is_kernels() || points.iter().any(|point| mount.point == Path::new(point))
 }
 
 /// In a child: writes down what the next boot wants, then leaves every file system
 /// clean. Those of servers go first, by force, so that no other waits for them.
 fn leave_file_systems() -> i32 {
     steps::seed::save();
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let all = mounted(&table);
-    let (remote, local): (Vec<&Mounted>, Vec<&Mounted>) = all
+    let all = mounted(&fs::read("/proc/self/mountinfo").unwrap_or_default());
+    let (remote, local): (Vec<&HostMount>, Vec<&HostMount>) = all
         .iter()
-        .filter(|mounted| !mounted.is_kernels() && mounted.point != Path::new("/"))
+        .filter(|mounted| !is_of_no_matter(mounted) && mounted.point != Path::new("/"))
         .partition(|mounted| mounted.is_remote());
     for mounted in remote {
         apart(&mounted.point, || {
@@ -249,13 +205,13 @@ mod tests {
 
     #[test]
     fn what_was_mounted_last_goes_first() {
-        let table = "1 0 0:1 / / rw - ext4 /dev/vda rw\n2 1 0:2 / /proc rw - proc proc rw\n\
+        let table = b"1 0 0:1 / / rw - ext4 /dev/vda rw\n2 1 0:2 / /proc rw - proc proc rw\n\
             3 1 8:1 / /my\\040data rw shared:1 - xfs /dev/sda1 rw\n\
             4 3 0:9 / /my\\040data/net rw - nfs4 nas:/x rw\n5 1 0:3 / /run rw - tmpfs tmpfs rw\n";
         let all = mounted(table);
         let points: Vec<_> = all.iter().map(|m| m.point.to_str().unwrap()).collect();
         assert_eq!(points, ["/run", "/my data/net", "/my data", "/proc", "/"]);
-        let kernels: Vec<_> = all.iter().map(Mounted::is_kernels).collect();
+        let kernels: Vec<_> = all.iter().map(is_of_no_matter).collect();
         assert_eq!(kernels, [true, false, false, true, false]);
         assert!(all[1].is_remote() && !all[2].is_remote());
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use rustix::mount::MountFlags;
 
+use crate::rootfs::mountinfo::unescaped;
+
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -71,29 +73,9 @@ pub fn parse(text: &str) -> (Vec<Entry>, Vec<String>) {
     (entries, problems)
 }
 
-/// `\040` is a space (fstab(5)); mountinfo is written in the same way.
+/// `\040` is a space (fstab(5)).
 pub fn unescape(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let octal = bytes.get(at + 1..at + 4).filter(|digits| {
-            byte == b'\\' && digits.iter().all(|digit| (b'0'..b'8').contains(digit))
-        });
-        match octal {
-            Some(digits) => {
-                let value =
-                    digits.iter().fold(0u32, |sum, digit| sum * 8 + u32::from(digit - b'0'));
-                plain.push(value as u8);
-                at += 4;
-            }
-            None => {
-                plain.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&plain).into_owned()
+    String::from_utf8_lossy(&unescaped(text.as_bytes())).into_owned()
 }
 
 /// Options of mount(8) as flags of mount(2), and what is left for the file system.

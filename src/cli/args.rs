@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::image::ImageCommand;
 use super::machine::{Down, Init, Kexec, Shutdown};
-use super::run_args::{Attach, Create, Exec, Run};
+use super::run_args::{Attach, Create, Exec, Limits, Run};
 use crate::engine::start::Tcp;
 
 /// Keeps the machine as its manifests say: supervisor, container engine and init.
@@ -347,32 +347,15 @@ impl Up {
 
 /// What is changed of a container.
 #[derive(Debug, Clone, ClapArgs)]
-#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args([
+    "restart", "memory", "memory_swap", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit",
+]))]
 pub struct Update {
     /// Which containers.
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
-    /// The most memory: 512m, 2g.
-    #[arg(short, long, group = "change")]
-    pub memory: Option<String>,
-    /// Memory and swap together; -1 for any amount of swap.
-    #[arg(long, group = "change", allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    /// How many processors' time: 1.5.
-    #[arg(long, group = "change")]
-    pub cpus: Option<f64>,
-    /// Its share of processor time; 1024 is usual.
-    #[arg(short, long, group = "change")]
-    pub cpu_shares: Option<i64>,
-    /// The processors that it may run on: 0-3,8.
-    #[arg(long, group = "change")]
-    pub cpuset_cpus: Option<String>,
-    /// How many processes and threads; -1 for any number.
-    #[arg(long, group = "change", allow_negative_numbers = true)]
-    pub pids_limit: Option<i64>,
-    /// no, always, unless-stopped, on-failure or on-failure:N.
-    #[arg(long, group = "change")]
-    pub restart: Option<String>,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 /// What of a log is printed.

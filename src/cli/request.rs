@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::Result;
-use super::args::Update;
-use super::run_args::Create;
+use super::run_args::{Create, Limits};
 use crate::api::create::docker_size;
 
 /// Variables as Docker's client gives them: those of files, then those of flags; a name
@@ -61,20 +60,14 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
     let mounts = args.mount.iter().map(|flag| mount(flag)).collect::<Result<Vec<_>>>()?;
     let ulimits = args.ulimit.iter().map(|flag| ulimit(flag)).collect::<Result<Vec<_>>>()?;
     let devices: Vec<Value> = args.device.iter().map(|flag| device(flag)).collect();
-    let host = json!({
+    let mut host = limits(&args.limits)?;
+    host.extend(object(json!({
         "Binds": args.volume,
         "Mounts": mounts,
         "VolumesFrom": args.volumes_from,
         "Tmpfs": tmpfs,
         "PortBindings": bindings,
         "AutoRemove": args.rm,
-        "RestartPolicy": args.restart.as_deref().map(restart).transpose()?,
-        "Memory": size(&args.memory)?,
-        "MemorySwap": size(&args.memory_swap)?,
-        "NanoCpus": args.cpus.map(|cpus| (cpus * 1e9) as i64),
-        "CpuShares": args.cpu_shares,
-        "CpusetCpus": args.cpuset_cpus,
-        "PidsLimit": args.pids_limit,
         "NetworkMode": args.network,
         "PublishAllPorts": args.publish_all,
         "ExtraHosts": args.add_host,
@@ -93,7 +86,7 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "Ulimits": ulimits,
         "ShmSize": size(&args.shm_size)?,
         "ConsoleSize": console.filter(|_| args.tty).map(|(rows, columns)| [rows, columns]),
-    });
+    })));
     Ok(json!({
         "Image": args.image,
         "Cmd": args.command,
@@ -132,12 +125,12 @@ fn networking(args: &Create) -> Value {
     json!({ "EndpointsConfig": { network: settings } })
 }
 
-/// The body of `POST /containers/{id}/update`.
+/// The body of `POST /containers/{id}/update`, and a part of `HostConfig`.
 ///
 /// # Errors
 /// A flag that says nothing sensible.
-pub fn limits(args: &Update) -> Result<Value> {
-    Ok(json!({
+pub fn limits(args: &Limits) -> Result<Map<String, Value>> {
+    Ok(object(json!({
         "Memory": size(&args.memory)?,
         "MemorySwap": size(&args.memory_swap)?,
         "NanoCpus": args.cpus.map(|cpus| (cpus * 1e9) as i64),
@@ -145,7 +138,14 @@ pub fn limits(args: &Update) -> Result<Value> {
         "CpusetCpus": args.cpuset_cpus,
         "PidsLimit": args.pids_limit,
         "RestartPolicy": args.restart.as_deref().map(restart).transpose()?,
-    }))
+    })))
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
 }
 
 fn restart(text: &str) -> Result<Value> {

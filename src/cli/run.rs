@@ -166,7 +166,7 @@ fn save(paths: &Paths, name: &str, args: &Create, detach: bool) -> Result {
         eprintln!("WARNING: {warning}");
     }
     let mut container = made.container;
-    if args.restart.is_none() && !args.rm {
+    if args.limits.restart.is_none() && !args.rm {
         // A manifest that a person keeps is for what is to run.
         container.restart = Default::default();
     }

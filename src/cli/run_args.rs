@@ -4,6 +4,32 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+/// What `update` changes of a container, too.
+#[derive(Debug, Clone, Args, Default)]
+pub struct Limits {
+    /// When it is started again: no, on-failure[:N], always, unless-stopped.
+    #[arg(long, value_name = "POLICY")]
+    pub restart: Option<String>,
+    /// The most memory: 64m, 1g.
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Memory and swap together; -1 without a limit.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_swap: Option<String>,
+    /// How many processors' time: 1.5.
+    #[arg(long)]
+    pub cpus: Option<f64>,
+    /// Its share of processor time; 1024 is usual.
+    #[arg(short, long, value_name = "SHARES")]
+    pub cpu_shares: Option<i64>,
+    /// The processors that it may run on: 0-3,8.
+    #[arg(long, value_name = "SET")]
+    pub cpuset_cpus: Option<String>,
+    /// How many processes and threads it may have; -1 without a limit.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+}
+
 /// How a container is made. Options end at the image.
 #[derive(Debug, Clone, Args, Default)]
 pub struct Create {
@@ -49,27 +75,8 @@ pub struct Create {
     /// A supplementary group.
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
-    /// When it is started again: no, on-failure[:N], always, unless-stopped.
-    #[arg(long, value_name = "POLICY")]
-    pub restart: Option<String>,
-    /// The most memory: 64m, 1g.
-    #[arg(short, long, value_name = "SIZE")]
-    pub memory: Option<String>,
-    /// Memory and swap together; -1 without a limit.
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    pub memory_swap: Option<String>,
-    /// How many processors' time.
-    #[arg(long)]
-    pub cpus: Option<f64>,
-    /// Its share of processor time; 1024 is usual.
-    #[arg(long, value_name = "SHARES")]
-    pub cpu_shares: Option<i64>,
-    /// The processors that it may run on: 0-3.
-    #[arg(long, value_name = "SET")]
-    pub cpuset_cpus: Option<String>,
-    /// How many processes it may have.
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
-    pub pids_limit: Option<i64>,
+    #[command(flatten)]
+    pub limits: Limits,
     /// Publish all ports that the image exposes, on free ports of the host.
     #[arg(short = 'P', long)]
     pub publish_all: bool,

@@ -56,7 +56,7 @@ pub async fn reload(client: &Client, names: &[String]) -> Result {
 }
 
 pub async fn update(client: &Client, args: &Update) -> Result {
-    let body = request::limits(args)?;
+    let body = request::limits(&args.limits)?;
     for_each(&args.names, async |name| {
         let path = format!("/containers/{}/update", encode(name));
         let (status, body) = client.post(&path, &body).await?;

@@ -194,8 +194,8 @@ impl Document {
         let shape: Shape = serde_json::from_slice(bytes).map_err(unread)?;
         if shape.schema_version == 1 {
             return Err(Error::corrupt(
-                "the manifest is of Docker's schema 1, which is not supported: push the image \
-                 again with a tool of this decade",
+                "the manifest is in Docker's first form, schema 1, which Docker itself gave up: \
+                 push the image again with a tool of this decade",
             ));
         }
         let is_manifest = shape.config.is_some() || shape.layers.is_some();

@@ -19,6 +19,7 @@ pub mod forward;
 pub mod host;
 pub mod ipam;
 pub mod link;
+mod listener;
 pub mod names;
 mod netlink;
 pub mod netns;

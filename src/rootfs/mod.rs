@@ -22,7 +22,7 @@ mod duplicate;
 mod error;
 mod host;
 mod inside;
-mod mountinfo;
+pub mod mountinfo;
 mod overlay;
 mod prepare;
 mod seed;

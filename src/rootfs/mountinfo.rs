@@ -6,13 +6,55 @@ use std::path::PathBuf;
 
 /// One mount of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HostMount {
+pub struct HostMount {
+    /// Where it is.
     pub point: PathBuf,
+    /// Such as `ext4`.
     pub fs_type: String,
 }
 
+/// File systems that are the kernel's own state.
+const KERNEL: [&str; 21] = [
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "devpts",
+    "cgroup",
+    "cgroup2",
+    "mqueue",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "pstore",
+    "bpf",
+    "configfs",
+    "fusectl",
+    "binfmt_misc",
+    "hugetlbfs",
+    "efivarfs",
+    "autofs",
+    "nsfs",
+    "rootfs",
+    "ramfs",
+];
+
+/// Those of other machines or programs, which may be gone and hang whoever asks.
+const REMOTE: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "fuse"];
+
+impl HostMount {
+    /// Whether it is the kernel's own, with no files to lose or to show.
+    pub fn is_kernels(&self) -> bool {
+        KERNEL.contains(&self.fs_type.as_str())
+    }
+
+    /// Whether it is a server's that may not answer.
+    pub fn is_remote(&self) -> bool {
+        REMOTE.contains(&self.fs_type.as_str()) || self.fs_type.starts_with("fuse.")
+    }
+}
+
 /// The mounts, in the table's order; lines that can't be read are passed over.
-pub(super) fn parse(table: &[u8]) -> Vec<HostMount> {
+pub fn parse(table: &[u8]) -> Vec<HostMount> {
     table.split(|b| *b == b'\n').filter_map(line).collect()
 }
 
@@ -28,8 +70,8 @@ fn line(line: &[u8]) -> Option<HostMount> {
 }
 
 /// Space, tab, newline and backslash are written as a backslash and three octal
-/// digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
+/// digits, here as in fstab(5).
+pub fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((byte, after)) = rest.split_first() {

@@ -54,39 +54,6 @@ const SECRETS: [&str; 7] = [
     "/etc/containers.d",
 ];
 
-/// File systems that are no part of the host's own files: the kernel's state, and
-/// other machines', which may also be gone and hang whoever asks. They are not even
-/// looked at, but if they are exposed by name.
-const FOREIGN: [&str; 27] = [
-    "proc",
-    "sysfs",
-    "devtmpfs",
-    "devpts",
-    "cgroup",
-    "cgroup2",
-    "mqueue",
-    "debugfs",
-    "tracefs",
-    "securityfs",
-    "pstore",
-    "bpf",
-    "configfs",
-    "fusectl",
-    "binfmt_misc",
-    "hugetlbfs",
-    "efivarfs",
-    "autofs",
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "9p",
-    "afs",
-    "ceph",
-    "fuse",
-    "nsfs",
-];
-
 /// What a path of the host is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -195,8 +162,9 @@ impl Rules {
 
     /// Whether a mount of the host, other than `/`, is part of the view.
     pub fn sees_mount(&self, mount: &HostMount) -> bool {
-        let (point, fs_type) = (mount.point.as_path(), mount.fs_type.as_str());
-        let foreign = FOREIGN.contains(&fs_type) || fs_type.starts_with("fuse.");
+        let point = mount.point.as_path();
+        // No part of the host's own files, and not even looked at, but by name.
+        let foreign = mount.is_kernels() || mount.is_remote();
         let top = point.components().nth(1);
         let seen = matches!(top, Some(Component::Normal(name)) if SEEN.iter().any(|s| name == *s));
         let named = self.expose.iter().any(|exposed| exposed == point);

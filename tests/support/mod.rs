@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod http;
+pub mod images;
 pub mod net;
 pub mod registry;
 

@@ -14,12 +14,13 @@ use rustix::mount::MountFlags;
 use super::{Done, devices, modules};
 use crate::boot::fstab::flags;
 use crate::boot::init::NEW_ROOT;
+use crate::rootfs::mountinfo;
 
 /// Whether the root is the kernel's own (`rootfs`): the last mount at `/` counts.
 pub fn is_initramfs() -> bool {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let root = table.lines().rfind(|line| line.split(' ').nth(4) == Some("/"));
-    root.is_some_and(|line| line.contains(" - rootfs "))
+    let mounts = mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap_or_default());
+    let root = mounts.iter().rfind(|mount| mount.point == Path::new("/"));
+    root.is_some_and(|mount| mount.fs_type == "rootfs")
 }
 
 /// Mounts the root file system where PID 1 moves to it.

@@ -28,6 +28,7 @@ mod graph;
 mod judge;
 mod observed;
 mod record;
+mod runs;
 mod service;
 #[cfg(test)]
 mod simulation;

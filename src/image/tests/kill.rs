@@ -46,10 +46,10 @@ async fn until(bytes: &AtomicU64, least: u64) {
 
 #[tokio::test]
 async fn a_pull_outlives_its_registry() {
-    let Some(mut registry) = Registry::start() else { return };
+    let Some(mut registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
-    let name = registry.name("big");
+    let name = named(&registry, "big");
     let layer = tar_of(&[("big", &noise(64 << 20, 5))]);
     image(&from, &name.to_string(), &[layer], Compress::No);
     push(&from, &client(""), &name, Options::default(), &silent()).await.unwrap();
@@ -70,10 +70,10 @@ async fn a_pull_outlives_its_registry() {
 
 #[tokio::test]
 async fn a_pull_that_was_given_up_is_gone_on_with() {
-    let Some(registry) = Registry::start() else { return };
+    let Some(registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
-    let name = registry.name("big");
+    let name = named(&registry, "big");
     let layer = tar_of(&[("big", &noise(64 << 20, 5))]);
     let made = image(&from, &name.to_string(), &[layer], Compress::No);
     push(&from, &client(""), &name, Options::default(), &silent()).await.unwrap();
@@ -102,10 +102,10 @@ async fn a_pull_that_was_given_up_is_gone_on_with() {
 
 #[tokio::test]
 async fn a_push_outlives_its_registry() {
-    let Some(mut registry) = Registry::start() else { return };
+    let Some(mut registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
-    let name = registry.name("big");
+    let name = named(&registry, "big");
     let layer = tar_of(&[("big", &noise(64 << 20, 9))]);
     image(&from, &name.to_string(), &[layer], Compress::No);
     let (sink, bytes) = meter();

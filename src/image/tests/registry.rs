@@ -22,14 +22,14 @@ fn count(events: &Mutex<Vec<Event>>, status: &Status) -> usize {
 
 #[tokio::test]
 async fn what_is_pushed_is_pulled() {
-    let Some(registry) = Registry::start() else { return };
+    let Some(registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
     let big = tar_of(&[("big", &noise(3 << 20, 7))]);
     for (tag, compress) in
         [("gz", Compress::Gzip), ("zst", Compress::Zstd), ("plain", Compress::No)]
     {
-        let name = registry.name(&format!("app:{tag}"));
+        let name = named(&registry, &format!("app:{tag}"));
         let made = image(&from, &name.to_string(), &[busybox_layer(), big.clone()], compress);
         let pushed = push(&from, &client(""), &name, Options::default(), &silent()).await.unwrap();
         let pulled = pull(&to, &name).await.unwrap();
@@ -40,23 +40,23 @@ async fn what_is_pushed_is_pulled() {
         assert_eq!(pull(&to, &pinned).await.unwrap().id, made.id);
     }
     assert_whole(&to);
-    let missing = pull(&to, &registry.name("app:none")).await.unwrap_err();
+    let missing = pull(&to, &named(&registry, "app:none")).await.unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound, "{missing}");
 }
 
 #[tokio::test]
 async fn what_is_there_is_neither_fetched_nor_sent() {
-    let Some(registry) = Registry::start() else { return };
+    let Some(registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
-    let name = registry.name("one");
+    let name = named(&registry, "one");
     image(&from, &name.to_string(), &[busybox_layer()], Compress::Gzip);
     push(&from, &client(""), &name, Options::default(), &silent()).await.unwrap();
     let (sink, events) = recorder();
     push(&from, &client(""), &name, Options::default(), &sink).await.unwrap();
     assert_eq!(count(&events, &Status::AlreadyThere), 2);
 
-    let other = registry.name("other/two:2");
+    let other = named(&registry, "other/two:2");
     from.tag(&from.find(&name).unwrap().unwrap(), &other).unwrap();
     let (sink, events) = recorder();
     push(&from, &client(""), &other, Options::default(), &sink).await.unwrap();
@@ -86,10 +86,10 @@ async fn what_is_there_is_neither_fetched_nor_sent() {
 
 #[tokio::test]
 async fn pieces_are_put_together() {
-    let Some(registry) = Registry::start() else { return };
+    let Some(registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
-    let name = registry.name("pieces");
+    let name = named(&registry, "pieces");
     let layer = tar_of(&[("x", &noise(2 << 20, 3))]);
     image(&from, &name.to_string(), &[layer], Compress::Gzip);
     let options = Options { chunk: Some(300_000) };
@@ -100,9 +100,9 @@ async fn pieces_are_put_together() {
 
 #[tokio::test]
 async fn a_password_is_asked_for_and_kept() {
-    let Some(registry) = Registry::with_password() else { return };
+    let Some(registry) = Registry::start(Asks::Password) else { return };
     let (dir, from) = store();
-    let name = registry.name("secret/app");
+    let name = named(&registry, "secret/app");
     image(&from, &name.to_string(), &[busybox_layer()], Compress::Gzip);
     let anonymous = push(&from, &client(""), &name, Options::default(), &silent()).await;
     let error = anonymous.unwrap_err();
@@ -130,9 +130,9 @@ async fn a_password_is_asked_for_and_kept() {
 
 #[tokio::test]
 async fn an_authority_of_our_own_is_trusted_where_named() {
-    let Some(registry) = Registry::with_tls() else { return };
+    let Some(registry) = Registry::start(Asks::Tls) else { return };
     let (_a, from) = store();
-    let name = registry.name("tls/app");
+    let name = named(&registry, "tls/app");
     image(&from, &name.to_string(), &[busybox_layer()], Compress::Gzip);
     let host = registry.host();
     let ca = registry.file("ca.pem");
@@ -149,10 +149,10 @@ async fn an_authority_of_our_own_is_trusted_where_named() {
 
 #[tokio::test]
 async fn a_mirror_is_asked_first_and_passed_over_when_it_fails() {
-    let Some(mirror) = Registry::start() else { return };
+    let Some(mirror) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
-    let there = mirror.name("library/app:1");
+    let there = named(&mirror, "library/app:1");
     image(&from, &there.to_string(), &[busybox_layer()], Compress::Gzip);
     push(&from, &client(""), &there, Options::default(), &silent()).await.unwrap();
     // The registry itself is nowhere; a dead mirror stands before the living one.
@@ -168,13 +168,13 @@ async fn a_mirror_is_asked_first_and_passed_over_when_it_fails() {
 
 #[tokio::test]
 async fn one_layer_is_downloaded_once_by_many() {
-    let Some(registry) = Registry::start() else { return };
+    let Some(registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (dir, to) = store();
     let shared = tar_of(&[("shared", &noise(4 << 20, 1))]);
     let mut names = Vec::new();
     for n in 0..4 {
-        let name = registry.name(&format!("many:{n}"));
+        let name = named(&registry, &format!("many:{n}"));
         let own = tar_of(&[("own", &[n])]);
         image(&from, &name.to_string(), &[shared.clone(), own], Compress::Gzip);
         push(&from, &client(""), &name, Options::default(), &silent()).await.unwrap();
@@ -200,10 +200,10 @@ async fn one_layer_is_downloaded_once_by_many() {
 
 #[tokio::test]
 async fn damaged_images_heal_by_a_pull() {
-    let Some(registry) = Registry::start() else { return };
+    let Some(registry) = Registry::start(Asks::Plain) else { return };
     let (_a, from) = store();
     let (_b, to) = store();
-    let name = registry.name("heal");
+    let name = named(&registry, "heal");
     image(&from, &name.to_string(), &[busybox_layer()], Compress::Gzip);
     push(&from, &client(""), &name, Options::default(), &silent()).await.unwrap();
     let pulled = pull(&to, &name).await.unwrap();

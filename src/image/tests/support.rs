@@ -1,11 +1,8 @@
-//! A registry of Debian's package on a free port, and images made here.
+//! Images made here, for the registry of Debian's package.
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::image::document::{Descriptor, Manifest, media};
 use crate::image::progress::silent;
@@ -14,135 +11,14 @@ use crate::image::registry::{Client, Credentials, Retry, Settings};
 use crate::image::store::Image;
 use crate::image::{Digest, ImageConfig, Platform, Reference, Store};
 
-pub const REGISTRY: &str = "/usr/bin/docker-registry";
+#[path = "../../../tests/support/registry.rs"]
+mod served;
 
-/// `secret`, by bcrypt at its cheapest.
-const HTPASSWD: &str = "me:$2b$04$lNGmVKU5XVbXVWWvmKM38uuI.yobHOCKpoE/RISNrcA/b9mxUugCm\n";
+pub use served::{Kind as Asks, Registry};
 
-/// A registry that ends with the test.
-pub struct Registry {
-    child: Option<Child>,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Registry {
-    /// A plain one; `None` where the package is missing.
-    pub fn start() -> Option<Registry> {
-        Registry::with("", |_| String::new())
-    }
-
-    /// One that wants the name `me` and the password `secret`.
-    pub fn with_password() -> Option<Registry> {
-        Registry::with("", |dir| {
-            fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
-            format!("auth: {{htpasswd: {{realm: test, path: {}/htpasswd}}}}\n", dir.display())
-        })
-    }
-
-    /// One that speaks TLS, with a certificate of an authority in `ca.pem`.
-    pub fn with_tls() -> Option<Registry> {
-        Registry::with("tls", |dir| {
-            certificates(dir);
-            String::new()
-        })
-    }
-
-    fn with(tls: &str, more: impl Fn(&Path) -> String) -> Option<Registry> {
-        if !Path::new(REGISTRY).exists() {
-            eprintln!("skipped: {REGISTRY} is not installed");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let path = dir.path().display();
-        let tls = match tls {
-            "" => String::new(),
-            _ => format!("  tls: {{certificate: {path}/cert.pem, key: {path}/key.pem}}\n"),
-        };
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\n\
-             storage: {{filesystem: {{rootdirectory: {path}/data}}, delete: {{enabled: true}}}}\n\
-             http:\n  addr: 127.0.0.1:{port}\n{tls}{}",
-            more(dir.path())
-        );
-        fs::write(dir.path().join("config.yml"), config).unwrap();
-        let mut registry = Registry { child: None, port, dir };
-        registry.run();
-        Some(registry)
-    }
-
-    pub fn run(&mut self) {
-        let child = Command::new(REGISTRY)
-            .arg("serve")
-            .arg(self.dir.path().join("config.yml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        let since = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(since.elapsed() < Duration::from_secs(30), "the registry did not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    pub fn name(&self, rest: &str) -> Reference {
-        format!("{}/{rest}", self.host()).parse().unwrap()
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// An authority of our own and a certificate for 127.0.0.1.
-fn certificates(dir: &Path) {
-    let openssl = |arguments: &[&str]| {
-        let done = Command::new("openssl").args(arguments).current_dir(dir).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    };
-    let new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let ca = ["-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "9"];
-    openssl(&[&new[..], &ca[..]].concat());
-    openssl(&[&new[..], &["-keyout", "key.pem", "-out", "req.pem", "-subj", "/CN=r"]].concat());
-    fs::write(dir.join("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-    openssl(&[
-        "x509",
-        "-req",
-        "-in",
-        "req.pem",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-out",
-        "cert.pem",
-        "-days",
-        "9",
-        "-extfile",
-        "ext",
-    ]);
+/// What an image is called there.
+pub fn named(registry: &Registry, rest: &str) -> Reference {
+    format!("{}/{rest}", registry.host()).parse().unwrap()
 }
 
 /// A store in a folder of its own.

@@ -7,7 +7,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, mkdirat, openat2, statx, unlinkat,
@@ -24,7 +23,6 @@ use super::*;
 mod host_view;
 mod removal;
 mod roots;
-mod timings;
 mod volumes;
 
 const RANGE: IdRange = IdRange { first: 700_000, count: 65536 };

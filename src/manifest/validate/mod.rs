@@ -1,22 +1,19 @@
 //! What a manifest says against itself and against the others. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod network;
+mod together;
+
+use std::collections::BTreeSet;
 use std::path::{Component, Path};
-use std::sync::Arc;
 use std::time::Duration;
 
-use std::net::Ipv4Addr;
-
-use ipnet::Ipv4Net;
-
-use super::model::{
-    Container, Isolation, MountKind, NetworkFile, NetworkMode, RestartPolicy, Start,
-};
-use super::network::{RESERVED_NETWORKS, is_network_name};
-use super::scalar::Name;
+use super::model::{Container, Isolation, MountKind, NetworkMode, RestartPolicy};
 use super::service::Kind;
 use crate::image::Reference;
-use crate::network::spec::{Driver, NetworkSpec};
+
+pub use network::network_alone;
+use network::{network, start};
+pub use together::together;
 
 /// Something that can't be, about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -406,121 +403,6 @@ fn mounts(container: &Container, found: &mut Vec<Objection>) {
     }
 }
 
-fn network(container: &Container, found: &mut Vec<Objection>) {
-    let network = &container.network;
-    let mode = container.network_mode();
-    let bridged = mode == NetworkMode::Bridge;
-    let meaningless = [
-        ("network.publish", network.publish.iter().any(|one| !one.hold)),
-        ("network.networks", !network.networks.is_empty()),
-        ("network.alias", !network.alias.is_empty()),
-        ("network.ip", network.ip.is_some()),
-        ("network.mac", network.mac.is_some()),
-    ];
-    for (key, _) in meaningless.iter().filter(|(_, set)| *set && !bridged) {
-        let hint = match mode {
-            NetworkMode::Host => "with mode = \"host\" the program's own ports are the host's",
-            NetworkMode::Container(_) => "it belongs to the container whose network it shares",
-            _ => "it goes with mode = \"bridge\"",
-        };
-        found.push(objection(key, format!("it has no meaning with mode = \"{mode}\""), hint));
-    }
-    let mut seen = BTreeSet::new();
-    for member in &network.networks {
-        if !is_network_name(&member.name) || RESERVED_NETWORKS.contains(&member.name.as_str()) {
-            let message = format!("{:?} is not a network's name", member.name);
-            found.push(objection("network.networks", message, "write networks = [\"back\"]"));
-        }
-        if !seen.insert(&member.name) {
-            let message = format!("it is on the network {} twice", member.name);
-            found.push(objection("network.networks", message, "take one of them out"));
-        }
-    }
-    let aliases = network.networks.iter().flat_map(|member| &member.alias);
-    for alias in aliases.chain(&network.alias) {
-        let usable = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if alias.is_empty() || alias.len() > 253 || !alias.chars().all(usable) {
-            let message = format!("{alias:?} can't be looked up as a name");
-            found.push(objection("network.alias", message, "letters, digits, '-', '_' and '.'"));
-        }
-    }
-    for domain in network.dns_search.iter().chain(&network.dns_options) {
-        if domain.is_empty() || domain.contains(char::is_whitespace) {
-            let message = format!("{domain:?} is no word of resolv.conf(5)");
-            found.push(objection("network.dns-search", message, ""));
-        }
-    }
-    let mut ports = BTreeSet::new();
-    for one in &network.publish {
-        let mapping = &one.mapping;
-        for (host, _) in mapping.pairs() {
-            let Some(port) = host else { continue };
-            if !ports.insert((mapping.address, port, mapping.protocol)) {
-                let message = format!("port {port}/{} is published twice", mapping.protocol);
-                found.push(objection("network.publish", message, "take one of them out"));
-                break;
-            }
-        }
-        if one.hold && mapping.host.is_none() {
-            let message = "a held socket needs a port of the host";
-            found.push(objection("network.publish", message, "write { host = 80, hold = true }"));
-        }
-    }
-}
-
-fn start(container: &Container, found: &mut Vec<Objection>) {
-    let on_demand = container.start == Start::OnDemand;
-    if on_demand && !container.network.publish.iter().any(|one| one.hold) {
-        found.push(objection(
-            "start",
-            "nobody can connect to it: it has no held socket",
-            "write network.publish = [{ host = 80, hold = true }]",
-        ));
-    }
-    if container.idle_timeout.is_some() && !on_demand {
-        let hint = "it goes with start = \"on-demand\"";
-        found.push(objection("idle-timeout", "it would never be started again", hint));
-    }
-    if container.idle_timeout.is_some_and(|idle| idle < Duration::from_secs(1)) {
-        found.push(objection("idle-timeout", "less than a second is not told from a pause", ""));
-    }
-}
-
-/// Checks one network by itself.
-pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
-    let mut found = Vec::new();
-    if file.subnet.is_none() {
-        if file.gateway.is_some() {
-            found.push(objection("gateway", "there is no `subnet` that it could be in", ""));
-        }
-        if file.driver != Driver::Bridge {
-            let why = "a macvlan or ipvlan is in the subnet of its parent: `subnet` is missing";
-            found.push(objection("driver", why, "write the subnet that the parent is in"));
-        }
-    }
-    if !file.ipv6 && (file.subnet6.is_some() || file.gateway6.is_some()) {
-        found.push(objection("ipv6", "there is no IPv6, and a subnet or gateway of it", ""));
-    }
-    // The rest is judged as a whole, any free subnet standing in for a missing one.
-    let stand_in = Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 24);
-    let mut spec = NetworkSpec::bridge(name, file.subnet.unwrap_or(stand_in), file.subnet6);
-    spec.driver = file.driver;
-    spec.gateway = file.gateway.filter(|_| file.subnet.is_some()).unwrap_or(spec.gateway);
-    spec.gateway6 = file.gateway6;
-    spec.internal = file.internal;
-    spec.isolated = file.isolated;
-    spec.mtu = file.mtu;
-    spec.parent = file.parent.clone();
-    found.extend(spec.problems().into_iter().map(|problem| {
-        let key = ["gateway", "MTU", "parent", "isolated"]
-            .into_iter()
-            .find(|word| problem.contains(word))
-            .unwrap_or("subnet");
-        objection(&key.to_ascii_lowercase(), problem, "")
-    }));
-    found
-}
-
 fn health(container: &Container, found: &mut Vec<Objection>) {
     let Some(health) = &container.health else {
         return;
@@ -549,95 +431,6 @@ fn health(container: &Container, found: &mut Vec<Objection>) {
     if health.interval.is_zero() || health.timeout.is_zero() || health.retries == 0 {
         found.push(objection("health", "`interval`, `timeout` and `retries` can't be 0", ""));
     }
-}
-
-/// Checks containers against each other; by name.
-pub fn together(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
-    let mut found = Vec::new();
-    for (name, container) in containers {
-        for required in &container.requires {
-            if !containers.contains_key(required) {
-                found.push((
-                    name.clone(),
-                    objection(
-                        "requires",
-                        format!("there is no container {required}"),
-                        "use `after` or `wants` for one that may be missing",
-                    ),
-                ));
-            }
-        }
-        if let NetworkMode::Container(owner) = container.network_mode()
-            && (!containers.contains_key(&owner) || owner == *name)
-        {
-            found.push((
-                name.clone(),
-                objection("network.mode", format!("there is no other container {owner}"), ""),
-            ));
-        }
-    }
-    found.extend(cycles(containers));
-    found
-}
-
-/// Whom a container waits for.
-fn awaited(container: &Container) -> impl Iterator<Item = Name> {
-    let network = match container.network_mode() {
-        NetworkMode::Container(owner) => Some(owner),
-        _ => None,
-    };
-    // A target is reached when what it wants has been tried.
-    let wanted = container.is_target().then_some(&container.wants).into_iter().flatten();
-    container.after.iter().chain(&container.requires).chain(wanted).cloned().chain(network)
-}
-
-/// The key by which a container waits for another.
-fn naming(container: &Container, other: &Name) -> &'static str {
-    if container.after.contains(other) {
-        "after"
-    } else if container.requires.contains(other) {
-        "requires"
-    } else {
-        "network.mode"
-    }
-}
-
-/// Each cycle once, told at its first name. Iterative: a chain may be long.
-fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
-    let mut done = BTreeSet::new();
-    let mut found = Vec::new();
-    for start in containers.keys() {
-        if done.contains(start) {
-            continue;
-        }
-        let mut path: Vec<(Name, Vec<Name>)> = Vec::new();
-        let next = |name: &Name| -> Vec<Name> {
-            containers.get(name).map(|container| awaited(container).collect()).unwrap_or_default()
-        };
-        path.push((start.clone(), next(start)));
-        while let Some((name, rest)) = path.last_mut() {
-            let Some(other) = rest.pop() else {
-                done.insert(name.clone());
-                path.pop();
-                continue;
-            };
-            if let Some(at) = path.iter().position(|(name, _)| *name == other) {
-                let round: Vec<&str> = path[at..]
-                    .iter()
-                    .map(|(name, _)| name.as_str())
-                    .chain([other.as_str()])
-                    .collect();
-                let message = format!("they wait for each other: {}", round.join(" → "));
-                let next = path.get(at + 1).map_or(&other, |(name, _)| name);
-                let key = containers.get(&other).map_or("after", |this| naming(this, next));
-                found.push((other.clone(), objection(key, message, "take one of them out")));
-            } else if !done.contains(&other) && containers.contains_key(&other) {
-                let further = next(&other);
-                path.push((other, further));
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -679,19 +472,5 @@ mod tests {
         }
         assert_eq!(alone(&container("rootfs = \"/\"\ncommand = [\"x\"]")), []);
         assert_eq!(alone(&container("isolation = \"none\"\ncommand = [\"x\"]")), []);
-    }
-
-    #[test]
-    fn cycles_are_printed() {
-        let make = |after: &str| {
-            Arc::new(container(&format!("rootfs = \"/\"\ncommand = [\"x\"]\nafter = [{after}]")))
-        };
-        let mut all = BTreeMap::new();
-        all.insert("a".parse().unwrap(), make("\"b\""));
-        all.insert("b".parse().unwrap(), make("\"c\", \"nobody\""));
-        all.insert("c".parse().unwrap(), make("\"a\""));
-        let found = together(&all);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].1.message.contains("a → b → c → a"), "{}", found[0].1.message);
     }
 }

@@ -1,0 +1,287 @@
+//! What becomes of one run: launched or not, ended by halves, healthy or not, removed.
+
+use super::clock::Now;
+use super::observed::{KILL_AGAIN, Live, Observed};
+use super::record::{
+    Asked, Exit, ExitStatus, Half, HealthStatus, Held, Phase, Record, Run, StopWhy,
+};
+use crate::manifest::model::Restart;
+use crate::manifest::scalar::Name;
+
+impl Observed {
+    /// What the health check of a new run begins with.
+    pub(super) fn first_health(&self, name: &Name) -> Option<HealthStatus> {
+        self.records.get(name)?.health_check().map(|_| HealthStatus::Starting)
+    }
+
+    pub(super) fn launched(&mut self, name: &Name, incarnation: u64, pid: u32, now: &Now) {
+        let Some(record) = self.is_current(name, incarnation) else {
+            self.stray(name, incarnation);
+            return;
+        };
+        match record.phase {
+            Phase::Launching { .. } => {
+                let health = self.first_health(name);
+                let early = self.early.remove(&(name.clone(), incarnation));
+                let ready_by = self.ready_by(name, now).filter(|_| !early);
+                self.edit(name, |record| {
+                    record.renew = false;
+                    if let Some(timing) = record.timing_of(incarnation) {
+                        timing.started = Some(now.mono);
+                    }
+                    record.phase = Phase::Running(Run {
+                        pid,
+                        started: now.mono,
+                        started_wall: now.wall,
+                        health,
+                        well_since: health.is_none().then_some(now.mono),
+                        paused: false,
+                        asked: None,
+                        ready: early.then_some(now.mono),
+                        ready_by,
+                    });
+                    record.note_ready(now);
+                });
+                self.feed(name, now);
+            }
+            // Its end was told before its beginning.
+            Phase::Ending { .. } => {
+                self.edit(name, |record| {
+                    record.renew = false;
+                    if let Phase::Ending { run, .. } = &mut record.phase {
+                        run.pid = pid;
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn launch_failed(
+        &mut self,
+        name: &Name,
+        incarnation: u64,
+        code: i32,
+        error: String,
+        now: &Now,
+    ) {
+        self.stray_gone(name, incarnation);
+        let Some(record) = self.is_current(name, incarnation) else {
+            return;
+        };
+        if !matches!(record.phase, Phase::Launching { .. } | Phase::Ending { .. }) {
+            return;
+        }
+        self.unconfirmed.remove(name);
+        self.edit(name, |record| {
+            record.last_exit = Some(Exit {
+                incarnation,
+                status: ExitStatus::Code(code),
+                oom_killed: false,
+                started: None,
+                finished: now.wall,
+                error: Some(error),
+            });
+            record.streak = record.streak.saturating_add(1);
+            record.phase = Phase::Ended { why: None };
+        });
+    }
+
+    /// The run that an end speaks of, and why it was asked to end, if it was.
+    pub(super) fn ending(
+        &self,
+        name: &Name,
+        incarnation: u64,
+        now: &Now,
+    ) -> Option<(Run, Option<StopWhy>)> {
+        let record = self.is_current(name, incarnation)?;
+        Some(match &record.phase {
+            // Its end is told before its beginning, or the engine died in between.
+            Phase::Launching { since } => (
+                Run {
+                    pid: 0,
+                    started: *since,
+                    started_wall: now.wall,
+                    health: None,
+                    well_since: None,
+                    paused: false,
+                    asked: None,
+                    ready: None,
+                    ready_by: None,
+                },
+                None,
+            ),
+            Phase::Running(run) => (run.clone(), None),
+            Phase::Stopping { run, why, .. } => (run.clone(), Some(why.clone())),
+            Phase::Ending { run, why, .. } => (run.clone(), why.clone()),
+            _ => return None,
+        })
+    }
+
+    /// One of the two signs of an end.
+    pub(super) fn half(
+        &mut self,
+        name: &Name,
+        (run, why): (Run, Option<StopWhy>),
+        half: Half,
+        now: &Now,
+    ) {
+        let earlier = self.records.get(name).and_then(|record| match &record.phase {
+            Phase::Ending { half, .. } => Some(half.clone()),
+            _ => None,
+        });
+        match (earlier, half) {
+            (Some(Half::Emptied), Half::Exit { status, oom })
+            | (Some(Half::Exit { status, oom }), Half::Emptied) => {
+                self.ended(name, run, why, status, oom, now);
+            }
+            // The same sign again.
+            (Some(_), _) => {}
+            (None, half) => {
+                // Due at once: decide sends the SIGKILL that sweeps up what is left,
+                // unless the other sign has come by then.
+                let deadline = match half {
+                    Half::Exit { .. } => now.mono,
+                    Half::Emptied => now.mono.saturating_add(KILL_AGAIN),
+                };
+                self.set_phase(name, Phase::Ending { run, why, half, deadline });
+            }
+        }
+    }
+
+    /// It has ended, completely.
+    pub(super) fn ended(
+        &mut self,
+        name: &Name,
+        run: Run,
+        why: Option<StopWhy>,
+        status: ExitStatus,
+        oom: bool,
+        now: &Now,
+    ) {
+        self.live.remove(name);
+        self.edit(name, |record| {
+            record.last_exit = Some(Exit {
+                incarnation: record.incarnation,
+                status,
+                oom_killed: oom,
+                started: Some(run.started_wall),
+                finished: now.wall,
+                error: why.as_ref().and_then(fault),
+            });
+            if let Some(timing) = record.timing_of(record.incarnation) {
+                timing.ended = Some(now.mono);
+                if status.is_success() {
+                    timing.ready.get_or_insert(now.mono);
+                }
+            }
+            let why = why.or(match run.asked {
+                Some(Asked::Restart { .. }) => Some(StopWhy::Restart),
+                Some(Asked::End) => {
+                    record.held = Some(Held { since: now.wall, signal: None, timeout: None });
+                    Some(StopWhy::ByHand)
+                }
+                None => None,
+            });
+            let reset_after = record.restart().reset_after;
+            if run.well_since.is_some_and(|since| now.mono.saturating_sub(since) >= reset_after) {
+                record.streak = 0;
+            }
+            if why.as_ref().is_none_or(StopWhy::is_its_fault) {
+                record.streak = record.streak.saturating_add(1);
+            }
+            record.phase = Phase::Ended { why };
+        });
+    }
+
+    pub(super) fn health(
+        &mut self,
+        name: &Name,
+        incarnation: u64,
+        health: HealthStatus,
+        now: &Now,
+    ) {
+        let Some(record) = self.is_current(name, incarnation) else {
+            return;
+        };
+        if !matches!(&record.phase, Phase::Running(run) if run.health != Some(health)) {
+            return;
+        }
+        self.edit(name, |record| {
+            if let Phase::Running(run) = &mut record.phase {
+                run.health = Some(health);
+                run.well_since = match health {
+                    HealthStatus::Healthy => run.well_since.or(Some(now.mono)),
+                    HealthStatus::Starting | HealthStatus::Unhealthy => None,
+                };
+            }
+            record.note_ready(now);
+        });
+    }
+
+    pub(super) fn live_applied(&mut self, name: &Name, result: Result<(), String>) {
+        let Some(Live { to, incarnation }) = self.live.get(name) else {
+            return;
+        };
+        let (to, incarnation) = (to.clone(), *incarnation);
+        if self.is_current(name, incarnation).is_none() {
+            self.live.remove(name);
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.live.remove(name);
+                self.edit(name, |record| {
+                    // A health check that came or went begins anew.
+                    let had = record.applied.as_ref().is_some_and(|old| old.health.is_some());
+                    if let Phase::Running(run) = &mut record.phase
+                        && had != to.health.is_some()
+                    {
+                        run.health = to.health.as_ref().map(|_| HealthStatus::Starting);
+                    }
+                    record.live_error = None;
+                    record.applied = Some(to);
+                });
+            }
+            // It stays in `live`: tried again with the next version only.
+            Err(error) => {
+                self.edit(name, |record| record.live_error = Some(error));
+            }
+        }
+    }
+
+    pub(super) fn discarded(&mut self, name: &Name, result: Result<(), String>, now: &Now) {
+        let Some(record) = self.records.get(name) else {
+            return;
+        };
+        let Phase::Removing { tried } = record.phase else {
+            return;
+        };
+        let tried = tried.saturating_add(1);
+        match result {
+            Ok(()) => self.forget(name),
+            Err(error) => {
+                let pause = super::backoff::pause(&Restart::default(), tried, u64::MAX);
+                let until = now.mono.saturating_add(pause);
+                self.set_phase(name, Phase::Dead { error, until, tried });
+            }
+        }
+    }
+}
+
+/// What a container did not do, in a sentence.
+fn fault(why: &StopWhy) -> Option<String> {
+    match why {
+        StopWhy::NotReady => Some("it was not ready in time".to_owned()),
+        StopWhy::Watchdog => Some("it did not say in time that it is well".to_owned()),
+        _ => None,
+    }
+}
+
+impl Record {
+    /// The restart settings in force.
+    pub(super) fn restart(&self) -> Restart {
+        let manifest = self.last_good.as_ref().or(self.applied.as_ref());
+        manifest.map(|container| container.restart.clone()).unwrap_or_default()
+    }
+}

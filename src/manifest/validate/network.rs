@@ -1,0 +1,127 @@
+//! Networks: what a container asks of them, and what a network itself is.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use super::{Objection, objection};
+use crate::manifest::model::{Container, NetworkFile, NetworkMode, Start};
+use crate::manifest::network::{RESERVED_NETWORKS, is_network_name};
+use crate::network::spec::{Driver, NetworkSpec};
+
+pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
+    let network = &container.network;
+    let mode = container.network_mode();
+    let bridged = mode == NetworkMode::Bridge;
+    let meaningless = [
+        ("network.publish", network.publish.iter().any(|one| !one.hold)),
+        ("network.networks", !network.networks.is_empty()),
+        ("network.alias", !network.alias.is_empty()),
+        ("network.ip", network.ip.is_some()),
+        ("network.mac", network.mac.is_some()),
+    ];
+    for (key, _) in meaningless.iter().filter(|(_, set)| *set && !bridged) {
+        let hint = match mode {
+            NetworkMode::Host => "with mode = \"host\" the program's own ports are the host's",
+            NetworkMode::Container(_) => "it belongs to the container whose network it shares",
+            _ => "it goes with mode = \"bridge\"",
+        };
+        found.push(objection(key, format!("it has no meaning with mode = \"{mode}\""), hint));
+    }
+    let mut seen = BTreeSet::new();
+    for member in &network.networks {
+        if !is_network_name(&member.name) || RESERVED_NETWORKS.contains(&member.name.as_str()) {
+            let message = format!("{:?} is not a network's name", member.name);
+            found.push(objection("network.networks", message, "write networks = [\"back\"]"));
+        }
+        if !seen.insert(&member.name) {
+            let message = format!("it is on the network {} twice", member.name);
+            found.push(objection("network.networks", message, "take one of them out"));
+        }
+    }
+    let aliases = network.networks.iter().flat_map(|member| &member.alias);
+    for alias in aliases.chain(&network.alias) {
+        let usable = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if alias.is_empty() || alias.len() > 253 || !alias.chars().all(usable) {
+            let message = format!("{alias:?} can't be looked up as a name");
+            found.push(objection("network.alias", message, "letters, digits, '-', '_' and '.'"));
+        }
+    }
+    for domain in network.dns_search.iter().chain(&network.dns_options) {
+        if domain.is_empty() || domain.contains(char::is_whitespace) {
+            let message = format!("{domain:?} is no word of resolv.conf(5)");
+            found.push(objection("network.dns-search", message, ""));
+        }
+    }
+    let mut ports = BTreeSet::new();
+    for one in &network.publish {
+        let mapping = &one.mapping;
+        for (host, _) in mapping.pairs() {
+            let Some(port) = host else { continue };
+            if !ports.insert((mapping.address, port, mapping.protocol)) {
+                let message = format!("port {port}/{} is published twice", mapping.protocol);
+                found.push(objection("network.publish", message, "take one of them out"));
+                break;
+            }
+        }
+        if one.hold && mapping.host.is_none() {
+            let message = "a held socket needs a port of the host";
+            found.push(objection("network.publish", message, "write { host = 80, hold = true }"));
+        }
+    }
+}
+
+pub(super) fn start(container: &Container, found: &mut Vec<Objection>) {
+    let on_demand = container.start == Start::OnDemand;
+    if on_demand && !container.network.publish.iter().any(|one| one.hold) {
+        found.push(objection(
+            "start",
+            "nobody can connect to it: it has no held socket",
+            "write network.publish = [{ host = 80, hold = true }]",
+        ));
+    }
+    if container.idle_timeout.is_some() && !on_demand {
+        let hint = "it goes with start = \"on-demand\"";
+        found.push(objection("idle-timeout", "it would never be started again", hint));
+    }
+    if container.idle_timeout.is_some_and(|idle| idle < Duration::from_secs(1)) {
+        found.push(objection("idle-timeout", "less than a second is not told from a pause", ""));
+    }
+}
+
+/// Checks one network by itself.
+pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
+    let mut found = Vec::new();
+    if file.subnet.is_none() {
+        if file.gateway.is_some() {
+            found.push(objection("gateway", "there is no `subnet` that it could be in", ""));
+        }
+        if file.driver != Driver::Bridge {
+            let why = "a macvlan or ipvlan is in the subnet of its parent: `subnet` is missing";
+            found.push(objection("driver", why, "write the subnet that the parent is in"));
+        }
+    }
+    if !file.ipv6 && (file.subnet6.is_some() || file.gateway6.is_some()) {
+        found.push(objection("ipv6", "there is no IPv6, and a subnet or gateway of it", ""));
+    }
+    // The rest is judged as a whole, any free subnet standing in for a missing one.
+    let stand_in = Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 24);
+    let mut spec = NetworkSpec::bridge(name, file.subnet.unwrap_or(stand_in), file.subnet6);
+    spec.driver = file.driver;
+    spec.gateway = file.gateway.filter(|_| file.subnet.is_some()).unwrap_or(spec.gateway);
+    spec.gateway6 = file.gateway6;
+    spec.internal = file.internal;
+    spec.isolated = file.isolated;
+    spec.mtu = file.mtu;
+    spec.parent = file.parent.clone();
+    found.extend(spec.problems().into_iter().map(|problem| {
+        let key = ["gateway", "MTU", "parent", "isolated"]
+            .into_iter()
+            .find(|word| problem.contains(word))
+            .unwrap_or("subnet");
+        objection(&key.to_ascii_lowercase(), problem, "")
+    }));
+    found
+}

@@ -1,0 +1,120 @@
+//! Containers against each other: who is missing, who waits in a circle.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Objection, objection};
+use crate::manifest::model::{Container, NetworkMode};
+use crate::manifest::scalar::Name;
+
+/// Checks containers against each other; by name.
+pub fn together(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
+    let mut found = Vec::new();
+    for (name, container) in containers {
+        for required in &container.requires {
+            if !containers.contains_key(required) {
+                found.push((
+                    name.clone(),
+                    objection(
+                        "requires",
+                        format!("there is no container {required}"),
+                        "use `after` or `wants` for one that may be missing",
+                    ),
+                ));
+            }
+        }
+        if let NetworkMode::Container(owner) = container.network_mode()
+            && (!containers.contains_key(&owner) || owner == *name)
+        {
+            found.push((
+                name.clone(),
+                objection("network.mode", format!("there is no other container {owner}"), ""),
+            ));
+        }
+    }
+    found.extend(cycles(containers));
+    found
+}
+
+/// Whom a container waits for.
+fn awaited(container: &Container) -> impl Iterator<Item = Name> {
+    let network = match container.network_mode() {
+        NetworkMode::Container(owner) => Some(owner),
+        _ => None,
+    };
+    // A target is reached when what it wants has been tried.
+    let wanted = container.is_target().then_some(&container.wants).into_iter().flatten();
+    container.after.iter().chain(&container.requires).chain(wanted).cloned().chain(network)
+}
+
+/// The key by which a container waits for another.
+fn naming(container: &Container, other: &Name) -> &'static str {
+    if container.after.contains(other) {
+        "after"
+    } else if container.requires.contains(other) {
+        "requires"
+    } else {
+        "network.mode"
+    }
+}
+
+/// Each cycle once, told at its first name. Iterative: a chain may be long.
+fn cycles(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
+    let mut done = BTreeSet::new();
+    let mut found = Vec::new();
+    for start in containers.keys() {
+        if done.contains(start) {
+            continue;
+        }
+        let mut path: Vec<(Name, Vec<Name>)> = Vec::new();
+        let next = |name: &Name| -> Vec<Name> {
+            containers.get(name).map(|container| awaited(container).collect()).unwrap_or_default()
+        };
+        path.push((start.clone(), next(start)));
+        while let Some((name, rest)) = path.last_mut() {
+            let Some(other) = rest.pop() else {
+                done.insert(name.clone());
+                path.pop();
+                continue;
+            };
+            if let Some(at) = path.iter().position(|(name, _)| *name == other) {
+                let round: Vec<&str> = path[at..]
+                    .iter()
+                    .map(|(name, _)| name.as_str())
+                    .chain([other.as_str()])
+                    .collect();
+                let message = format!("they wait for each other: {}", round.join(" → "));
+                let next = path.get(at + 1).map_or(&other, |(name, _)| name);
+                let key = containers.get(&other).map_or("after", |this| naming(this, next));
+                found.push((other.clone(), objection(key, message, "take one of them out")));
+            } else if !done.contains(&other) && containers.contains_key(&other) {
+                let further = next(&other);
+                path.push((other, further));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(text: &str) -> Container {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn cycles_are_printed() {
+        let make = |after: &str| {
+            Arc::new(container(&format!("rootfs = \"/\"\ncommand = [\"x\"]\nafter = [{after}]")))
+        };
+        let mut all = BTreeMap::new();
+        all.insert("a".parse().unwrap(), make("\"b\""));
+        all.insert("b".parse().unwrap(), make("\"c\", \"nobody\""));
+        all.insert("c".parse().unwrap(), make("\"a\""));
+        let found = together(&all);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].1.message.contains("a → b → c → a"), "{}", found[0].1.message);
+    }
+}

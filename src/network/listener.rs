@@ -1,0 +1,76 @@
+//! A netlink socket that hears of changes in one of the kernel's groups.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rtnetlink::sys::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::error::{Error, Result};
+
+/// How long the messages of one change take to come.
+const SETTLE: Duration = Duration::from_millis(3);
+
+/// The socket, and what its changes are called in an error.
+#[derive(Debug)]
+pub struct Listener {
+    socket: AsyncFd<OwnedFd>,
+    what: &'static str,
+}
+
+impl Listener {
+    /// Listens to a group (netlink(7)) in the calling thread's network namespace; within
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    /// What the system said of the socket; `what` names the changes.
+    pub fn open(protocol: isize, group: u32, what: &'static str) -> Result<Listener> {
+        let open = || -> io::Result<AsyncFd<OwnedFd>> {
+            let mut socket = Socket::new(protocol)?;
+            socket.bind_auto()?;
+            socket.add_membership(group)?;
+            socket.set_non_blocking(true)?;
+            let fd = rustix::io::fcntl_dupfd_cloexec(&socket, 0)?;
+            crate::sys::readiness::watch(fd, Interest::READABLE)
+        };
+        let socket = open().map_err(|error| Error::new("listen to", what, error))?;
+        Ok(Listener { socket, what })
+    }
+
+    /// Waits until `matters` says so of messages that came. Messages that were lost
+    /// because there were too many count as such.
+    ///
+    /// # Errors
+    /// What the system said of the socket.
+    pub async fn wait_for(&mut self, matters: impl Fn(&[u8]) -> bool) -> Result<()> {
+        let failed = |error| Error::new("hear of", self.what, error);
+        loop {
+            drop(self.socket.readable().await.map_err(failed)?);
+            if self.drain(&matters).map_err(failed)? {
+                // One change is told in many messages; one answer is enough for them.
+                tokio::time::sleep(SETTLE).await;
+                self.drain(&matters).map_err(failed)?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads all that is there; says whether something of it matters.
+    fn drain(&self, matters: &impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+        let mut bytes = vec![0; 64 * 1024];
+        let mut found = false;
+        loop {
+            let fd = self.socket.get_ref();
+            match self.socket.try_io(Interest::READABLE, |_| Ok(rustix::io::read(fd, &mut bytes)?))
+            {
+                Ok(length) => found |= matters(&bytes[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(found),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => found = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

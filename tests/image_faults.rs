@@ -147,16 +147,22 @@ fn a_pull_that_broke_off_goes_on_and_can_be_freed() {
     assert_eq!(size_of(&usage, "Images") + size_of(&usage, "Being made"), 0, "{usage}");
 }
 
-/// The engine's death costs a client that pulls nothing but a moment.
-#[test]
-fn a_pull_outlives_the_engine() {
-    let Some(registry) = Registry::start(Kind::Plain) else { return };
-    let name = pushed(&registry, &[16 << 20]);
+/// A pull of 16 MiB over a slow way, with a part of it there: the image's name that way.
+fn half_pulled(registry: &Registry) -> (Berth, SlowWay, String, std::process::Child) {
+    let name = pushed(registry, &[16 << 20]);
     let way = SlowWay::to(&registry.host(), 32 << 10);
     let slow = name.replace(&registry.host(), &way.address);
     let berth = Berth::up_with(&[]);
     let pull = start(&berth, &["pull", &slow]);
     berth.wait("a part of the download", || partial(&berth) > 2 << 20);
+    (berth, way, slow, pull)
+}
+
+/// The engine's death costs a client that pulls nothing but a moment.
+#[test]
+fn a_pull_outlives_the_engine() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let (berth, _way, slow, pull) = half_pulled(&registry);
     kill(berth.engine_pid().unwrap(), 9);
     let output = pull.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -167,12 +173,7 @@ fn a_pull_outlives_the_engine() {
 #[test]
 fn transfers_outlive_their_registry() {
     let Some(mut registry) = Registry::start(Kind::Plain) else { return };
-    let name = pushed(&registry, &[16 << 20]);
-    let way = SlowWay::to(&registry.host(), 32 << 10);
-    let slow = name.replace(&registry.host(), &way.address);
-    let berth = Berth::up_with(&[]);
-    let pull = start(&berth, &["pull", &slow]);
-    berth.wait("a part of the download", || partial(&berth) > 2 << 20);
+    let (berth, _way, slow, pull) = half_pulled(&registry);
     registry.kill();
     std::thread::sleep(Duration::from_millis(300));
     registry.run();

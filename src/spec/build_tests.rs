@@ -301,23 +301,44 @@ fn a_name_becomes_a_host_name() {
     assert!(env(&spec).contains(&"HOSTNAME=worker-a-1".to_owned()));
 }
 
-/// Writes the Spec for a root directory, to try it with another runtime by hand:
-/// `BERTH_BUNDLE=DIR cargo test --lib spec::build_tests::bundle -- --ignored`.
+/// The Spec is one that another runtime runs, and understands as it was meant.
 #[test]
-#[ignore = "writes into $BERTH_BUNDLE, for a person to run with runc"]
-fn bundle() {
-    let folder = PathBuf::from(std::env::var_os("BERTH_BUNDLE").unwrap());
-    let toml = std::fs::read_to_string(folder.join("container.toml")).unwrap();
-    let ids = std::env::var("BERTH_IDS")
-        .ok()
-        .map(|first| IdRange { first: first.parse().unwrap(), count: 65_536 });
+fn runc_runs_it() {
+    let (runc, busybox) = ("/usr/sbin/runc", "/bin/busybox");
+    if let Some(missing) = [runc, busybox].iter().find(|path| !std::path::Path::new(path).exists())
+    {
+        eprintln!("left out: {missing} is not installed");
+        return;
+    }
+    let bundle = tempfile::tempdir().unwrap();
+    let bin = bundle.path().join("rootfs/bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::copy(busybox, bin.join("busybox")).unwrap();
+    let toml = "command = ['/bin/busybox', 'sh', '-c', 'echo $$ $GREETING; /bin/busybox hostname; \
+                /bin/busybox id; echo x > /proc/sys/kernel/hostname || echo read-only; \
+                ulimit -n']\n\
+                env = { GREETING = 'hello' }\nhostname = 'judge'\nuser = '7:8'\n\
+                rlimits = { nofile = 99 }";
     let context = Context {
-        root: folder.join("rootfs"),
-        ids,
+        root: bundle.path().join("rootfs"),
+        ids: None,
+        user: ResolvedUser { uid: 7, gid: 8, additional: vec![9], ..ResolvedUser::root() },
         cgroup_version: CgroupVersion::Hybrid,
         ..context()
     };
-    spec(&toml, &context).save(folder.join("config.json")).unwrap();
+    spec(toml, &context).save(bundle.path().join("config.json")).unwrap();
+    let output = std::process::Command::new(runc)
+        .arg("--root")
+        .arg(bundle.path().join("state"))
+        .args(["run", &format!("berth-judge-{}", std::process::id())])
+        .current_dir(bundle.path())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert_eq!(stdout, "1 hello\njudge\nuid=7 gid=8 groups=9\nread-only\n99\n", "{stderr}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
-use super::endpoints::{BRIDGE, docker_name, member, our_name};
+use super::endpoints::{BRIDGE, docker_name, member, our_name, put_on};
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
 use super::{body, model};
@@ -385,16 +385,8 @@ async fn change(
         _ => Vec::new(),
     };
     edit(&mut members)?;
-    // Berth has no container in bridge mode without a network: it has loopback alone.
-    manifest.network.mode =
-        Some(if members.is_empty() { NetworkMode::None } else { NetworkMode::Bridge });
-    if members.is_empty() {
-        manifest.network.publish.clear();
-        (manifest.network.ip, manifest.network.mac) = (None, None);
-        manifest.network.alias.clear();
-    }
     let wanted: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
-    manifest.network.networks = members;
+    put_on(&mut manifest, members).map_err(Refusal::Failed)?;
     handle.change(&view.name, manifest).await?;
     if !model::is_running(&view) {
         return Ok(());

@@ -241,6 +241,39 @@ fn files_are_copied_in_and_out() {
     assert!(tar::Archive::new(&all[..]).entries().unwrap().count() > 10);
 }
 
+/// What is copied to a container before its first launch is in its volumes, beside what
+/// the image has there; and the image that an id names stays.
+#[test]
+fn files_are_copied_into_volumes_before_the_first_launch() {
+    let berth = with_base(&["VOLUME /data"]);
+    let id = berth.ok(&["images", "-q", "--no-trunc"]).trim().to_owned();
+    fs::write(berth.path("file"), "flat").unwrap();
+    let file = berth.path("file").display().to_string();
+    let show = "cat /data/seed /data/file /mine/file; stat -c %u /data; ls /mine";
+    berth.ok(&["create", "--name", "new", "-v", "mine:/mine", &id, "sh", "-c", show]);
+    berth.ok(&["rmi", "-f", "base:1"]);
+    berth.ok(&["prune", "-f", "-a"]);
+    berth.ok(&["cp", &file, "new:/data/file"]);
+    berth.ok(&["cp", &file, "new:/mine/file"]);
+    berth.ok(&["start", "new"]);
+    berth.wait_log("new", "1000\nfile");
+    assert_eq!(berth.logs("new"), "seed\nflatflat1000\nfile\n");
+    // Also where it rests; and a volume without its source is no reason to give nothing.
+    berth.wait("its end", || berth.status("new") == "exited");
+    let out = berth.path("out").display().to_string();
+    berth.ok(&["cp", "new:/data/seed", &out]);
+    assert_eq!(fs::read_to_string(&out).unwrap(), "seed\n");
+    let from = berth.path("from");
+    fs::create_dir(&from).unwrap();
+    let bind = format!("{}:/there", from.display());
+    berth.ok(&["create", "--name", "bound", "-v", &bind, &id, "true"]);
+    berth.ok(&["cp", &file, "bound:/there/file"]);
+    assert_eq!(fs::read_to_string(from.join("file")).unwrap(), "flat");
+    fs::remove_dir_all(&from).unwrap();
+    berth.ok(&["cp", "bound:/data/seed", &out]);
+    assert!(!berth.cli(&["cp", "bound:/there/file", &out]).status.success());
+}
+
 #[test]
 fn archives_go_both_ways() {
     let berth = with_base(&["CMD [\"cat\", \"/data/seed\"]"]);

@@ -216,7 +216,7 @@ impl Making {
                 (Some(id), _, _) => Some(store.resolve(&id)?),
                 // Not launched yet: what it would be launched from.
                 (None, Some(name), _) => Some(store.resolve(name)?),
-                (None, None, Some(path)) => Some(crate::image::archive::import_file(&store, path)?),
+                (None, None, Some(path)) => crate::image::archive::import_file(&store, path)?,
                 (None, None, None) => None,
             };
             let lease = store.lease()?;

@@ -3,7 +3,7 @@
 use super::files::Place;
 use std::os::fd::AsFd;
 
-use super::handle::{Cloned, Event as Told, Refusal, Request, Usage, View};
+use super::handle::{Event as Told, Refusal, Request, Usage, View};
 use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
@@ -52,8 +52,7 @@ impl Engine {
                 let _ = answer.send(self.create(&name, &container));
             }
             Request::Clone(cloned, answer) => {
-                let Cloned { name, id, container, image } = *cloned;
-                let _ = answer.send(self.create_as(&id, &name, &container, image));
+                let _ = answer.send(self.create_clone(*cloned));
             }
             Request::Change(name, container, answer) => {
                 let _ = answer.send(self.change_created(&name, &container));
@@ -264,7 +263,6 @@ impl Engine {
             image: record.image.clone(),
             volumes: std::sync::Arc::clone(&self.workshop.volumes),
             cgroup: self.lives.get(name).and_then(super::live::Live::cgroup),
-            paused: record.phase.run().is_some_and(|run| run.paused),
         })
     }
 

@@ -43,6 +43,9 @@ impl Engine {
             Request::Files(name, answer) => {
                 let _ = answer.send(self.place(&name));
             }
+            Request::Choose(name, image, answer) => {
+                let _ = answer.send(self.choose(&name, *image));
+            }
             Request::Rescan(answer) => {
                 let loaded = self.loader.load();
                 self.manifests(loaded);
@@ -264,6 +267,18 @@ impl Engine {
             volumes: std::sync::Arc::clone(&self.workshop.volumes),
             cgroup: self.lives.get(name).and_then(super::live::Live::cgroup),
         })
+    }
+
+    fn choose(&mut self, name: &Name, image: super::reconcile::Image) -> Result<(), Refusal> {
+        let gone = || Refusal::NotFound(format!("No such container: {name}"));
+        let record = self.observed.record(name).ok_or_else(gone)?;
+        if record.image.is_some() {
+            return Ok(());
+        }
+        let incarnation = record.incarnation;
+        self.apply(Event::ImageChosen { name: name.clone(), incarnation, image });
+        let record = self.observed.record(name).ok_or_else(gone)?;
+        self.store.save(record).map_err(|error| Refusal::Failed(error.to_string()))
     }
 
     pub(super) fn publish_error(&self, name: &Name, error: &str) {

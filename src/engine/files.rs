@@ -50,8 +50,8 @@ pub struct Files {
     manifest: Arc<Container>,
     writable: Writable,
     lower: Lower,
-    /// Whether what is below is an image, and fills its volumes.
-    of_image: bool,
+    /// The image that is below, which fills its volumes.
+    image: Option<Image>,
 }
 
 /// A directory to resolve a path in, and the path in it.
@@ -86,10 +86,11 @@ impl Files {
             },
         };
         let mut manifest = Arc::clone(&place.manifest);
-        let of_image = root.is_some();
+        let mut image = None;
         let lower = match root {
             Some(root) => {
                 super::volumes::add(&place.id, &mut manifest, &root.image.volumes);
+                image = Some(root.image);
                 Lower::Layers(root.layers)
             }
             None => {
@@ -99,7 +100,7 @@ impl Files {
                 found.unwrap_or_else(|error| Err(error.to_string()))?
             }
         };
-        Ok(Files { place, manifest, writable, lower, of_image })
+        Ok(Files { place, manifest, writable, lower, image })
     }
 
     /// What is below its own changes, the topmost first.
@@ -121,6 +122,11 @@ impl Files {
             Some(cgroup) if self.place.pid > 0 => Standstill::of(Arc::clone(cgroup)).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The image that it would be launched from now, if it has not chosen one yet.
+    pub fn to_choose(&self) -> Option<&Image> {
+        self.image.as_ref().filter(|_| self.place.image.is_none())
     }
 
     /// What it was made from, and its image.
@@ -217,7 +223,8 @@ impl Files {
         Ok((user.uid, user.gid))
     }
 
-    /// The way to a path of the container.
+    /// The way to a path of the container. One that was never launched must have chosen
+    /// its image before ([`Files::to_choose`]): what is put into it is put upon that.
     ///
     /// # Errors
     /// In one sentence.
@@ -237,7 +244,7 @@ impl Files {
                 .map(|first| IdRange { first, count: super::namespaces::COUNT });
             return Ok(Entrance { root, path, ids });
         }
-        if self.of_image && self.is_fresh() {
+        if self.image.is_some() && self.is_fresh() {
             // As its first launch does, which then is not the first any more.
             super::prepare::seed(&self.place.volumes, &self.manifest, self.layers())?;
         }

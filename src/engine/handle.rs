@@ -252,6 +252,8 @@ pub enum Request {
     Processes(Name, oneshot::Sender<Vec<[String; 4]>>),
     /// Where a container's files are.
     Files(Name, oneshot::Sender<Result<Place, Refusal>>),
+    /// A container that was never launched is made of this image from now on.
+    Choose(Name, Box<super::reconcile::Image>, oneshot::Sender<Result<(), Refusal>>),
     /// Read all manifests again.
     Rescan(oneshot::Sender<()>),
     /// Replace keeper and engine by the binary that is on disk.
@@ -446,6 +448,20 @@ impl Handle {
         let place = self.ask(|answer| Request::Files(name.clone(), answer)).await;
         let place = place.unwrap_or_else(ending)?;
         Files::of(place, &self.paths, &self.images).await.map_err(Refusal::Failed)
+    }
+
+    /// The same to put something into them, or to look at them as they will be. One that
+    /// was never launched keeps the image that it has now: what it holds would otherwise
+    /// be nobody's, and its files those of another image.
+    pub async fn files_to_enter(&self, name: &Name) -> Result<Files, Refusal> {
+        let files = self.files(name).await?;
+        if let Some(image) = files.to_choose() {
+            let image = Box::new(image.clone());
+            self.ask(|answer| Request::Choose(name.clone(), image, answer))
+                .await
+                .unwrap_or_else(ending)?;
+        }
+        Ok(files)
     }
 
     /// Reads all manifests again, now.

@@ -476,6 +476,7 @@ pub(super) fn handle(
     events: &Events,
     logs: &Logs,
     attached: &Attachments,
+    knows_all: bool,
 ) -> (Handle, mpsc::Receiver<Request>) {
     let (sender, requests) = mpsc::channel(256);
     let handle = Handle {
@@ -486,6 +487,7 @@ pub(super) fn handle(
         volumes: Arc::clone(&workshop.volumes),
         attached: attached.clone(),
         hides_secrets: false,
+        knows_all,
         images: workshop.images.clone(),
         networks: workshop.networks.clone(),
     };

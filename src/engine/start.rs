@@ -176,7 +176,7 @@ async fn start(options: Options) -> io::Result<()> {
     };
     let full = listener(API, paths.socket(), 0o660)?;
     let looking = listener(READ_ONLY, paths.read_only_socket(), 0o666)?;
-    let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached);
+    let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached, sure);
 
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();

@@ -56,6 +56,8 @@ pub(super) enum Effect {
     Problem(String),
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
+    /// What was made of networks is removed: all is stopped.
+    TornDown,
     /// The durable records may be brought up to date.
     CatchUp,
     /// Perhaps nothing was launched for a while: what that took may be given back.
@@ -109,6 +111,8 @@ pub(super) struct Engine {
     pub network_sources: BTreeMap<String, PathBuf>,
     /// What they say; a broken one as it was before.
     pub declared_networks: BTreeMap<String, Arc<NetworkFile>>,
+    /// Networks whose file is wrong.
+    pub broken_networks: std::collections::BTreeSet<String>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
     /// Launches that wait for their image: which, and the task that gets it.
@@ -363,6 +367,7 @@ impl Engine {
                 self.said(&name, incarnation, &text, done);
             }
             Effect::Abandoned => self.end_abandoned(),
+            Effect::TornDown => self.torn_down(),
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights

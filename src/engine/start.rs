@@ -139,6 +139,7 @@ async fn start(options: Options) -> io::Result<()> {
         sources: BTreeMap::new(),
         network_sources: BTreeMap::new(),
         declared_networks: BTreeMap::new(),
+        broken_networks: std::collections::BTreeSet::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
@@ -189,7 +190,7 @@ async fn start(options: Options) -> io::Result<()> {
     }
     engine.take_held(held);
     engine.adopt(told);
-    engine.recover_networks(resolvers).await;
+    engine.recover_networks(resolvers, sure).await;
     engine.recover_sockets();
     if sure {
         let keep = engine.observed.records().map(|record| record.id.clone()).collect();

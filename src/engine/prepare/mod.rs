@@ -207,7 +207,7 @@ impl<'a> Preparation<'a> {
         let launch = (order.name.as_str(), order.id.as_str(), order.incarnation);
         let etc =
             self.network(launch, order.network.take(), &manifest, kept, &mut parts, &mut context)?;
-        self.etc(&run_dir, etc, ids, &mut parts, &mut context)?;
+        self.etc(&paths.etc_dir(&order.name), etc, ids, &mut parts, &mut context)?;
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
         let notify = self.signs(&manifest, &run_dir, owner, &mut context, &mut parts)?;

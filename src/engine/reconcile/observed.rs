@@ -212,7 +212,7 @@ impl Observed {
             Event::Discarded { name, result } => self.discarded(&name, result, now),
             Event::Demanded { name } => {
                 if self.record(&name).is_some_and(|record| !record.demanded) {
-                    self.edit(&name, super::verb::demand);
+                    self.edit(&name, |record| super::verb::demand(record, now));
                 }
             }
             Event::Idle { name, incarnation } => {

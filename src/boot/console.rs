@@ -2,22 +2,25 @@
 //! else does.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use super::config::Config;
+use crate::keeper::say::patiently;
 use crate::sys::{machine, process};
 
 /// The variable in which init keeps what is executed as a shell, words apart by
 /// spaces, commands by colons.
 pub const SHELL: &str = "BERTH_SHELL";
 
-/// Says a line on the console. A console that is gone is no reason to end.
+/// Says a line on the console. A console that is gone, or takes nothing, is no reason to
+/// end or to wait for long.
 pub fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "berth: {text}");
+    patiently(format!("berth: {text}\n").as_bytes());
 }
 
 /// Makes the console standard input, output and error of this process.
@@ -54,12 +57,13 @@ pub fn shell(why: &str, shells: &str) {
 pub fn rescue() -> Option<i32> {
     let started = machine::fork(|| {
         // A login that is being started should have it.
-        std::thread::sleep(std::time::Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(3));
         if console_is_taken() {
             return 0;
         }
         tell("a shell on the console helps out; `berth status` and /var/log/berth tell more");
-        become_shell(&std::env::var(SHELL).unwrap_or_default())
+        let told = std::env::var(SHELL).ok();
+        become_shell(&told.unwrap_or_else(|| shells_as_text(&Config::default())))
     });
     started.ok()
 }

@@ -13,6 +13,7 @@ use super::reconcile::{Action, Event, ExitStatus};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use super::terminal::Pump;
 use crate::cgroup::Cgroup;
+use crate::keeper::process::{has_ended, start_time};
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
 use crate::manifest::scalar::{Name, Signal};
@@ -32,8 +33,15 @@ impl Engine {
                 }
             }
             Action::KillAll { name, incarnation } => self.kill_all(name, incarnation),
-            Action::Freeze { name, .. } => self.with_cgroup(&name, "freezing", Cgroup::freeze),
-            Action::Thaw { name, .. } => self.with_cgroup(&name, "thawing", Cgroup::thaw),
+            Action::Freeze { name, .. } => {
+                // Nobody looks after the health of what stands still.
+                self.unwatch_health(&name);
+                self.with_cgroup(&name, "freezing", Cgroup::freeze);
+            }
+            Action::Thaw { name, incarnation } => {
+                self.with_cgroup(&name, "thawing", Cgroup::thaw);
+                self.watch_health(&name, incarnation);
+            }
             Action::ApplyLive { name, .. } => self.apply_live(name),
             Action::ReloadExec { name, incarnation, command } => {
                 let job = Job { command, ..Job::default() };
@@ -73,10 +81,21 @@ impl Engine {
         let Some(manifest) = record.applied.clone() else {
             return;
         };
-        if let Some(unmet) = super::notify::unmet(&manifest) {
-            self.apply_later(Event::Skipped { name, incarnation, unmet });
-            return;
+        if super::notify::has_conditions(&manifest) {
+            self.look_at_conditions(name, incarnation, renew, manifest);
+        } else {
+            self.launch_at_last(name, incarnation, renew);
         }
+    }
+
+    /// Its conditions hold, if it has any.
+    pub(super) fn launch_at_last(&mut self, name: Name, incarnation: u64, renew: bool) {
+        let Some(record) = self.observed.record(&name) else {
+            return;
+        };
+        let Some(manifest) = record.applied.clone() else {
+            return;
+        };
         let id = record.id.clone();
         let image = record
             .image
@@ -400,7 +419,7 @@ impl Engine {
     fn kill_group(&self, name: &Name, incarnation: u64) {
         let running = self.lives.get(name).and_then(|live| live.running(incarnation));
         if let Some(process) = running.filter(|_| !self.workshop.parent.has_groups()) {
-            let _ = signals::kill(-process.pid, libc::SIGKILL);
+            end_group(process);
         }
     }
 
@@ -511,6 +530,21 @@ impl Engine {
             echo.follow(name, &self.logs, &paths);
         }
         Ok(())
+    }
+}
+
+/// Ends a process group by its leader, who may be gone: then the number can be somebody
+/// else's by now.
+fn end_group(leader: &Process) {
+    match signals::send_to_group(leader.pidfd.as_fd(), libc::SIGKILL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        _ => return,
+    }
+    // Before Linux 6.9: a group that outlives its leader keeps the number from being given
+    // to a new process.
+    let is_anothers = has_ended(leader.pidfd.as_fd()) && start_time(leader.pid) != 0;
+    if !is_anothers {
+        let _ = signals::kill(-leader.pid, libc::SIGKILL);
     }
 }
 

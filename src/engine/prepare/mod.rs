@@ -397,6 +397,7 @@ impl<'a> Preparation<'a> {
             image: spec::ImageDefaults::default(),
             etc: BTreeMap::new(),
             open_files: open_files(),
+            oom_score_adj: oom_score_adj(),
         })
     }
 
@@ -422,6 +423,13 @@ impl<'a> Preparation<'a> {
         let (warnings, ends, signs) = (self.warnings, self.ends, self.signs);
         Ok(Ready { fds, error_pipe, plan, warnings, ends, signs })
     }
+}
+
+/// Who protects Berth from the kernel's choice of whom to end for lack of memory does not
+/// mean its containers.
+fn oom_score_adj() -> Option<i32> {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok()?;
+    own.trim().parse::<i32>().is_ok_and(|own| own < 0).then_some(0)
 }
 
 /// The most of /etc/passwd and /etc/group that is read.

@@ -625,3 +625,34 @@ async fn read_to_end(pipe: OwnedFd) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::process::pidfd;
+
+    /// What a process leaves in its group is ended with it, also when it has been reaped.
+    #[test]
+    fn a_group_outlives_its_leader_and_is_ended() {
+        use std::os::unix::process::CommandExt;
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut leader = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 <&- 2>&- & echo $!; sleep 0.2"])
+            .stdout(writer)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(leader.id()).unwrap();
+        let process = Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid };
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(&reader), &mut line).unwrap();
+        let left = pidfd(line.trim().parse().unwrap()).unwrap();
+        leader.wait().unwrap();
+        assert!(!has_ended(left.as_fd()));
+        end_group(&process);
+        // It holds the pipe open until it is gone.
+        let _ = std::io::read_to_string(reader).unwrap();
+        let mut fds = [rustix::event::PollFd::new(&left, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
+    }
+}

@@ -118,6 +118,9 @@ async fn start(options: Options) -> io::Result<()> {
         filters: Filters::default(),
     };
 
+    for dir in [paths.created_dir(), paths.execs_dir()] {
+        super::created::sweep(&dir);
+    }
     let dirs = match options.dirs.is_empty() {
         true => paths.manifest_dirs().into_iter().chain([paths.created_dir()]).collect(),
         false => options.dirs,

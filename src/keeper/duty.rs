@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use super::ending::Ending;
 
+/// What the process of [`Duty::rescue`] is told when something was launched. By default it
+/// is ignored.
+pub const LAUNCHED: i32 = libc::SIGURG;
+
 /// The duties of one keeper, told before its loop begins.
 #[derive(Debug, Default)]
 pub struct Duty {

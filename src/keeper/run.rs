@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitOptions, wait};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::duty::{Duty, Pulse, Watchdog};
+use super::duty::{Duty, LAUNCHED, Pulse, Watchdog};
 use super::ending::Ending;
 use super::launch::{Born, Launches, Order};
 use super::outbox::Outbox;
@@ -434,6 +434,9 @@ impl Keeper {
                     state: State::Running,
                     adopted: false,
                 };
+                if let Some(rescuer) = self.rescuer {
+                    let _ = signals::kill(rescuer, LAUNCHED);
+                }
                 let said = described(&process, Kind::Launched);
                 let _ = self.table.add(process);
                 self.tell(said);

@@ -235,6 +235,24 @@ fn input_ends_when_the_client_s_does() {
     berth.wait_status("cat", "exited");
 }
 
+/// Typed ahead, and the process ended without reading it: no reason to break the
+/// connection before the client has read the output.
+#[test]
+fn what_was_typed_too_late_breaks_nothing() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let body = json!({"AttachStdin": true, "AttachStdout": true,
+                      "Cmd": ["sh", "-c", "sleep 0.5; echo last words"]});
+    let id = exec(&berth, body);
+    let mut hijacked = hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({})));
+    // More than the pipe of its standard input takes, less than it and the socket do.
+    hijacked.send(&[b'x'; 160 << 10]);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let (stdout, _) = frames(&hijacked.rest());
+    assert_eq!(String::from_utf8_lossy(&stdout), "last words\n");
+}
+
 #[test]
 fn a_created_container_is_a_manifest_until_it_is_removed() {
     let berth = Berth::up_with(&[("declared.toml", SLEEPER)]);

@@ -86,6 +86,8 @@ pub fn main() -> ! {
     // Whoever is PID 1 loses a signal that it has no handler for. So none comes but where
     // it is asked for, until the keeper has its handlers: an order waits till then.
     signals::block_all();
+    // After `reexec` it would be that of the binary.
+    let _ = rustix::thread::set_name(c"init");
     if std::env::var_os(keeper::run::RESUME).is_none() {
         first_mounts();
         console::open();

@@ -317,6 +317,15 @@ fn write(path: &Path, container: &Container) -> Result<(), String> {
     write_text(path, &crate::manifest::to_toml(container)?)
 }
 
+/// Removes what an engine that died left half written in a folder of files of ours.
+pub(super) fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b".new-") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Whole or not at all, and on the disk when this returns.
 pub(super) fn write_text(path: &Path, text: &str) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("writing {}: {error}", path.display());

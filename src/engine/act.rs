@@ -13,6 +13,7 @@ use super::reconcile::{Action, Event, ExitStatus};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use super::terminal::Pump;
 use crate::cgroup::Cgroup;
+use crate::keeper::process::{has_ended, start_time};
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
 use crate::manifest::scalar::{Name, Signal};
@@ -32,8 +33,15 @@ impl Engine {
                 }
             }
             Action::KillAll { name, incarnation } => self.kill_all(name, incarnation),
-            Action::Freeze { name, .. } => self.with_cgroup(&name, "freezing", Cgroup::freeze),
-            Action::Thaw { name, .. } => self.with_cgroup(&name, "thawing", Cgroup::thaw),
+            Action::Freeze { name, .. } => {
+                // Nobody looks after the health of what stands still.
+                self.unwatch_health(&name);
+                self.with_cgroup(&name, "freezing", Cgroup::freeze);
+            }
+            Action::Thaw { name, incarnation } => {
+                self.with_cgroup(&name, "thawing", Cgroup::thaw);
+                self.watch_health(&name, incarnation);
+            }
             Action::ApplyLive { name, .. } => self.apply_live(name),
             Action::ReloadExec { name, incarnation, command } => {
                 let job = Job { command, ..Job::default() };
@@ -82,10 +90,21 @@ impl Engine {
         let Some(manifest) = record.applied.clone() else {
             return;
         };
-        if let Some(unmet) = super::notify::unmet(&manifest) {
-            self.apply_later(Event::Skipped { name, incarnation, unmet });
-            return;
+        if super::notify::has_conditions(&manifest) {
+            self.look_at_conditions(name, incarnation, renew, manifest);
+        } else {
+            self.launch_at_last(name, incarnation, renew);
         }
+    }
+
+    /// Its conditions hold, if it has any.
+    pub(super) fn launch_at_last(&mut self, name: Name, incarnation: u64, renew: bool) {
+        let Some(record) = self.observed.record(&name) else {
+            return;
+        };
+        let Some(manifest) = record.applied.clone() else {
+            return;
+        };
         let id = record.id.clone();
         let image = record
             .image
@@ -414,7 +433,7 @@ impl Engine {
     fn kill_group(&self, name: &Name, incarnation: u64) {
         let running = self.lives.get(name).and_then(|live| live.running(incarnation));
         if let Some(process) = running.filter(|_| !self.workshop.parent.has_groups()) {
-            let _ = signals::kill(-process.pid, libc::SIGKILL);
+            end_group(process);
         }
     }
 
@@ -529,6 +548,21 @@ impl Engine {
     }
 }
 
+/// Ends a process group by its leader, who may be gone: then the number can be somebody
+/// else's by now.
+fn end_group(leader: &Process) {
+    match signals::send_to_group(leader.pidfd.as_fd(), libc::SIGKILL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        _ => return,
+    }
+    // Before Linux 6.9: a group that outlives its leader keeps the number from being given
+    // to a new process.
+    let is_anothers = has_ended(leader.pidfd.as_fd()) && start_time(leader.pid) != 0;
+    if !is_anothers {
+        let _ = signals::kill(-leader.pid, libc::SIGKILL);
+    }
+}
+
 /// All that a container has on disk and in the kernel, but for its record.
 fn discard(
     workshop: &prepare::Workshop,
@@ -605,5 +639,36 @@ async fn read_to_end(pipe: OwnedFd) -> String {
             Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
             Err(_) => return text,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::process::pidfd;
+
+    /// What a process leaves in its group is ended with it, also when it has been reaped.
+    #[test]
+    fn a_group_outlives_its_leader_and_is_ended() {
+        use std::os::unix::process::CommandExt;
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut leader = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 <&- 2>&- & echo $!; sleep 0.2"])
+            .stdout(writer)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(leader.id()).unwrap();
+        let process = Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid };
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(&reader), &mut line).unwrap();
+        let left = pidfd(line.trim().parse().unwrap()).unwrap();
+        leader.wait().unwrap();
+        assert!(!has_ended(left.as_fd()));
+        end_group(&process);
+        // It holds the pipe open until it is gone.
+        let _ = std::io::read_to_string(reader).unwrap();
+        let mut fds = [rustix::event::PollFd::new(&left, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
     }
 }

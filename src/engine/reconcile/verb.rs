@@ -78,7 +78,10 @@ impl Observed {
             Verb::Kill(signal) => self.kill(name, signal, now)?,
             Verb::Reload => self.reload(name)?,
             Verb::Pause => self.freeze(name, true)?,
-            Verb::Unpause => self.freeze(name, false)?,
+            Verb::Unpause => {
+                self.freeze(name, false)?;
+                self.time_anew(name, now);
+            }
             Verb::Remove { force } => {
                 if force {
                     self.forced.insert(name.clone());
@@ -131,12 +134,14 @@ impl Observed {
     }
 
     fn reload(&mut self, name: &Name) -> Result<(), Refused> {
-        let (incarnation, _) = self.running(name)?;
+        let (incarnation, run) = self.running(name)?;
+        let paused = run.paused;
         let container = self.record(name).and_then(|r| r.last_good.as_ref().or(r.applied.as_ref()));
         let reload = container.and_then(|container| container.signals.reload.clone());
         let name = name.clone();
         self.queue.push(match reload.ok_or(Refused::NoReload)? {
             Reload::Signal(signal) => Action::Signal { name, incarnation, signal },
+            Reload::Exec { .. } if paused => return Err(Refused::Paused),
             Reload::Exec { exec } => Action::ReloadExec { name, incarnation, command: exec },
         });
         Ok(())

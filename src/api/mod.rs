@@ -34,6 +34,7 @@ mod system;
 pub mod tls;
 mod top;
 mod transfer;
+mod unix;
 mod usage;
 mod volumes;
 mod wait;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
+use super::unix::Client;
 use super::{readonly, route};
 use crate::engine::handle::Handle;
+use crate::sys::rights;
 
 /// A client that has not sent its request's head by then is hung up on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,11 +47,12 @@ pub enum Access {
 /// The listener can't be used.
 pub async fn serve(listener: UnixListener, handle: Handle, access: Access) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
+    rights::refuse(listener.as_fd());
     let server = Server::new(handle, access);
     loop {
         let place = server.place().await;
         match listener.accept().await {
-            Ok((stream, _)) => server.take(place, async move { Some(stream) }),
+            Ok((stream, _)) => server.take(place, async move { Client::new(stream).ok() }),
             Err(error) => out_of_room(&error).await,
         }
     }

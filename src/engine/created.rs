@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::{Cloned, Refusal};
+use super::networks::Networks;
 use super::reconcile::{Event, Phase, Verb};
 use super::run::{Effect, Engine};
 use super::volumes;
@@ -216,12 +217,15 @@ impl Engine {
             }
             self.lives.insert(to.clone(), live);
         }
-        let networks = self.workshop.networks.clone();
         let (before, after) = (name.clone(), to.clone());
-        tokio::task::spawn_blocking(move || networks.rename(before.as_str(), after.as_str()));
+        let renamed = move |all: &Networks| all.rename(before.as_str(), after.as_str());
+        self.workshop.networks.later(renamed);
+        self.rename_sockets(name, to);
         self.logs.forget(&paths.log_dir(name.as_str()));
         let _ = fs::rename(paths.log_dir(name.as_str()), paths.log_dir(to.as_str()));
-        let _ = fs::remove_dir_all(paths.container_run_dir(name.as_str()));
+        for dir in [paths.container_run_dir(name.as_str()), paths.etc_dir(name.as_str())] {
+            let _ = fs::remove_dir_all(dir);
+        }
         self.reload();
         self.tell(to, "rename", [("oldName", format!("/{name}"))]);
         written.map_err(Refusal::Failed)
@@ -311,6 +315,15 @@ pub(super) fn sync_dir(path: &Path) -> std::io::Result<()> {
 
 fn write(path: &Path, container: &Container) -> Result<(), String> {
     write_text(path, &crate::manifest::to_toml(container)?)
+}
+
+/// Removes what an engine that died left half written in a folder of files of ours.
+pub(super) fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b".new-") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Whole or not at all, and on the disk when this returns.

@@ -207,7 +207,7 @@ impl<'a> Preparation<'a> {
         let launch = (order.name.as_str(), order.id.as_str(), order.incarnation);
         let etc =
             self.network(launch, order.network.take(), &manifest, kept, &mut parts, &mut context)?;
-        self.etc(&run_dir, etc, ids, &mut parts, &mut context)?;
+        self.etc(&paths.etc_dir(&order.name), etc, ids, &mut parts, &mut context)?;
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
         let notify = self.signs(&manifest, &run_dir, owner, &mut context, &mut parts)?;
@@ -392,6 +392,7 @@ impl<'a> Preparation<'a> {
             image: spec::ImageDefaults::default(),
             etc: BTreeMap::new(),
             open_files: open_files(),
+            oom_score_adj: oom_score_adj(),
         })
     }
 
@@ -435,6 +436,13 @@ pub(super) fn seed(
         }
     }
     Ok(())
+}
+
+/// Who protects Berth from the kernel's choice of whom to end for lack of memory does not
+/// mean its containers.
+fn oom_score_adj() -> Option<i32> {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok()?;
+    own.trim().parse::<i32>().is_ok_and(|own| own < 0).then_some(0)
 }
 
 /// The most of /etc/passwd and /etc/group that is read.

@@ -53,20 +53,29 @@ impl Engine {
                     tracing::error!("{error}");
                 }
                 self.lives.clear();
-                self.workshop.networks.tear_down();
-                for name in Cgroup::list(&self.workshop.parent).unwrap_or_default() {
-                    if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name)
-                        && let Err(error) = cgroup.remove()
-                    {
-                        tracing::warn!("{error}");
-                    }
-                }
-                self.workshop.parent.remove();
-                let finish = Message { code: self.code, ..Message::new(Kind::Finish) };
-                self.link.send(finish, Vec::new());
-                self.finished = true;
+                let effects = self.effects.clone();
+                // Plugins and the kernel may take long; the keeper hears from us meanwhile.
+                self.workshop.networks.later(move |networks| {
+                    networks.tear_down();
+                    let _ = effects.send(Effect::TornDown);
+                });
             }
         }
+    }
+
+    /// The networks are gone, the last thing of ours that is there.
+    pub(super) fn torn_down(&mut self) {
+        for name in Cgroup::list(&self.workshop.parent).unwrap_or_default() {
+            if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name)
+                && let Err(error) = cgroup.remove()
+            {
+                tracing::warn!("{error}");
+            }
+        }
+        self.workshop.parent.remove();
+        let finish = Message { code: self.code, ..Message::new(Kind::Finish) };
+        self.link.send(finish, Vec::new());
+        self.finished = true;
     }
 
     fn key(&mut self) -> u64 {
@@ -105,8 +114,13 @@ impl Engine {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
         };
-        if let Err(error) = self.hold_sockets(&name, &manifest) {
-            self.apply_later(Event::LaunchFailed { name, incarnation, code: 125, error });
+        if let Err(unheld) = self.hold_sockets(&name, &manifest) {
+            let effects = self.effects.clone();
+            tokio::task::spawn_blocking(move || {
+                let error = unheld.explain();
+                let failed = Event::LaunchFailed { name, incarnation, code: 125, error };
+                let _ = effects.send(Effect::Event(failed));
+            });
             return;
         }
         let sockets = self.sockets_of(&name);
@@ -466,7 +480,8 @@ impl Engine {
         let cgroup = live.cgroup();
         let effects = self.effects.clone();
         let network = self.network_change(&name, &manifest);
-        tokio::task::spawn_blocking(move || {
+        // In turn: of two versions of a manifest the newer one counts.
+        self.workshop.networks.later(move |_| {
             let result = match cgroup {
                 Some(cgroup) => {
                     cgroup.apply(&manifest.resources).map(drop).map_err(|e| e.to_string())
@@ -574,7 +589,8 @@ fn discard(
         crate::rootfs::discard(&writable).map_err(|error| error.to_string())?;
         let _ = crate::rootfs::empty_trash(&paths.state_dir());
     }
-    for dir in [paths.container_run_dir(name.as_str()), paths.log_dir(name.as_str())] {
+    let name = name.as_str();
+    for dir in [paths.container_run_dir(name), paths.etc_dir(name), paths.log_dir(name)] {
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(format!("removing {}: {error}", dir.display()));

@@ -19,15 +19,17 @@ impl Engine {
             let silent = crate::image::progress::silent();
             let result = match super::images::archive(&order.manifest) {
                 Some(path) => images.root_of_archive(path).await,
-                None => images.root(&named, has.as_ref(), policy, &silent).await,
+                None => images.root(&named, has.as_ref(), policy, &silent).await.map(Some),
             };
             let result = result.map(|image| {
+                let id = image.as_ref().map(|image| &image.image.id);
                 // Changes of other files mean nothing: the container begins anew.
-                if let Some(has) = has.filter(|has| has.id != image.image.id) {
+                if let Some(has) = has.filter(|has| Some(&has.id) != id) {
                     tracing::info!("{}: {named} is not what it was ({})", order.name, has.id);
                     order.renew = true;
+                    images.changed();
                 }
-                order.image = Some(image);
+                order.image = image;
             });
             let _ = effects.send(Effect::Fetched { order, result });
         });
@@ -45,7 +47,6 @@ impl Engine {
             return;
         }
         self.fetches.remove(&name);
-        self.workshop.images.changed();
         match result {
             Ok(()) => {
                 if let Some(root) = &order.image {

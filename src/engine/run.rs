@@ -58,6 +58,8 @@ pub(super) enum Effect {
     Problem(String),
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
+    /// What was made of networks is removed: all is stopped.
+    TornDown,
     /// The durable records may be brought up to date.
     CatchUp,
     /// Perhaps nothing was launched for a while: what that took may be given back.
@@ -111,6 +113,8 @@ pub(super) struct Engine {
     pub network_sources: BTreeMap<String, PathBuf>,
     /// What they say; a broken one as it was before.
     pub declared_networks: BTreeMap<String, Arc<NetworkFile>>,
+    /// Networks whose file is wrong.
+    pub broken_networks: std::collections::BTreeSet<String>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
     /// Launches that wait for a look at their conditions, or for their image: which, and
@@ -407,6 +411,7 @@ impl Engine {
                 self.said(&name, incarnation, &text, done);
             }
             Effect::Abandoned => self.end_abandoned(),
+            Effect::TornDown => self.torn_down(),
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights
@@ -522,6 +527,7 @@ pub(super) fn handle(
     events: &Events,
     logs: &Logs,
     attached: &Attachments,
+    knows_all: bool,
 ) -> (Handle, mpsc::Receiver<Request>) {
     let (sender, requests) = mpsc::channel(256);
     let handle = Handle {
@@ -532,6 +538,7 @@ pub(super) fn handle(
         volumes: Arc::clone(&workshop.volumes),
         attached: attached.clone(),
         hides_secrets: false,
+        knows_all,
         images: workshop.images.clone(),
         networks: workshop.networks.clone(),
     };

@@ -142,6 +142,7 @@ async fn start(options: Options) -> io::Result<()> {
         sources: BTreeMap::new(),
         network_sources: BTreeMap::new(),
         declared_networks: BTreeMap::new(),
+        broken_networks: std::collections::BTreeSet::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
@@ -181,7 +182,7 @@ async fn start(options: Options) -> io::Result<()> {
     };
     let full = listener(API, paths.socket(), 0o660)?;
     let looking = listener(READ_ONLY, paths.read_only_socket(), 0o666)?;
-    let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached);
+    let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached, sure);
 
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();
@@ -197,7 +198,7 @@ async fn start(options: Options) -> io::Result<()> {
     if anew {
         engine.begin_main();
     }
-    engine.recover_networks(resolvers).await;
+    engine.recover_networks(resolvers, sure).await;
     engine.recover_sockets();
     if sure {
         let keep = engine.observed.records().map(|record| record.id.clone()).collect();

@@ -16,7 +16,7 @@ use super::desired::Desired;
 use super::judge::{Force, block, in_force, judge};
 use super::observed::{KILL_AGAIN, Live, Observed};
 use super::record::{Asked, Joined, Phase, Record, Rest, StopWhy, Timing};
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Start};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::service::Kind;
 use crate::manifest::variants::{NetworkMode, RestartPolicy};
@@ -173,7 +173,13 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
         (Phase::Ended { why }, down) => {
             let why = down.filter(|_| why.is_none()).or(why.clone());
             let phase = after_the_end(desired, record, why, now);
-            observed.set_phase(name, phase);
+            // Whom clients start waits for the next one, as it did for the first.
+            let waits = phase == Phase::Exited(Rest::Finished)
+                && record.last_good.as_ref().is_some_and(|last| last.start == Start::OnDemand);
+            observed.edit(name, |record| {
+                record.phase = phase;
+                record.demanded &= !waits;
+            });
         }
         (Phase::Created | Phase::Exited(_) | Phase::Scheduled { .. }, Some(StopWhy::Removed))
             if matches!(force, Force::Gone) && !observed.strays.contains_key(name) =>

@@ -150,10 +150,12 @@ impl Observed {
             Event::Adopted(adopted) => self.adopt(adopted, now),
             Event::AdoptionDone => self.adoption_done(now),
             Event::ImageChosen { name, incarnation, image } => {
-                if self
-                    .is_current(&name, incarnation)
-                    .is_some_and(|r| r.image.as_ref() != Some(&image))
-                {
+                // Before its first launch, too: files may lie upon that image already.
+                let current = self.record(&name).filter(|record| {
+                    record.incarnation == incarnation
+                        && (record.phase.is_alive() || record.image.is_none())
+                });
+                if current.is_some_and(|record| record.image.as_ref() != Some(&image)) {
                     self.edit(&name, |record| record.image = Some(image));
                 }
             }
@@ -213,7 +215,7 @@ impl Observed {
             Event::Discarded { name, result } => self.discarded(&name, result, now),
             Event::Demanded { name } => {
                 if self.record(&name).is_some_and(|record| !record.demanded) {
-                    self.edit(&name, super::verb::demand);
+                    self.edit(&name, |record| super::verb::demand(record, now));
                 }
             }
             Event::Idle { name, incarnation } => {

@@ -1,6 +1,9 @@
 //! What a person asks for, noted down; [`decide`](super::decide) acts on it.
 
+use std::time::Duration;
+
 use super::action::Action;
+use super::backoff::{pause, spread};
 use super::clock::Now;
 use super::event::{Refused, Verb};
 use super::observed::{KILL_AGAIN, Observed};
@@ -187,12 +190,25 @@ impl Observed {
     }
 }
 
-/// Somebody connects: it is to run, unless a person stopped it.
-pub(super) fn demand(record: &mut Record) {
+/// Somebody connects: it is to run, unless a person stopped it. One that ended by itself a
+/// moment ago, perhaps without having taken the connection, gets the pause that its policy
+/// would have made: the same client must not start it over and over.
+pub(super) fn demand(record: &mut Record, now: &Now) {
     record.demanded = true;
-    if record.phase == Phase::Exited(Rest::Finished) {
-        record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Idle });
+    if record.phase != Phase::Exited(Rest::Finished) {
+        return;
     }
+    let (failed, since) = match &record.last_exit {
+        Some(exit) => (!exit.status.is_success(), now.wall.saturating_sub(exit.finished)),
+        None => (false, i64::MAX),
+    };
+    let attempt = if failed { record.streak.max(1) } else { 1 };
+    let pause = pause(&record.restart(), attempt, spread(&record.id, record.incarnation));
+    let left = pause.saturating_sub(Duration::from_nanos(since.max(0).unsigned_abs()));
+    record.phase = match left.is_zero() {
+        true => Phase::Exited(Rest::Stopped { why: StopWhy::Idle }),
+        false => Phase::Backoff { until: now.mono.saturating_add(left), attempt },
+    };
 }
 
 /// Nothing that a person or its policy decided speaks against a launch any more.

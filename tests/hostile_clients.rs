@@ -157,6 +157,36 @@ fn ten_thousand_silent_connections_keep_nobody_out() {
 }
 
 #[test]
+fn who_asked_once_and_fell_silent_makes_room_for_others() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let want = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, want);
+    if limit.maximum.is_some_and(|most| most < 6_000) {
+        println!("skipped: only {:?} descriptors are allowed", limit.maximum);
+        return;
+    }
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let ask = || {
+        let mut stream = connect(&socket);
+        stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        stream
+    };
+    let mut first = ask();
+    let silent: Vec<UnixStream> = (0..4_200).map(|_| ask()).collect();
+    let begun = Instant::now();
+    assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
+    // They would be hung up on after ten seconds: it must not be that.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // It was the one that had been silent the longest.
+    let mut rest = Vec::new();
+    first.read_to_end(&mut rest).unwrap();
+    drop(silent);
+}
+
+#[test]
 fn who_reads_a_byte_a_second_slows_nobody() {
     let berth = Berth::up_with(&[("talker.toml", TALKER), ("web.toml", SLEEPER)]);
     berth.wait_status("talker", "exited");
@@ -218,9 +248,18 @@ fn the_read_only_socket_shows_and_keeps_secrets() {
     let inspected = get("/containers/web/json");
     assert_eq!(inspected.status, 200);
     assert!(!String::from_utf8_lossy(&inspected.body).contains("s3cret"));
-    for path in
-        ["/containers/web/logs?stdout=1", "/containers/web/archive?path=/etc", "/images/get"]
-    {
+    let top = get("/containers/web/top");
+    assert!(top.status == 200 && String::from_utf8_lossy(&top.body).contains("sleep"));
+    for path in [
+        "/containers/web/logs?stdout=1",
+        "/containers/web/archive?path=/etc",
+        "/containers/web/top?ps_args=e",
+        "/containers/web/changes",
+        "/containers/json?size=1",
+        "/images/get",
+        "/images/web/history",
+        "/system/df",
+    ] {
         assert_eq!(get(path).status, 403, "{path}");
     }
     for path in ["/containers/web/stop", "/containers/web/exec", "/containers/create"] {

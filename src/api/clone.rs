@@ -7,6 +7,7 @@ use serde_json::json;
 use super::names;
 use super::respond::{Answer, created, refused};
 use super::route::Query;
+use super::turns::LONG;
 use crate::engine::handle::{Cloned, Handle, Refusal};
 use crate::engine::volumes::{is_anonymous, of_image};
 use crate::manifest::model::MountKind;
@@ -74,6 +75,7 @@ async fn make(handle: &Handle, which: &str, query: &Query) -> Result<String, Ref
             Ok::<_, String>((container, image))
         }
     };
+    let copying = LONG.turn().await.with(copying);
     let copied = tokio::task::spawn_blocking(copying).await.map_err(failed)?;
     let made = match copied {
         Ok((container, image)) => {

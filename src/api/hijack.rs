@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 use super::respond::{Answer, Gone, Pieces, stream, switching};
+use super::serve::Seated;
 use crate::sys::readiness;
 
 /// Bytes that are moved at once.
@@ -152,10 +153,10 @@ where
 /// sent: docker-py reads the head through a buffer, and what came with it into the
 /// buffer never reaches its caller.
 async fn ends(upgraded: Upgraded) -> (Input, Output) {
-    match upgraded.downcast::<TokioIo<UnixStream>>() {
+    match upgraded.downcast::<TokioIo<Seated<UnixStream>>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
-            head_is_read(&stream).await;
+            head_is_read(stream.stream()).await;
             let (reader, writer) = stream.into_split();
             let reader = Cursor::new(parts.read_buf).chain(reader);
             (Input::Upgraded(Box::new(reader)), Output::Upgraded(Box::new(writer)))

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::images::{described, refused};
 use super::respond::{Answer, failure, json as as_json};
 use super::route::Query;
+use super::turns::{LONG, LOOKS};
 use crate::engine::garbage::pins;
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
@@ -40,7 +41,7 @@ async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
             (folder, paths.log_dir(view.name.as_str()), view.id.is_empty())
         })
         .collect();
-    blocking(move || {
+    let look = LOOKS.turn().await.with(move || {
         let state = paths.state_dir();
         let known = volumes.list().unwrap_or_default();
         let volumes = known
@@ -69,8 +70,8 @@ async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
             disk_free: disk.f_bfree.saturating_mul(disk.f_frsize),
             disk_size: disk.f_blocks.saturating_mul(disk.f_frsize),
         })
-    })
-    .await
+    });
+    blocking(look).await
 }
 
 fn users<'v>(views: &'v [View], volume: &'v str) -> impl Iterator<Item = &'v View> {
@@ -198,7 +199,7 @@ pub async fn verify(handle: &Handle, query: &Query) -> Answer {
             .filter(|view| view.pid > 0)
             .filter_map(|view| view.image)
             .collect();
-        blocking(move || {
+        let work = LONG.turn().await.with(move || {
             let mut mounted = BTreeSet::new();
             for id in pins.images.iter().filter(|id| running.contains(&id.to_string())) {
                 if let Ok(image) = store.resolve(&id.to_string()) {
@@ -206,8 +207,8 @@ pub async fn verify(handle: &Handle, query: &Query) -> Answer {
                 }
             }
             store.verify(repair, &mounted)
-        })
-        .await
+        });
+        blocking(work).await
     };
     match checked.await {
         Ok(damages) => as_json(&damages.iter().map(ToString::to_string).collect::<Vec<_>>()),

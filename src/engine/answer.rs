@@ -55,8 +55,8 @@ impl Engine {
                 let Cloned { name, id, container, image } = *cloned;
                 let _ = answer.send(self.create_as(&id, &name, &container, image));
             }
-            Request::Change(name, container, answer) => {
-                let _ = answer.send(self.change_created(&name, &container));
+            Request::Change(name, edit, answer) => {
+                let _ = answer.send(self.change_created(&name, edit));
             }
             Request::Rename(name, to, answer) => {
                 let _ = answer.send(self.rename(&name, &to));

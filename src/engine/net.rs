@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::handle::Refusal;
-use super::networks::{Running, Wanted};
+use super::networks::{Etc, Running, Wanted};
 use super::reconcile::Phase;
 use super::run::Engine;
 use crate::manifest::model::{Container, NetworkFile, NetworkMode};
@@ -90,8 +90,9 @@ impl Engine {
         let record = self.observed.record(name)?;
         let process = self.lives.get(name)?.process.as_ref()?;
         let before = record.applied.as_ref()?;
-        let bridged = |manifest: &Container| manifest.network_mode() == NetworkMode::Bridge;
-        if !bridged(manifest) || !bridged(before) || before.network == manifest.network {
+        let (old, new) = (before.network_mode(), manifest.network_mode());
+        let own = |mode: &NetworkMode| matches!(mode, NetworkMode::Bridge | NetworkMode::None);
+        if !own(&old) || !own(&new) || (old == new && before.network == manifest.network) {
             return None;
         }
         let networks = self.workshop.networks.clone();
@@ -99,6 +100,14 @@ impl Engine {
         let (name, id, incarnation) = (name.clone(), record.id.clone(), record.incarnation);
         let (pid, manifest) = (process.pid, Arc::clone(manifest));
         Some(Box::new(move || {
+            let written = |etc: Etc| {
+                let fail = |error| format!("writing into {}: {error}", dir.display());
+                etc.rewrite(&dir).map_err(fail)
+            };
+            if new == NetworkMode::None {
+                networks.leave(name.as_str(), incarnation);
+                return written(Etc::of(name.as_str(), &manifest, &[], None, None));
+            }
             let path = format!("/proc/{pid}/ns/net");
             let netns = File::open(&path).map_err(|error| format!("opening {path}: {error}"))?;
             let etc = networks.join(Wanted {
@@ -109,7 +118,7 @@ impl Engine {
                 netns: netns.as_fd(),
                 anew: false,
             })?;
-            etc.rewrite(&dir).map_err(|error| format!("writing into {}: {error}", dir.display()))
+            written(etc)
         }))
     }
 
@@ -155,6 +164,13 @@ impl Engine {
         file: &NetworkFile,
         answer: oneshot::Sender<Result<(), Refusal>>,
     ) {
+        // Another client may have been quicker since it was looked.
+        if let Some(source) = self.network_sources.get(name) {
+            let file = source.display();
+            let why = format!("network with name {name} already exists: {file} declares it");
+            let _ = answer.send(Err(Refusal::Conflict(why)));
+            return;
+        }
         let path = self.workshop.paths.created_dir().join(format!("{name}.network.toml"));
         let written = crate::manifest::network_to_toml(file)
             .and_then(|text| super::created::write_text(&path, &text));

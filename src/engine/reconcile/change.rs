@@ -48,9 +48,9 @@ impl Change {
             return Change::None;
         }
         let mut keys = changed_keys(old, new);
-        // Where there is an interface already, all that is on it changes live.
-        let bridged = old.network_mode() == NetworkMode::Bridge;
-        let same_network = bridged && new.network_mode() == NetworkMode::Bridge;
+        // Where it has a network namespace of its own, all that is in it changes live.
+        let own = |mode: NetworkMode| matches!(mode, NetworkMode::Bridge | NetworkMode::None);
+        let same_network = own(old.network_mode()) && own(new.network_mode());
         let same_sockets = held(old).eq(held(new));
         if old.network_mode() != new.network_mode() && !keys.iter().any(|key| key == "network.mode")
         {
@@ -141,7 +141,10 @@ mod tests {
         let none = read("rootfs = \"/\"\n");
         let published = read("rootfs = \"/\"\n[network]\npublish = [\"80:80\"]\n");
         let keys = vec!["network.publish".to_owned(), "network.mode".to_owned()];
-        assert_eq!(Change::between(&none, &published), Change::Replace { keys });
+        assert_eq!(Change::between(&none, &published), Change::InPlace { keys });
+        let host = read("rootfs = \"/\"\n[network]\nmode = \"host\"\n");
+        let keys = vec!["network.mode".to_owned()];
+        assert_eq!(Change::between(&none, &host), Change::Replace { keys });
         let held = read("image = \"x\"\n[network]\npublish = [{ host = 80, hold = true }]\n");
         assert!(matches!(Change::between(&old, &held), Change::Replace { .. }));
     }

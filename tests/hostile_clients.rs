@@ -210,6 +210,50 @@ fn who_reads_a_byte_a_second_slows_nobody() {
 }
 
 #[test]
+fn what_many_clients_change_at_once_is_all_kept() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let create = json!({"Image": "/", "Cmd": ["sleep", "1000"], "StopSignal": "SIGKILL"});
+    assert_eq!(api(&berth, "POST", "/containers/create?name=web", Some(create)).status, 201);
+    let update = |body: Value| {
+        let answer = request(&socket, "POST", "/containers/web/update", Some(&body));
+        assert_eq!(answer.status, 200, "{}", answer.message());
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| (100..130).for_each(|pids| update(json!({"PidsLimit": pids}))));
+        scope.spawn(|| (2..32).for_each(|shares| update(json!({"CpuShares": shares * 100}))));
+        scope.spawn(|| {
+            let policy = |count| json!({"Name": "on-failure", "MaximumRetryCount": count});
+            (1..31).for_each(|count| update(json!({"RestartPolicy": policy(count)})));
+        });
+    });
+    let host = berth.inspect("web")["HostConfig"].clone();
+    assert_eq!((&host["PidsLimit"], &host["CpuShares"]), (&json!(129), &json!(3100)));
+    assert_eq!(host["RestartPolicy"]["MaximumRetryCount"], 30);
+
+    let make = |n: u8| {
+        let body = json!({"Name": "shop", "Labels": {"by": n.to_string()}});
+        request(&socket, "POST", "/networks/create", Some(&body)).status
+    };
+    let made: Vec<u16> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|n| {
+                scope.spawn({
+                    let make = &make;
+                    move || make(n)
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let count = |status| made.iter().filter(|one| **one == status).count();
+    assert_eq!((count(201), count(409)), (1, 7), "{made:?}");
+    let by = made.iter().position(|status| *status == 201).unwrap();
+    let network = api(&berth, "GET", "/networks/shop", None).json();
+    assert_eq!(network["Labels"]["by"], by.to_string());
+}
+
+#[test]
 fn a_hijack_that_is_half_closed_or_left_ends_nothing_else() {
     let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
     berth.wait_status("web", "running");

@@ -189,7 +189,9 @@ fn an_unreadable_manifest_is_an_error_of_its_own() {
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(dir.path(), open.clone()).unwrap();
     let binary = dir.path().join("berth");
-    std::fs::copy(support::binary(), &binary).unwrap();
+    // By another process: a child of another test's would hold it open for writing.
+    let copied = Command::new("cp").arg(support::binary()).arg(&binary).status().unwrap();
+    assert!(copied.success());
     std::fs::set_permissions(&binary, open.clone()).unwrap();
     let manifests = dir.path().join("manifests");
     std::fs::create_dir(&manifests).unwrap();

@@ -235,6 +235,24 @@ fn input_ends_when_the_client_s_does() {
     berth.wait_status("cat", "exited");
 }
 
+/// Typed ahead, and the process ended without reading it: no reason to break the
+/// connection before the client has read the output.
+#[test]
+fn what_was_typed_too_late_breaks_nothing() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let body = json!({"AttachStdin": true, "AttachStdout": true,
+                      "Cmd": ["sh", "-c", "sleep 0.5; echo last words"]});
+    let id = exec(&berth, body);
+    let mut hijacked = hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({})));
+    // More than the pipe of its standard input takes, less than it and the socket do.
+    hijacked.send(&[b'x'; 160 << 10]);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let (stdout, _) = frames(&hijacked.rest());
+    assert_eq!(String::from_utf8_lossy(&stdout), "last words\n");
+}
+
 #[test]
 fn a_created_container_is_a_manifest_until_it_is_removed() {
     let berth = Berth::up_with(&[("declared.toml", SLEEPER)]);
@@ -289,6 +307,32 @@ fn limits_change_and_names_too() {
     berth.wait("it to run again", || berth.logs("new").matches("hello").count() == 2);
     let pruned = api(&berth, "POST", "/containers/prune", None).json();
     assert_eq!(pruned["ContainersDeleted"], json!([id]));
+}
+
+#[test]
+fn files_go_from_one_container_into_another() {
+    let berth = Berth::up_with(&[("a.toml", SLEEPER), ("b.toml", SLEEPER)]);
+    for name in ["a", "b"] {
+        berth.wait_status(name, "running");
+        berth.ok(&["exec", name, "mkdir", "-p", "/tmp/d"]);
+    }
+    let script = "echo one > /tmp/d/f; chown 7:8 /tmp/d/f; ln -s d /tmp/link";
+    berth.ok(&["exec", "a", "sh", "-c", script]);
+    // Into a directory, under another name, a directory's contents, over a link.
+    for (from, to) in [
+        ("a:/tmp/d/f", "b:/tmp/d"),
+        ("a:/tmp/d/f", "b:/tmp/other"),
+        ("a:/tmp/d", "b:/tmp/new"),
+        ("a:/tmp/d/.", "b:/tmp/d/"),
+    ] {
+        berth.ok(&["cp", from, to]);
+    }
+    for path in ["/tmp/d/f", "/tmp/other", "/tmp/new/f"] {
+        let told = berth.ok(&["exec", "b", "stat", "-c", "%u %g %s", path]);
+        assert_eq!(told.trim(), "7 8 4", "{path}");
+    }
+    let lost = berth.cli(&["cp", "a:/nosuch", "b:/tmp"]);
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("/nosuch"));
 }
 
 #[test]

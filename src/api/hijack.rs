@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 
 use super::respond::{Answer, Gone, Pieces, stream, switching};
 use super::serve::Seated;
@@ -26,20 +27,45 @@ pub const PART: usize = 32 << 10;
 /// What comes from the client.
 pub enum Input {
     /// After an upgrade.
-    Upgraded(Box<dyn AsyncRead + Unpin>),
+    Upgraded(Lent),
     /// The request's body.
     Body(Incoming),
     /// Messages of a websocket.
     Messages(tokio::sync::mpsc::Receiver<Vec<u8>>),
 }
 
+type Reader = Box<dyn AsyncRead + Unpin>;
+
+/// The reading end of a connection; it comes back when nobody reads from it any more.
+pub struct Lent {
+    reader: Option<Reader>,
+    back: Option<oneshot::Sender<Reader>>,
+}
+
+impl Lent {
+    fn new(reader: Reader) -> (Self, oneshot::Receiver<Reader>) {
+        let (back, returned) = oneshot::channel();
+        (Lent { reader: Some(reader), back: Some(back) }, returned)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(reader), Some(back)) = (self.reader.take(), self.back.take()) {
+            // Refused when the session was left together with its connection.
+            let _ = back.send(reader);
+        }
+    }
+}
+
 impl Input {
     /// The next bytes; none at the end, also when the connection broke.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         match self {
-            Input::Upgraded(reader) => {
+            Input::Upgraded(lent) => {
                 let mut bytes = vec![0; PART];
-                let len = reader.read(&mut bytes).await.ok().filter(|len| *len > 0)?;
+                let len =
+                    lent.reader.as_mut()?.read(&mut bytes).await.ok().filter(|len| *len > 0)?;
                 bytes.truncate(len);
                 Some(bytes)
             }
@@ -142,8 +168,10 @@ where
     };
     tokio::task::spawn_local(async move {
         if let Ok(upgraded) = upgrade.await {
-            let (input, output) = ends(upgraded).await;
-            serve(input, output).await;
+            let (reader, writer) = ends(upgraded).await;
+            let (lent, returned) = Lent::new(reader);
+            serve(Input::Upgraded(lent), Output::Upgraded(writer)).await;
+            part(returned).await;
         }
     });
     switching("tcp", kind(raw))
@@ -152,21 +180,36 @@ where
 /// The connection, once the client has read the answer's head. Until then nothing is
 /// sent: docker-py reads the head through a buffer, and what came with it into the
 /// buffer never reaches its caller.
-async fn ends(upgraded: Upgraded) -> (Input, Output) {
+async fn ends(upgraded: Upgraded) -> (Reader, Box<dyn AsyncWrite + Unpin>) {
     match upgraded.downcast::<TokioIo<Seated<UnixStream>>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
             head_is_read(stream.stream()).await;
             let (reader, writer) = stream.into_split();
             let reader = Cursor::new(parts.read_buf).chain(reader);
-            (Input::Upgraded(Box::new(reader)), Output::Upgraded(Box::new(writer)))
+            (Box::new(reader), Box::new(writer))
         }
         // TCP does not tell what the other side has read.
         Err(upgraded) => {
             let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
-            (Input::Upgraded(Box::new(reader)), Output::Upgraded(Box::new(writer)))
+            (Box::new(reader), Box::new(writer))
         }
     }
+}
+
+/// How long a client may take to leave after the end.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Reads what the client typed too late, until it leaves: a connection that is closed
+/// over unread bytes breaks at the other end, where the last output may be unread yet
+/// (unix(7), ECONNRESET).
+async fn part(returned: oneshot::Receiver<Reader>) {
+    let read = async {
+        if let Ok(mut reader) = returned.await {
+            let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+        }
+    };
+    let _ = tokio::time::timeout(PARTING, read).await;
 }
 
 /// How long a client that does not read its answer's head is waited for.

@@ -232,7 +232,10 @@ pub struct Cloned {
 
 /// A change of a manifest. It is made by the loop, of what is written down then: so no
 /// client undoes what another one changed meanwhile.
-pub struct Edit(pub Box<dyn FnOnce(&Container) -> Result<Container, Refusal> + Send>);
+pub struct Edit(pub Box<Editing>);
+
+/// Gives the next version of a manifest.
+type Editing = dyn FnOnce(&Container) -> Result<Container, Refusal> + Send;
 
 impl std::fmt::Debug for Edit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -394,6 +394,8 @@ impl Engine {
                 _ => {
                     self.rest_is_near = false;
                     crate::sys::process::trim_heap();
+                    crate::sys::process::let_go_of_code();
+                    self.link.send(Message::new(Kind::Rest), Vec::new());
                 }
             },
             Effect::CatchUp => {

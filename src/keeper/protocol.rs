@@ -100,6 +100,8 @@ kinds! {
     /// Engine: what was to run can't; if this is a machine's init, a shell on the
     /// console helps.
     Rescue = 10,
+    /// Engine: for a while nothing was launched; memory of use for that alone can go.
+    Rest = 11,
     /// Keeper: a process it has. Descriptor: its pidfd.
     Process = 32,
     /// Keeper: a descriptor it holds.

@@ -384,6 +384,7 @@ impl Keeper {
             Kind::Finish => self.finish = Some(message.code),
             Kind::Reexec => self.reexec(),
             Kind::Rescue => self.rescue(),
+            Kind::Rest => crate::sys::process::let_go_of_code(),
             _ => {}
         }
     }

@@ -311,6 +311,41 @@ pub fn trim_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Lets go of the pages of this program's own file: what was for the start or a burst
+/// alone stays away, and the rest is mapped again from the page cache at its next use.
+pub fn let_go_of_code() {
+    unsafe extern "C" fn each(
+        info: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        _: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: dl_iterate_phdr(3) gives a valid description for this call, with
+        // `dlpi_phnum` headers.
+        let info = unsafe { &*info };
+        // SAFETY: as above.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+        let page = rustix::param::page_size();
+        for header in headers {
+            // Never one that may be written to: what was written would be lost.
+            if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+                let first = info.dlpi_addr as usize + header.p_vaddr as usize;
+                let end = (first + header.p_memsz as usize) & !(page - 1);
+                let first = first.next_multiple_of(page);
+                if first < end {
+                    // SAFETY: a read-only private mapping of a file has nothing but what
+                    // is in the file, where it is read from again.
+                    unsafe {
+                        libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_DONTNEED)
+                    };
+                }
+            }
+        }
+        0
+    }
+    // SAFETY: `each` keeps nothing of what it is given.
+    unsafe { libc::dl_iterate_phdr(Some(each), std::ptr::null_mut()) };
+}
+
 /// Closes every descriptor from `first` on (close_range(2)).
 pub fn close_from(first: RawFd) {
     // SAFETY: closing descriptors that nothing in this process uses any more is

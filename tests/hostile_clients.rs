@@ -251,6 +251,22 @@ fn what_many_clients_change_at_once_is_all_kept() {
     let by = made.iter().position(|status| *status == 201).unwrap();
     let network = api(&berth, "GET", "/networks/shop", None).json();
     assert_eq!(network["Labels"]["by"], by.to_string());
+
+    // Different ones do not undo each other.
+    let make = |n: u8| {
+        let body = json!({"Name": format!("n{n}")});
+        request(&socket, "POST", "/networks/create", Some(&body)).status
+    };
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let make = &make;
+            scope.spawn(move || assert_eq!(make(n), 201));
+        }
+    });
+    for n in 0..8 {
+        let found = api(&berth, "GET", &format!("/networks/n{n}"), None);
+        assert_eq!(found.status, 200, "n{n}: {}", found.message());
+    }
 }
 
 #[test]

@@ -270,7 +270,7 @@ async fn make(
     };
     let publish_all =
         asked.host_config.as_ref().is_some_and(|host| host.publish_all_ports == Some(true));
-    let mut made = create::manifest(asked, &mut surroundings)?;
+    let mut made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
     endpoints::hardware_address(&said, &mut made.container).map_err(Refusal::Invalid)?;
     made.container.docker = create::remembered(&said, &made.container);
     let host = said["HostConfig"].clone();

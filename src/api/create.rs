@@ -27,7 +27,6 @@ use bollard_stubs::models::{
 use serde_json::Value;
 
 use super::endpoints;
-use crate::engine::handle::Refusal;
 use crate::manifest::model::{Container, Health, NetworkMode, RestartPolicy, Rlimit};
 use crate::manifest::scalar::Size;
 
@@ -80,15 +79,16 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
 /// The manifest that means the same.
 ///
 /// # Errors
-/// A sentence for the client; another status than 400 where it names what is not there.
+/// A sentence for the client, to go with 400: a 404 would have Docker's command look for
+/// the image, whatever is missing.
 pub fn manifest(
     body: ContainerCreateBody,
     surroundings: &mut Surroundings<'_>,
-) -> Result<Made, Refusal> {
+) -> Result<Made, String> {
     let host = body.host_config.clone().unwrap_or_default();
     let mut warnings = Vec::new();
     let mut container = Container::default();
-    root(&body, &mut container).map_err(Refusal::Invalid)?;
+    root(&body, &mut container)?;
     let named = |which: &str| (surroundings.container)(which).map(|(name, _)| name);
     endpoints::network(&body, &mut container, &named, surroundings.network)?;
     let ports = host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty());
@@ -96,14 +96,11 @@ pub fn manifest(
         warnings.push("Published ports are discarded when using host network mode".to_owned());
     }
     links::links(&body, &mut container, surroundings, &mut warnings)?;
-    let settings = || {
-        process(body, &mut container)?;
-        resources(&host, &mut container)?;
-        mounts(&host, &mut container, surroundings)?;
-        security(&host, &mut container, &mut warnings)?;
-        rest(host, &mut container, &mut warnings)
-    };
-    settings().map_err(Refusal::Invalid)?;
+    process(body, &mut container)?;
+    resources(&host, &mut container)?;
+    mounts(&host, &mut container, surroundings)?;
+    security(&host, &mut container, &mut warnings)?;
+    rest(host, &mut container, &mut warnings)?;
     Ok(Made { container, warnings })
 }
 

@@ -8,7 +8,7 @@ use bollard_stubs::models::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::engine::handle::{Refusal, View};
+use crate::engine::handle::View;
 use crate::engine::networks::EndpointView;
 use crate::manifest::model::{Container, Member, NetworkMode, Publish};
 use crate::manifest::network::{Mac, is_network_name};
@@ -32,33 +32,32 @@ pub fn our_name(network: &str) -> &str {
 /// name or id.
 ///
 /// # Errors
-/// What can't be had, or names what is not there.
+/// A sentence for the client.
 pub fn network(
     body: &ContainerCreateBody,
     container: &mut Container,
     container_named: &dyn Fn(&str) -> Option<String>,
     named: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), String> {
     let host = body.host_config.clone().unwrap_or_default();
     let network = &mut container.network;
     let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    // One that is not there is missed at the start, as with Docker: its command takes a
-    // 404 here for a missing image.
+    // One that is not there is missed at the start, as with Docker.
     let known = |which: &str| match named(which) {
         Some(name) => Ok(name),
         None if is_network_name(which) => Ok(which.to_owned()),
-        None => Err(Refusal::Invalid(format!("{which:?} is not a network's name"))),
+        None => Err(format!("{which:?} is not a network's name")),
     };
     let mode = said(&host.network_mode).unwrap_or_else(|| "default".to_owned());
     match (mode.as_str(), mode.split_once(':')) {
         ("default", _) => {}
         (_, Some(("container", which))) => {
-            let missing = || Refusal::NotFound(format!("No such container: {which}"));
+            let missing = || format!("No such container: {which}");
             let name = container_named(which).ok_or_else(missing)?;
-            network.mode = Some(NetworkMode::Container(name.parse().map_err(Refusal::Invalid)?));
+            network.mode = Some(NetworkMode::Container(name.parse()?));
         }
         ("none" | "host", _) | (_, Some(("ns" | "cni", _))) => {
-            network.mode = Some(mode.parse().map_err(Refusal::Invalid)?);
+            network.mode = Some(mode.parse()?);
         }
         (BRIDGE, _) => network.mode = Some(NetworkMode::Bridge),
         (which, _) => {
@@ -72,7 +71,7 @@ pub fn network(
     let bridged = matches!(network.mode, None | Some(NetworkMode::Bridge));
     let config = body.networking_config.clone().unwrap_or_default();
     for (which, settings) in config.endpoints_config.into_iter().flatten().filter(|_| bridged) {
-        let asked = member(&which, &settings).map_err(Refusal::Invalid)?;
+        let asked = member(&which, &settings)?;
         let name = match which.as_str() {
             "default" | BRIDGE => DEFAULT_NETWORK.to_owned(),
             which => known(which)?,
@@ -91,13 +90,13 @@ pub fn network(
     }
     // Without a network there is nothing to publish, as with Docker.
     if bridged {
-        network.publish = published(host.port_bindings.as_ref()).map_err(Refusal::Invalid)?;
+        network.publish = published(host.port_bindings.as_ref())?;
     }
     if bridged && host.publish_all_ports == Some(true) {
         let exposed = body.exposed_ports.iter().flatten();
-        publish_all(exposed, container).map_err(Refusal::Invalid)?;
+        publish_all(exposed, container)?;
     }
-    names(host, container).map_err(Refusal::Invalid)
+    names(host, container)
 }
 
 /// How it finds others by name.

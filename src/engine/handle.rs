@@ -136,18 +136,6 @@ pub enum Refusal {
     Failed(String),
 }
 
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Refusal::AlreadySo => "it is so already",
-            Refusal::NotFound(why)
-            | Refusal::Conflict(why)
-            | Refusal::Invalid(why)
-            | Refusal::Failed(why) => why,
-        })
-    }
-}
-
 /// Something that happened, in the words of Docker's `/events`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

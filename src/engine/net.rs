@@ -78,7 +78,8 @@ impl Engine {
             return;
         }
         let networks = self.workshop.networks.clone();
-        tokio::task::spawn_blocking(move || networks.declare(declared));
+        networks.announce(declared);
+        tokio::task::spawn_blocking(move || networks.declare());
     }
 
     /// What a live change of a container's manifest means for its network.
@@ -176,10 +177,15 @@ impl Engine {
             .and_then(|text| super::created::write_text(&path, &text));
         self.reload();
         let networks = self.workshop.networks.clone();
-        let (declared, name) = (self.declared_networks.clone(), name.to_owned());
+        let name = name.to_owned();
         tokio::task::spawn_blocking(move || {
-            networks.declare(declared);
+            networks.declare();
             let made = written.and_then(|()| networks.settle(&name));
+            if made.is_err() {
+                // Another one took its subnet in between: no file is left that declares
+                // what is not there. That it went is seen by whoever watches the folder.
+                let _ = std::fs::remove_file(&path);
+            }
             let _ = answer.send(made.map_err(Refusal::Failed));
         });
     }
@@ -196,9 +202,8 @@ impl Engine {
         }
         self.reload();
         let networks = self.workshop.networks.clone();
-        let declared = self.declared_networks.clone();
         tokio::task::spawn_blocking(move || {
-            networks.declare(declared);
+            networks.declare();
             let _ = answer.send(Ok(()));
         });
     }

@@ -4,7 +4,6 @@
 use bollard_stubs::models::ContainerCreateBody;
 
 use super::Surroundings;
-use crate::engine::handle::Refusal;
 use crate::manifest::model::{Container, NetworkMode};
 
 /// Adds what is needed for each link to be found: nothing where the resolver knows the
@@ -18,20 +17,26 @@ pub(super) fn links(
     container: &mut Container,
     surroundings: &Surroundings<'_>,
     warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
+) -> Result<(), String> {
     if container.network_mode() != NetworkMode::Bridge {
         return Ok(());
     }
     let host = body.host_config.iter().flat_map(|host| host.links.iter().flatten());
     let endpoints = body.networking_config.iter().flat_map(|c| c.endpoints_config.iter().flatten());
     let endpoints = endpoints.flat_map(|(_, settings)| settings.links.iter().flatten());
-    for link in host.chain(endpoints) {
+    let must_be = host.map(|link| (link, true)).chain(endpoints.map(|link| (link, false)));
+    for (link, must_be) in must_be {
         // Also as inspect tells it: /db:/web/database.
         let (which, alias) = link.split_once(':').unwrap_or((link, link));
         let which = which.trim_start_matches('/');
         let alias = alias.rsplit('/').next().unwrap_or(alias);
         let Some((name, other)) = (surroundings.container)(which) else {
-            return Err(Refusal::NotFound(format!("could not get container for {which}")));
+            // Not 404: Docker's command would look for a missing image.
+            if must_be {
+                return Err(format!("could not get container for {which}: No such container"));
+            }
+            warnings.push(format!("link to {which}: it is not there yet, so {alias} is not known"));
+            continue;
         };
         let theirs = other.network.members();
         let ours = container.network.members();
@@ -44,10 +49,7 @@ pub(super) fn links(
         }
         match (surroundings.address)(&name) {
             Some(address) => {
-                container
-                    .network
-                    .extra_hosts
-                    .push(format!("{alias}:{address}").parse().map_err(Refusal::Invalid)?);
+                container.network.extra_hosts.push(format!("{alias}:{address}").parse()?);
             }
             None => warnings.push(format!(
                 "link to {name}: it has no address yet, so {alias} is not known; start it first"

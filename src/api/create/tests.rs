@@ -25,11 +25,7 @@ fn made(value: Value) -> Result<Made, String> {
         address: &|which| (which == "db").then(|| "10.0.0.7".parse().unwrap()),
         volume: &mut volume,
     };
-    manifest(parse(value)?, &mut around).map_err(|refusal| match refusal {
-        Refusal::NotFound(message) => format!("404 {message}"),
-        Refusal::Invalid(message) => message,
-        other => panic!("{other:?}"),
-    })
+    manifest(parse(value)?, &mut around)
 }
 
 fn volume_mount(source: &str, target: &str) -> Mount {
@@ -101,7 +97,7 @@ fn what_can_t_be_is_said_in_docker_s_words() {
     assert!(error(json!({"Binds": ["./x:/y"]})).contains("absolute"));
     assert!(error(json!({"Binds": ["a:b:c:d"]})).contains("invalid volume"));
     assert!(error(json!({"Binds": ["x:y"]})).contains("must be absolute"));
-    assert!(error(json!({"NetworkMode": "container:nobody"})).contains("404 No such container"));
+    assert!(error(json!({"NetworkMode": "container:nobody"})).contains("No such container"));
     assert!(error(json!({"NetworkMode": "a/b"})).contains("not a network's name"));
     let later = host(json!({"NetworkMode": "shop"})).unwrap().container;
     assert_eq!(later.network.members()[0].name, "shop");
@@ -208,6 +204,10 @@ fn links_are_names_that_only_this_container_knows() {
     }
     // The resolver knows it by its name.
     assert_eq!(hosts(&linked(json!(["db", "db:db"]), "default").unwrap()), []);
-    assert!(linked(json!(["nobody:x"]), "default").unwrap_err().contains("404"));
+    assert!(linked(json!(["nobody:x"]), "default").unwrap_err().contains("No such container"));
+    // On a network it may come later, as with Docker.
+    let config = json!({"EndpointsConfig": {"bridge": {"Links": ["nobody:x"]}}});
+    let later = made(json!({"Image": "x", "NetworkingConfig": config})).unwrap();
+    assert!(later.warnings[0].contains("nobody"), "{:?}", later.warnings);
     assert_eq!(hosts(&linked(json!(["db:x"]), "none").unwrap()), []);
 }

@@ -66,7 +66,12 @@ pub struct Networks {
     /// Held by whoever settles the firewall's rules, before the state.
     turn: Arc<Mutex<()>>,
     seen: Arc<Mutex<Arc<Seen>>>,
+    /// What the manifests declare, until it is taken over.
+    announced: Arc<Mutex<Declared>>,
 }
+
+/// Networks by their names, as manifests declare them.
+type Declared = BTreeMap<String, Arc<NetworkFile>>;
 
 #[derive(Debug)]
 struct State {
@@ -130,7 +135,8 @@ impl Networks {
             effects,
         };
         let seen = Arc::new(Mutex::new(Arc::new(state.picture())));
-        Networks { state: Arc::new(Mutex::new(state)), turn: Arc::default(), seen }
+        let state = Arc::new(Mutex::new(state));
+        Networks { state, turn: Arc::default(), seen, announced: Arc::default() }
     }
 
     /// What is there, as of the last change.
@@ -251,9 +257,18 @@ impl Networks {
         self.with(|state| state.set_running(name, incarnation, runs));
     }
 
-    /// The manifests declare these networks now.
-    pub fn declare(&self, files: BTreeMap<String, Arc<NetworkFile>>) {
-        self.with(|state| state.declare(files));
+    /// The manifests declare these networks now: [`Networks::declare`] takes them over.
+    pub(super) fn announce(&self, files: Declared) {
+        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = files;
+    }
+
+    /// Takes over what was announced last. Threads that do so pass each other, so what
+    /// one was started for is no older than what is taken.
+    pub(super) fn declare(&self) {
+        self.with(|state| {
+            let files = self.announced.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            state.declare(files);
+        });
     }
 
     /// Finds a good network for a file before it is declared.

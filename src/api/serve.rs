@@ -66,6 +66,9 @@ pub async fn serve(listener: UnixListener, handle: Handle, access: Access) -> io
                     // If there is no room for a word either, the end says it.
                     None => drop(stream.try_write(TOO_MANY)),
                 }
+                // What it has sent already is read before it can count as silent for
+                // the next one.
+                tokio::task::yield_now().await;
             }
             Err(error) => out_of_room(&error).await,
         }

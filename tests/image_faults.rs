@@ -337,6 +337,93 @@ fn what_is_damaged_is_told_and_heals() {
     berth.ok(&["pull", &name]);
     whole(&berth);
     assert_eq!(berth.ok(&["run", "--rm", &name, "cat", "/data/seed"]), "seed\n");
+
+    // It can be removed, too, though nobody can say what it is.
+    let id = berth.ok(&["images", "-q", "--no-trunc"]).trim().to_owned();
+    let config = store.join("images/blobs/sha256").join(&id["sha256:".len()..]);
+    fs::write(&config, b"damaged").unwrap();
+    assert_eq!(berth.ok(&["rmi", &name]), format!("Untagged: {name}\n"));
+    berth.ok(&["prune", "-f"]);
+    whole(&berth);
+    let usage = kinds(&berth);
+    assert_eq!(size_of(&usage, "Images"), 0, "{usage}");
+}
+
+/// What a container is made of is not known while its image can't be read: nothing is
+/// removed then, and it is said.
+#[test]
+fn nothing_is_removed_while_it_is_not_known_what_is_in_use() {
+    let Some(registry) = Registry::start(Kind::Plain) else { return };
+    let name = pushed(&registry, &[1000]);
+    let berth = Berth::up_with(&[]);
+    berth.ok(&["pull", &name]);
+    berth.ok(&["run", "-d", "--name", "web", &name, "sleep", "1000"]);
+    let blobs = berth.path("var/lib/berth/images/blobs/sha256");
+    let id = berth.ok(&["images", "-q", "--no-trunc"]).trim().to_owned();
+    let config = blobs.join(&id["sha256:".len()..]);
+    let whole_config = fs::read(&config).unwrap();
+    fs::write(&config, b"damaged").unwrap();
+    let layers = || fs::read_dir(berth.path("var/lib/berth/layers/sha256")).unwrap().count();
+    let before = layers();
+    let pruned = berth.cli(&["prune", "-f", "-a"]);
+    let said = String::from_utf8_lossy(&pruned.stderr).into_owned();
+    assert!(!pruned.status.success() && said.contains("web"), "{said}");
+    assert_eq!(layers(), before);
+    fs::write(&config, whole_config).unwrap();
+    berth.ok(&["prune", "-f", "-a"]);
+    whole(&berth);
+    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "seed\n");
+}
+
+/// The engine is killed while a volume is filled: in the end all is in it, and what a
+/// container wrote into it as well.
+#[test]
+fn a_kill_while_a_volume_is_filled_is_made_good() {
+    const FILES: usize = 1500;
+    let mut berth = Berth::new();
+    let mut tar = root().dir("many", 0);
+    for n in 0..FILES {
+        tar = tar.file(&format!("many/{n}"), b"content\n");
+    }
+    fs::write(berth.path("many.tar"), tar.bytes()).unwrap();
+    berth.up();
+    let path = berth.path("many.tar").display().to_string();
+    berth.ok(&["import", "--change", "VOLUME /many", &path, "many:1"]);
+    let script = "echo mine > /many/mine; cat /many/* | wc -l; sleep 1000";
+    let volumes = berth.path("var/lib/berth/volumes");
+    for round in 0..5u64 {
+        let name = format!("c{round}");
+        // As it is created, nothing is filled yet.
+        berth.ok(&["create", "--name", &name, "many:1", "sh", "-c", script]);
+        let mut starting = start(&berth, &["start", &name]);
+        // At once after a copy was begun, and then ever later.
+        let begun = Instant::now();
+        let copying = || {
+            let folders = fs::read_dir(&volumes).into_iter().flatten().flatten();
+            folders.into_iter().any(|folder| {
+                ["seed.new", "seed", "_data/0"].iter().any(|at| folder.path().join(at).exists())
+            })
+        };
+        while !copying() && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(round * 25));
+        if let Some(engine) = berth.engine_pid() {
+            kill(engine, 9);
+        }
+        starting.wait().unwrap();
+        berth.wait("the API to answer", || berth.cli(&["ps"]).status.success());
+        let _ = berth.cli(&["start", &name]);
+        berth.wait_log(&name, &(FILES + 1).to_string());
+        berth.ok(&["rm", "-f", "-v", &name]);
+    }
+    for folder in fs::read_dir(&volumes).unwrap() {
+        let names: Vec<_> = fs::read_dir(folder.unwrap().path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert!(!names.iter().any(|name| name == "seed"), "{names:?}");
+    }
 }
 
 /// A container that swaps a path for a link while files are copied to it and from it

@@ -241,6 +241,46 @@ fn files_are_copied_in_and_out() {
     assert!(tar::Archive::new(&all[..]).entries().unwrap().count() > 10);
 }
 
+/// What is copied to a container before its first launch is in its volumes, beside what
+/// the image has there; and the image that an id names stays.
+#[test]
+fn files_are_copied_into_volumes_before_the_first_launch() {
+    let berth = with_base(&["VOLUME /data"]);
+    let id = berth.ok(&["images", "-q", "--no-trunc"]).trim().to_owned();
+    fs::write(berth.path("file"), "flat").unwrap();
+    let file = berth.path("file").display().to_string();
+    let show = "cat /data/seed /data/file /mine/file; stat -c %u /data; ls /mine";
+    berth.ok(&["create", "--name", "new", "-v", "mine:/mine", &id, "sh", "-c", show]);
+    berth.ok(&["rmi", "-f", "base:1"]);
+    berth.ok(&["prune", "-f", "-a"]);
+    berth.ok(&["cp", &file, "new:/data/file"]);
+    berth.ok(&["cp", &file, "new:/mine/file"]);
+    // Its volumes are in use, though it was never launched.
+    prune_volumes(&berth);
+    berth.ok(&["start", "new"]);
+    berth.wait_log("new", "1000\nfile");
+    assert_eq!(berth.logs("new"), "seed\nflatflat1000\nfile\n");
+    // Also where it rests; and a volume without its source is no reason to give nothing.
+    berth.wait("its end", || berth.status("new") == "exited");
+    let out = berth.path("out").display().to_string();
+    berth.ok(&["cp", "new:/data/seed", &out]);
+    assert_eq!(fs::read_to_string(&out).unwrap(), "seed\n");
+    let from = berth.path("from");
+    fs::create_dir(&from).unwrap();
+    let bind = format!("{}:/there", from.display());
+    berth.ok(&["create", "--name", "bound", "-v", &bind, &id, "true"]);
+    berth.ok(&["cp", &file, "bound:/there/file"]);
+    assert_eq!(fs::read_to_string(from.join("file")).unwrap(), "flat");
+    fs::remove_dir_all(&from).unwrap();
+    berth.ok(&["cp", "bound:/data/seed", &out]);
+    assert!(!berth.cli(&["cp", "bound:/there/file", &out]).status.success());
+    berth.ok(&["rm", "-v", "new"]);
+    berth.ok(&["rm", "-v", "bound"]);
+    let volumes = fs::read_dir(berth.path("var/lib/berth/volumes")).unwrap();
+    let names: Vec<_> = volumes.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["mine"]);
+}
+
 #[test]
 fn archives_go_both_ways() {
     let berth = with_base(&["CMD [\"cat\", \"/data/seed\"]"]);
@@ -320,6 +360,20 @@ fn a_clone_has_the_files_and_its_own_life() {
     berth.ok(&["exec", "twin", "rm", "/tmp/was"]);
     assert_eq!(berth.ok(&["exec", "web", "cat", "/tmp/was"]), "first\n");
     assert_eq!(berth.cli(&["clone", "web", "twin"]).status.code(), Some(1));
+    // One that was never launched has its image and its volumes, too.
+    berth.ok(&["clone", "web", "later"]);
+    prune_volumes(&berth);
+    let image = |name: &str| berth.inspect(name)["Image"].clone();
+    assert_eq!(image("later"), image("web"));
+    berth.ok(&["start", "later"]);
+    berth.wait("its own volume", || berth.ok(&["exec", "later", "cat", "/data/v"]) == "v\nv\n");
+}
+
+/// All that no container uses, whatever its name.
+fn prune_volumes(berth: &Berth) {
+    let socket = berth.path("run/berth/berth.sock");
+    let all = "/volumes/prune?filters=%7B%22all%22%3A%5B%22true%22%5D%7D";
+    assert_eq!(support::http::request(&socket, "POST", all, None).status, 200);
 }
 
 #[test]

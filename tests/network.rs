@@ -433,6 +433,59 @@ fn a_namespace_of_somebody_else_and_a_macvlan_are_joined() {
     berth.wait("the page on the LAN", || outside.get("http://10.77.0.50/who") == "onlan\n");
 }
 
+/// With the kernel's module it works; without it the reason is said and nobody else is
+/// kept from running.
+#[test]
+fn an_ipvlan_works_or_says_what_the_kernel_lacks() {
+    let host = Machine::new();
+    let outside = host.neighbour();
+    let lan = "driver = \"ipvlan\"\nparent = \"up0\"\nsubnet = \"10.77.0.0/24\"\ngateway = \"10.77.0.2\"\n";
+    let mut berth = Berth::in_network(&host.path());
+    berth.write("lan.network.toml", lan);
+    berth.write("onlan.toml", &web("networks = [\"lan\"]\nip = \"10.77.0.50\""));
+    berth.write("plain.toml", IDLE);
+    berth.up();
+    berth.wait_status("plain", "running");
+    berth.wait("the page on the LAN, or the reason", || {
+        let ps = berth.ok(&["ps", "-a"]);
+        outside.get("http://10.77.0.50/who") == "onlan\n"
+            || ps.contains("cannot make the ipvlan of up0") && ps.contains("kernel lacks this")
+    });
+}
+
+/// It has all rights over its own interface, and still is heard as nobody else.
+#[test]
+fn who_takes_anothers_address_is_not_heard() {
+    let host = Machine::new();
+    let evil = format!("security.cap-add = [\"NET_ADMIN\"]\n{}", idle("networks = [\"back\"]"));
+    let berth = berth_on(
+        &host,
+        &[
+            ("back.network.toml", "subnet = \"10.66.0.0/24\"\n"),
+            ("web.toml", &web("networks = [\"back\"]")),
+            ("evil.toml", &evil),
+        ],
+    );
+    let served = || page(&berth, "evil", "http://web/who") == "web\n";
+    berth.wait("the page", served);
+    let own = berth.ok(&["exec", "evil", "cat", "/sys/class/net/eth0/address"]);
+    berth.ok(&["exec", "evil", "ip", "address", "add", "10.66.0.200/24", "dev", "eth0"]);
+    let url = format!("http://{}/who", address(&berth, "web", "back"));
+    let as_other = |from: &str| {
+        let words = ["exec", "evil", "curl", "-s", "-m", "3", "--interface", from, &url];
+        String::from_utf8_lossy(&berth.cli(&words).stdout).into_owned()
+    };
+    assert_eq!(as_other(&address(&berth, "evil", "back")), "web\n");
+    assert_eq!(as_other("10.66.0.200"), "");
+    let set = |mac: &str| {
+        berth.ok(&["exec", "evil", "ip", "link", "set", "dev", "eth0", "address", mac]);
+    };
+    set("02:00:00:00:00:99");
+    assert_eq!(page(&berth, "evil", &url), "");
+    set(own.trim());
+    berth.wait("the page as itself", served);
+}
+
 /// Debian's plugins, where they are installed.
 #[test]
 fn plugins_make_a_network() {
@@ -464,8 +517,70 @@ fn plugins_make_a_network() {
             .count()
     };
     assert_eq!(leases(), 1);
+    // An engine that starts forgets nothing that plugins have to take back.
+    support::kill(berth.engine_pid().unwrap(), 9);
+    berth.wait_status("web", "running");
     berth.remove("web.toml");
     berth.wait("its address to be given back", || leases() == 0);
+}
+
+/// What runs keeps its addresses: a wrong edit of its network, a route of the host that
+/// came later and a torn file of leases take nobody offline.
+#[test]
+fn what_runs_keeps_its_addresses_whatever_comes() {
+    let host = Machine::new();
+    let _outside = host.neighbour();
+    let berth = berth_on(
+        &host,
+        &[
+            ("back.network.toml", "subnet = \"10.66.0.0/24\"\n"),
+            ("web.toml", &web("networks = [{ name = \"back\", mac = \"02:00:00:00:00:77\" }]")),
+            ("b.toml", &idle("networks = [\"back\", \"default\"]")),
+        ],
+    );
+    let (first, other) = (address(&berth, "web", "back"), address(&berth, "b", "bridge"));
+    berth.wait("a page by name", || page(&berth, "b", "http://web/who") == "web\n");
+    // The subnet of the host's own cable.
+    berth.write("back.network.toml", "subnet = \"10.77.0.0/25\"\n");
+    berth.wait("the refusal", || berth.log().contains("it stays as it is"));
+    assert_eq!(address(&berth, "web", "back"), first);
+    assert_eq!(page(&berth, "b", "http://web/who"), "web\n");
+    // What the kernel refuses only when it is made: it has no such parent for it.
+    berth.write(
+        "back.network.toml",
+        "driver = \"macvlan\"\nparent = \"lo\"\nsubnet = \"10.66.0.0/24\"\n",
+    );
+    berth.wait("what was, put back", || berth.log().contains("it is put back as it was"));
+    berth.wait("the page again", || page(&berth, "b", "http://web/who") == "web\n");
+    assert_eq!(address(&berth, "web", "back"), first);
+    // A good edit: the same addresses, the same names.
+    berth.write("back.network.toml", "subnet = \"10.66.0.0/24\"\nmtu = 1400\n");
+    berth.wait("the new size", || berth.ok(&["exec", "web", "ip", "link"]).contains("mtu 1400"));
+    assert!(berth.ok(&["exec", "web", "ip", "link"]).contains("02:00:00:00:00:77"));
+    berth.wait("a page by name again", || page(&berth, "b", "http://web/who") == "web\n");
+    assert!(!berth.log().contains("are not served"), "{}", berth.log());
+    // A route over its subnet, and leases that can't be read, for the next engine.
+    host.ok("ip route add 10.64.0.0/10 via 10.77.0.2");
+    std::fs::write(berth.path("var/lib/berth/networks/leases/back.json"), "{ half").unwrap();
+    support::kill(berth.engine_pid().unwrap(), 9);
+    berth.wait("the torn file to be set aside", || {
+        berth.path("var/lib/berth/networks/leases/back.json.bad").exists()
+    });
+    berth.wait("the same address", || address(&berth, "web", "back") == first);
+    assert_eq!(address(&berth, "b", "bridge"), other);
+    berth.wait("the page still", || page(&berth, "b", "http://web/who") == "web\n");
+    // A file that is wrong, or gone, when an engine starts.
+    for wrong in [true, false] {
+        match wrong {
+            true => berth.write("back.network.toml", "subnet = 7\n"),
+            false => berth.remove("back.network.toml"),
+        };
+        let before = berth.engine_pid().unwrap();
+        support::kill(before, 9);
+        berth.wait("another engine", || berth.engine_pid().is_some_and(|pid| pid != before));
+        berth.wait("the same address again", || address(&berth, "web", "back") == first);
+        berth.wait("the page on it", || page(&berth, "b", "http://web/who") == "web\n");
+    }
 }
 
 #[test]
@@ -565,4 +680,34 @@ fn the_first_client_starts_a_container_and_idleness_stops_it() {
     assert_eq!(host.tcp("127.0.0.1", 7000), "");
     berth.ok(&["start", "lazy"]);
     berth.wait("it to run", || berth.pid("lazy") > 0);
+}
+
+/// It serves one client and ends by itself; the next one starts it again.
+#[test]
+fn who_ends_by_itself_is_started_by_the_next_client() {
+    let host = Machine::new();
+    let mut berth = Berth::in_network(&host.path());
+    let once = r#"
+rootfs = "/"
+start = "on-demand"
+restart = "no"
+command = ["perl", "-MSocket", "-e", """
+open(L, '+<&=3') or die $!;
+accept(C, L); syswrite(C, "served by $$ for $ENV{LISTEN_PID}\n"); close(C)
+"""]
+[network]
+publish = [{ host = 7000, hold = true, address = "127.0.0.1" }]
+"#;
+    berth.write("once.toml", once);
+    berth.up();
+    for _ in 0..3 {
+        berth.wait("it to wait", || berth.ok(&["ps", "-a"]).contains("waits for a connection"));
+        let said = host.tcp("127.0.0.1", 7000);
+        let words: Vec<&str> = said.split_whitespace().collect();
+        // Plain numbers: zeros before them would be read as octal by some.
+        assert!(words.len() == 5 && words[2] == words[4], "{said}\n{}", berth.log());
+    }
+    // Another address of the same port: the old socket is not in the way.
+    berth.write("once.toml", &once.replace(", address = \"127.0.0.1\"", ""));
+    berth.wait("it at all addresses", || host.tcp("::1", 7000).starts_with("served by "));
 }

@@ -171,6 +171,23 @@ fn reexec_keeps_pids_and_containers() {
     assert_eq!(berth.status("a"), "exited");
 }
 
+/// An order to end that falls into `reexec`, at whatever instant, is carried out.
+#[test]
+fn an_order_to_end_survives_reexec() {
+    let mut random = Random(0x5eed_0009);
+    for _ in 0..8 {
+        let mut berth = Berth::up_with(&[("a.toml", &shell("sleep 1000"))]);
+        berth.wait_status("a", "running");
+        let pid = i32::try_from(berth.pid("a")).unwrap();
+        let keeper = berth.keeper_pid();
+        berth.ok(&["reexec"]);
+        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        assert!(is_running(keeper));
+        assert_eq!(berth.down(), Some(0));
+        assert!(!is_running(pid));
+    }
+}
+
 #[test]
 fn nothing_is_left_after_the_end() {
     let mut berth = Berth::up_with(&[("web.toml", &shell("echo ready; sleep 1000"))]);

@@ -228,6 +228,81 @@ fn the_main_command_comes_last_and_ends_all() {
     assert_eq!(order(&berth), ["base", "main"]);
 }
 
+fn up_main(berth: &Berth, main: &str) -> (Option<i32>, String) {
+    let out = Command::new(binary())
+        .arg("--root")
+        .arg(berth.root())
+        .args(["up", "--quiet", "--main", main])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+/// Each `up --main` is an order of its own, and its end is the end whatever the manifest's
+/// restart policy: whoever started Berth decides whether all begins again.
+#[test]
+fn the_main_command_runs_each_time_and_once() {
+    let berth = Berth::new();
+    berth.write("main.toml", &plain("restart = \"always\"", &note(&berth, "main", "exit 3")));
+    berth.write("other.toml", &plain("", "sleep 1000"));
+    for count in 1..=2 {
+        assert_eq!(up_main(&berth, "main").0, Some(3));
+        assert_eq!(order(&berth).len(), count);
+    }
+    berth.write("main.toml", &plain("restart = \"on-failure:1\"", &note(&berth, "main", "exit 4")));
+    assert_eq!(up_main(&berth, "main").0, Some(4));
+    assert_eq!(order(&berth).len(), 4, "once more after a failure");
+    berth.write("main.toml", "isolation = \"none\"\ncommand = [\"/nowhere\"]\n");
+    assert_eq!(up_main(&berth, "main").0, Some(127));
+    berth.write("main.toml", &plain("if-exists = [\"/nowhere\"]", "exit 5"));
+    assert_eq!(up_main(&berth, "main").0, Some(0), "as good as done");
+}
+
+#[test]
+fn a_main_command_that_can_never_end_is_refused() {
+    let berth = Berth::new();
+    berth.write("web.toml", &plain("", "sleep 1000"));
+    berth.write("all.toml", "wants = [\"web\"]\n");
+    berth.write("often.toml", &plain("every = \"1h\"", "exit 0"));
+    berth.write("bad.toml", "command = 3\n");
+    for (name, code, why) in [
+        ("wbe", 1, "no manifest declares it; did you mean web?"),
+        ("all", 1, "it runs nothing"),
+        ("often", 1, "it is run at times"),
+        ("bad", 125, "without bad there is nothing to do"),
+    ] {
+        let (status, said) = up_main(&berth, name);
+        assert_eq!(status, Some(code), "{name}: {said}");
+        assert!(said.contains(why), "{name}: {said}");
+    }
+}
+
+/// A health check of a container that is paused fails nobody, and a watchdog does not bite.
+#[test]
+fn who_is_paused_need_not_say_anything() {
+    let notify = format!("{} notify WATCHDOG=1", binary().display());
+    let feed = format!("while :; do {notify}; sleep 0.1; done");
+    let berth = Berth::up_with(&[(
+        "fed.toml",
+        &plain(
+            "watchdog = \"2s\"\n[health]\nexec = [\"true\"]\ninterval = \"100ms\"\nretries = 1",
+            &feed,
+        ),
+    )]);
+    let health = || berth.inspect("fed")["State"]["Health"]["Status"].clone();
+    berth.wait("it to be well", || health() == "healthy");
+    berth.ok(&["pause", "fed"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!((berth.status("fed").as_str(), health()), ("paused", "healthy".into()));
+    let exec = berth.cli(&["exec", "fed", "true"]);
+    assert!(String::from_utf8_lossy(&exec.stderr).contains("paused"), "{exec:?}");
+    berth.ok(&["unpause", "fed"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!((berth.restarts("fed"), health()), (0, "healthy".into()));
+    assert_eq!(berth.status("fed"), "running");
+}
+
 #[test]
 fn applying_tells_by_its_exit_status() {
     let berth = Berth::up_with(&[("good.toml", &plain("", "sleep 1000"))]);

@@ -59,6 +59,14 @@ vm_modules() {
     depmod -b "$root" "$release" 2>/dev/null
 }
 
+# The names of the modules in folders of the kernel's tree.
+vm_module_names() {
+    local folder
+    for folder in "$@"; do
+        find "$work/kernel/lib/modules/$release/kernel/$folder" -name '*.ko*' -printf '%f\n' 2>/dev/null
+    done | sed 's/\.ko.*//'
+}
+
 # A root of busybox alone, without an init.
 vm_busybox() {
     local root=$1 applet
@@ -75,6 +83,19 @@ vm_busybox() {
     done
     printf 'root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n' > "$root/etc/passwd"
     printf 'root:x:0:\ntty:x:5:\nnogroup:x:65534:\n' > "$root/etc/group"
+}
+
+# Copies programs of this machine, with the libraries they are linked with, into a root.
+vm_copies() {
+    local root=$1 program file
+    shift
+    for program in "$@"; do
+        program=$(command -v "$program") || continue
+        for file in "$program" $(ldd "$program" 2>/dev/null | grep -o '/[^ )]*'); do
+            mkdir -p "$root$(dirname "$file")"
+            cp -L --remove-destination "$file" "$root$file"
+        done
+    done
 }
 
 # Packs a folder as an initramfs.

@@ -46,50 +46,41 @@ async fn make(handle: &Handle, which: &str, query: &Query) -> Result<String, Ref
     let pause = query.get("pause").is_none() || query.is_on("pause");
     let volumes = handle.volumes.clone();
     let copying = {
-        let (to, old_id, new_id) = (to.clone(), view.id.clone(), id.clone());
+        let (old_id, id) = (view.id.clone(), id.clone());
         move || {
             let standstill = if pause { files.stand_still()? } else { None };
-            files.duplicate(&to)?;
+            let changes = files.duplicate(&to)?;
+            let mut copies = Vec::new();
             let (manifest, image) = files.made_of();
             let (mut container, image) = (manifest.clone(), image.cloned());
             for mount in container.mounts.iter_mut().filter(|m| m.kind() == MountKind::Volume) {
                 if let Some(old) = mount.source.as_ref().filter(|name| is_anonymous(name)) {
                     let new = crate::engine::exec::random_id().map_err(|e| e.to_string())?;
-                    volumes.duplicate(old, &new).map_err(|e| e.to_string())?;
+                    // Before the first launch it may not be there yet.
+                    if volumes.get(old).is_ok() {
+                        copies.push(volumes.duplicate(old, &new).map_err(|e| e.to_string())?);
+                    }
                     mount.source = Some(new);
                 }
             }
             // Those that the image wants have names that follow from the ids.
             let wanted = image.as_ref().map_or(&[][..], |image| &image.volumes);
             let (old, new) =
-                (of_image(&old_id, &container, wanted), of_image(&new_id, &container, wanted));
+                (of_image(&old_id, &container, wanted), of_image(&id, &container, wanted));
             for (old, new) in old.iter().zip(&new) {
-                if let (Some(old), Some(new)) = (&old.source, &new.source) {
-                    if volumes.get(old).is_err() {
-                        continue;
-                    }
-                    volumes.duplicate(old, new).map_err(|e| e.to_string())?;
+                if let (Some(old), Some(new)) = (&old.source, &new.source)
+                    && volumes.get(old).is_ok()
+                {
+                    copies.push(volumes.duplicate(old, new).map_err(|e| e.to_string())?);
                 }
             }
             drop(standstill);
-            Ok::<_, String>((container, image))
+            Ok::<_, String>(Cloned { name, id, container, image, changes, volumes: copies })
         }
     };
     let copying = LONG.turn().await.with(copying);
-    let copied = tokio::task::spawn_blocking(copying).await.map_err(failed)?;
-    let made = match copied {
-        Ok((container, image)) => {
-            let cloned = Cloned { name, id: id.clone(), container, image };
-            handle.clone_container(cloned).await
-        }
-        Err(error) => Err(Refusal::Failed(error)),
-    };
-    if let Err(refusal) = made {
-        let discarded = tokio::task::spawn_blocking(move || crate::rootfs::discard(&to)).await;
-        if let Ok(Err(error)) = discarded {
-            tracing::warn!("{error}");
-        }
-        return Err(refusal);
-    }
+    // Whatever is not handed over in the end goes again.
+    let cloned = tokio::task::spawn_blocking(copying).await.map_err(failed)?;
+    handle.clone_container(cloned.map_err(Refusal::Failed)?).await?;
     Ok(id)
 }

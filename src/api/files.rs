@@ -79,7 +79,12 @@ pub async fn archive(
     let Some(path) = query.get("path").map(PathBuf::from) else {
         return failure(StatusCode::BAD_REQUEST, "the parameter path is missing");
     };
-    let (view, files) = match files(handle, which).await {
+    let found = async {
+        let view = handle.find(which).await?;
+        let files = handle.files_to_enter(&view.name).await?;
+        Ok::<_, Refusal>((view, files))
+    };
+    let (view, files) = match found.await {
         Ok(found) => found,
         Err(refusal) => return refused(refusal),
     };
@@ -228,7 +233,7 @@ impl Making {
                 (Some(id), _, _) => Some(store.resolve(&id)?),
                 // Not launched yet: what it would be launched from.
                 (None, Some(name), _) => Some(store.resolve(name)?),
-                (None, None, Some(path)) => Some(crate::image::archive::import_file(&store, path)?),
+                (None, None, Some(path)) => crate::image::archive::import_file(&store, path)?,
                 (None, None, None) => None,
             };
             let lease = store.lease()?;

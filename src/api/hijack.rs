@@ -14,11 +14,11 @@ use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::respond::{Answer, Gone, Pieces, stream, switching};
 use super::serve::Seated;
+use super::unix::Client;
 use crate::sys::readiness;
 
 /// Bytes that are moved at once.
@@ -181,7 +181,7 @@ where
 /// sent: docker-py reads the head through a buffer, and what came with it into the
 /// buffer never reaches its caller.
 async fn ends(upgraded: Upgraded) -> (Reader, Box<dyn AsyncWrite + Unpin>) {
-    match upgraded.downcast::<TokioIo<Seated<UnixStream>>>() {
+    match upgraded.downcast::<TokioIo<Seated<Client>>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
             head_is_read(stream.stream()).await;
@@ -215,7 +215,7 @@ async fn part(returned: oneshot::Receiver<Reader>) {
 /// How long a client that does not read its answer's head is waited for.
 const HEAD_READ: Duration = Duration::from_secs(5);
 
-async fn head_is_read(stream: &UnixStream) {
+async fn head_is_read(stream: &Client) {
     let read = async {
         let mut pause = Duration::from_millis(1);
         while readiness::unread_by_peer(stream.as_fd()).is_ok_and(|bytes| bytes > 0) {

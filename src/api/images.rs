@@ -275,7 +275,15 @@ async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Er
     let (name, force) = (name.to_owned(), query.is_on("force"));
     let views = handle.list().await;
     let gone = blocking(move || {
-        let image = store.resolve(&name)?;
+        let image = match store.resolve(&name) {
+            Ok(image) => image,
+            // A damaged one can't be told by its id, but has its names.
+            Err(error) => {
+                let reference = name.parse::<Reference>().ok();
+                let gone = reference.and_then(|name| store.untag(&name, &pins).ok());
+                return gone.ok_or(error);
+            }
+        };
         let by_name = name.parse::<Reference>().ok().filter(|reference| {
             !image.id.hex().starts_with(name.trim_start_matches("sha256:"))
                 && store.find(reference).ok().flatten().is_some()
@@ -302,7 +310,10 @@ async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Er
         };
         // Its blobs and layers, too, as far as nothing else has them.
         let young = std::time::Duration::ZERO;
-        store.collect(&pins, Keep { young, ..Keep::default() })?;
+        if let Err(error) = store.collect(&pins, Keep { young, ..Keep::default() }) {
+            // The image is gone nonetheless; what it had goes when that is possible.
+            tracing::warn!("removing {}: {error}", name);
+        }
         Ok(gone)
     })
     .await?;
@@ -320,6 +331,7 @@ async fn prune(handle: &Handle, query: &Query) -> Result<Answer, Error> {
     let narrowed = wanted.until.is_some() || wanted.filters.keys().any(|k| k.starts_with("label"));
     let (store, pins) = (handle.images.store().await?, pins(handle).await?);
     let (deleted, bytes) = blocking(move || {
+        pins.check()?;
         let mut deleted = Vec::new();
         if wanted.dangling.is_none() || narrowed {
             for listed in store.list()? {

@@ -49,11 +49,12 @@ pub struct Sizes {
 pub async fn sizes(handle: &Handle, view: &View) -> Sizes {
     let upper = Writable::at(&handle.paths.state_dir(), &view.id).map(|root| root.upper());
     let layers = match &view.image {
-        Some(image) => handle.images.layers(image).await.unwrap_or_default(),
-        None => Vec::new(),
+        Some(image) => handle.images.stored(image).await.map(|root| root.layers),
+        None => Ok(Vec::new()),
     };
     let look = LOOKS.turn().await.with(move || {
         let own = upper.map_or(0, |upper| disk_of(&upper));
+        let layers = layers.unwrap_or_default();
         (own, own + layers.iter().map(|layer| disk_of(layer)).sum::<u64>())
     });
     let (own, all) = tokio::task::spawn_blocking(look).await.unwrap_or((0, 0));

@@ -37,6 +37,7 @@ pub mod tls;
 mod top;
 mod transfer;
 mod turns;
+mod unix;
 mod usage;
 mod volumes;
 mod wait;

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,16 +16,16 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::respond::Answer;
 use super::seats::{Admission, Seats};
+use super::unix::{Client, Reader, Writer};
 use super::{readonly, route};
 use crate::engine::handle::Handle;
+use crate::sys::rights;
 
 /// A client that has not sent its request's head by then is hung up on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,6 +56,7 @@ pub enum Access {
 /// The listener can't be used.
 pub async fn serve(listener: UnixListener, handle: Handle, access: Access) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
+    rights::refuse(listener.as_fd());
     let server = Server::new(handle, access);
     loop {
         match listener.accept().await {
@@ -62,7 +64,7 @@ pub async fn serve(listener: UnixListener, handle: Handle, access: Access) -> io
                 let user = stream.peer_cred().map(|peer| peer.uid()).ok();
                 let bounded = access == Access::ReadOnly && user != Some(0);
                 match server.seat(user.filter(|_| bounded)).await {
-                    Some(seat) => drop(server.take(seat, async move { Some(stream) })),
+                    Some(seat) => drop(server.take(seat, async move { Client::new(stream).ok() })),
                     // If there is no room for a word either, the end says it.
                     None => drop(stream.try_write(TOO_MANY)),
                 }
@@ -168,9 +170,9 @@ impl<S> Seated<S> {
     }
 }
 
-impl Seated<UnixStream> {
+impl Seated<Client> {
     /// Both directions, each of which keeps the seat.
-    pub fn into_split(self) -> (Seated<OwnedReadHalf>, Seated<OwnedWriteHalf>) {
+    pub fn into_split(self) -> (Seated<Reader>, Seated<Writer>) {
         let (reader, writer) = self.stream.into_split();
         let seat = Arc::clone(&self.seat);
         (Seated { stream: reader, seat }, Seated { stream: writer, seat: self.seat })

@@ -1,7 +1,9 @@
 //! What uses how much disk (`/system/df`, `/berth/df`), and whether the images are
 //! whole. Counted when somebody asks, and only then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use super::turns::{LONG, LOOKS};
 use crate::engine::garbage::pins;
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
-use crate::image::store::{Usage, disk_of};
+use crate::image::store::{Usage, disk_of, disk_of_each};
 use crate::image::{Error, Kind};
 
 /// The bytes of everything, shared parts once.
@@ -34,30 +36,27 @@ struct Counted {
 async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
     let store = handle.images.store().await?;
     let (paths, volumes) = (handle.paths.clone(), handle.volumes.clone());
-    let places: Vec<_> = views
-        .iter()
-        .map(|view| {
-            let folder = paths.state_dir().join("roots").join(&view.id);
-            (folder, paths.log_dir(view.name.as_str()), view.id.is_empty())
-        })
-        .collect();
+    let names: Vec<_> = views.iter().map(|view| (view.id.clone(), view.name.to_string())).collect();
     let look = LOOKS.turn().await.with(move || {
         let state = paths.state_dir();
         let known = volumes.list().unwrap_or_default();
-        let volumes = known
-            .into_iter()
-            .map(|volume| {
-                let size = volumes.data(&volume.name).map_or(0, |data| disk_of(&data));
-                (volume.name, size)
-            })
-            .collect();
-        let containers = places
-            .iter()
-            .map(|(folder, log, no_id)| {
-                // Without an id it would be the folder of all.
-                (if *no_id { 0 } else { disk_of(folder) }, disk_of(log))
-            })
-            .collect();
+        // Each file is looked at once: what lies in these folders has one owner each.
+        let [roots, kept] = ["roots", "volumes"].map(|name| disk_of_each(&state.join(name)));
+        let logs = disk_of_each(&paths.logs_dir());
+        let of = |sizes: &BTreeMap<OsString, u64>, name: &str| {
+            sizes.get(OsStr::new(name)).copied().unwrap_or(0)
+        };
+        let rest = disk_of_each_but(&state, &["roots", "volumes", "trash"]);
+        let trash = disk_of(&state.join("trash"));
+        let total = [&roots, &kept, &logs].into_iter().flat_map(BTreeMap::values).sum::<u64>()
+            + rest
+            + trash;
+        let volumes = known.into_iter().map(|volume| {
+            let size = of(&kept, &volume.name);
+            (volume.name, size)
+        });
+        let volumes = volumes.collect();
+        let containers = names.iter().map(|(id, name)| (of(&roots, id), of(&logs, name))).collect();
         let disk = rustix::fs::statvfs(&state).map_err(|errno| {
             Error::new(Kind::System, format!("looking at the disk of {}: {errno}", state.display()))
         })?;
@@ -65,13 +64,22 @@ async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
             images: store.usage()?,
             containers,
             volumes,
-            trash: disk_of(&state.join("trash")),
-            total: disk_of(&state) + disk_of(&paths.logs_dir()),
+            trash,
+            total,
             disk_free: disk.f_bfree.saturating_mul(disk.f_frsize),
             disk_size: disk.f_blocks.saturating_mul(disk.f_frsize),
         })
     });
     blocking(look).await
+}
+
+/// The bytes of a directory's entries, but for those of these names.
+fn disk_of_each_but(directory: &Path, others: &[&str]) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| !others.iter().any(|name| entry.file_name() == *name))
+        .map(|entry| disk_of(&entry.path()))
+        .sum()
 }
 
 fn users<'v>(views: &'v [View], volume: &'v str) -> impl Iterator<Item = &'v View> {
@@ -200,13 +208,14 @@ pub async fn verify(handle: &Handle, query: &Query) -> Answer {
             .filter_map(|view| view.image)
             .collect();
         let work = LONG.turn().await.with(move || {
-            let mut mounted = BTreeSet::new();
+            let mut mounted = Some(BTreeSet::new());
             for id in pins.images.iter().filter(|id| running.contains(&id.to_string())) {
-                if let Ok(image) = store.resolve(&id.to_string()) {
-                    mounted.extend(store.layer_names(&image));
+                match (store.resolve(&id.to_string()), &mut mounted) {
+                    (Ok(image), Some(mounted)) => mounted.extend(store.layer_names(&image)),
+                    _ => mounted = None,
                 }
             }
-            store.verify(repair, &mounted)
+            store.verify(repair, mounted.as_ref())
         });
         blocking(work).await
     };

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::respond::{Answer, created, failure, json as as_json, no_content};
+use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
 use super::{body, filters};
 use crate::engine::handle::{Handle, View};
@@ -129,7 +129,11 @@ fn missing(name: &str) -> Answer {
 }
 
 pub async fn remove(handle: &Handle, name: &str, query: &Query) -> Answer {
-    if let Some(users) = users(&handle.list().await).get(name) {
+    let views = match handle.users().await {
+        Ok(views) => views,
+        Err(refusal) => return refused(refusal),
+    };
+    if let Some(users) = users(&views).get(name) {
         let message = format!("remove {name}: volume is in use - [{}]", users.join(", "));
         return failure(StatusCode::CONFLICT, &message);
     }
@@ -148,9 +152,14 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
         Ok((all, filters)) => (all.unwrap_or(false), filters),
         Err(answer) => return *answer,
     };
-    let users = users(&handle.list().await);
+    // The volumes first: one that is made with a container after that is not seen here.
+    let volumes = handle.volumes.list().unwrap_or_default();
+    let users = match handle.users().await {
+        Ok(views) => users(&views),
+        Err(refusal) => return refused(refusal),
+    };
     let mut removed = Vec::new();
-    for volume in handle.volumes.list().unwrap_or_default() {
+    for volume in volumes {
         let unused = !users.contains_key(&volume.name);
         // Since API 1.42 a name that a person gave is spared.
         if unused
@@ -166,7 +175,10 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
 
 /// The volumes without a name that only this container, which is gone, has used.
 pub async fn remove_anonymous(handle: &Handle, gone: &View) {
-    let others = users(&handle.list().await);
+    let others = match handle.users().await {
+        Ok(views) => users(&views),
+        Err(refusal) => return tracing::warn!("{}", refusal.text()),
+    };
     let mounts = gone.manifest.mounts.iter().chain(&gone.anonymous);
     for mount in mounts.filter(|m| m.kind() == MountKind::Volume) {
         if let Some(name) = mount.source.as_ref().filter(|name| is_anonymous(name))

@@ -1,5 +1,7 @@
 //! What an archive says of one file.
 
+use std::time::{Duration, SystemTime};
+
 /// Seconds since 1970 and nanoseconds after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Time {
@@ -7,6 +9,22 @@ pub struct Time {
     pub seconds: i64,
     /// Below 1,000,000,000, always forward in time.
     pub nanoseconds: u32,
+}
+
+/// Longer than two changes of a file can be apart and bear one time: file systems count
+/// in as much as two seconds, and the kernel's clock goes on by ticks.
+const ONE_TIME: Duration = Duration::from_secs(2);
+
+impl Time {
+    /// Whether this, the time of a file's last change, is so long ago that at another
+    /// change from `now` on the file gets another time. Only then the time tells whether
+    /// a file is still as it was read.
+    pub fn is_settled(self, now: SystemTime) -> bool {
+        let seconds = u64::try_from(self.seconds).unwrap_or(0);
+        SystemTime::UNIX_EPOCH
+            .checked_add(Duration::new(seconds, self.nanoseconds) + ONE_TIME)
+            .is_some_and(|then| then <= now)
+    }
 }
 
 /// What sort of file an entry is.
@@ -49,4 +67,22 @@ pub struct Entry {
     pub mtime: Time,
     /// Extended attributes, in the archive's order.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_settles_after_two_seconds() {
+        let time = Time { seconds: 1000, nanoseconds: 5 };
+        let at = |seconds, nanoseconds| {
+            time.is_settled(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
+        };
+        assert!(!at(1000, 5) && !at(1002, 4) && at(1002, 5) && at(5000, 0));
+        // The clock was set back: the same time may come once more.
+        assert!(!at(900, 0));
+        let never = Time { seconds: i64::MAX, nanoseconds: 0 };
+        assert!(!never.is_settled(SystemTime::now()));
+    }
 }

@@ -2,22 +2,26 @@
 //! else does.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use super::config::Config;
-use crate::sys::{machine, process};
+use crate::keeper::duty::LAUNCHED;
+use crate::keeper::say::patiently;
+use crate::sys::{machine, process, signals};
 
 /// The variable in which init keeps what is executed as a shell, words apart by
 /// spaces, commands by colons.
 pub const SHELL: &str = "BERTH_SHELL";
 
-/// Says a line on the console. A console that is gone is no reason to end.
+/// Says a line on the console. A console that is gone, or takes nothing, is no reason to
+/// end or to wait for long.
 pub fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "berth: {text}");
+    patiently(format!("berth: {text}\n").as_bytes());
 }
 
 /// Makes the console standard input, output and error of this process.
@@ -50,18 +54,57 @@ pub fn shell(why: &str, shells: &str) {
 }
 
 /// Starts a shell on the console while the machine runs on, unless somebody has the
-/// console already: a login there is better. Gives its pid.
+/// console already: a login there is better. Gives the pid of a process that ends with it,
+/// and that ends it when it is told by [`LAUNCHED`] and somebody else took the console:
+/// two who read from one terminal get half of it each.
 pub fn rescue() -> Option<i32> {
     let started = machine::fork(|| {
+        signals::block_all();
         // A login that is being started should have it.
-        std::thread::sleep(std::time::Duration::from_secs(3));
-        if console_is_taken() {
+        std::thread::sleep(A_MOMENT);
+        if console_is_taken(0) {
             return 0;
         }
         tell("a shell on the console helps out; `berth status` and /var/log/berth tell more");
-        become_shell(&std::env::var(SHELL).unwrap_or_default())
+        let told = std::env::var(SHELL).ok();
+        let shells = told.unwrap_or_else(|| shells_as_text(&Config::default()));
+        machine::fork(|| become_shell(&shells)).map_or(1, watch_over)
     });
     started.ok()
+}
+
+/// How long a login takes to have the console as its terminal.
+const A_MOMENT: Duration = Duration::from_secs(3);
+
+/// Waits for the end of a shell, or ends it. Every signal must be blocked.
+fn watch_over(shell: i32) -> i32 {
+    let mut looks = false;
+    loop {
+        let signal = match looks {
+            true => signals::wait_for(A_MOMENT),
+            false => Some(signals::wait_any()),
+        };
+        match signal {
+            Some(libc::SIGCHLD) if has_ended(shell) => return 0,
+            Some(LAUNCHED) => looks = true,
+            Some(_) => {}
+            None if console_is_taken(shell) => {
+                // As when a terminal is gone; the leader of a session leads its group.
+                for signal in [libc::SIGHUP, libc::SIGCONT] {
+                    let _ = signals::kill(-shell, signal);
+                }
+                looks = false;
+            }
+            None => looks = false,
+        }
+    }
+}
+
+/// Whether a child has ended, and not only been stopped.
+fn has_ended(child: i32) -> bool {
+    let child = rustix::process::Pid::from_raw(child);
+    let waited = rustix::process::waitpid(child, rustix::process::WaitOptions::NOHANG);
+    !matches!(waited, Ok(None))
 }
 
 /// Waits for one child.
@@ -117,8 +160,9 @@ fn open_for_shell() {
     }
 }
 
-/// Whether some process has the console as its terminal (proc_pid_stat(5), field 7).
-fn console_is_taken() -> bool {
+/// Whether some process that is not of this session has the console as its terminal
+/// (proc_pid_stat(5), fields 6 and 7).
+fn console_is_taken(session: i32) -> bool {
     let Some(device) = device().and_then(|path| fs::metadata(path).ok()).map(|meta| meta.rdev())
     else {
         return false;
@@ -130,7 +174,10 @@ fn console_is_taken() -> bool {
     });
     numbers.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok()).any(|stat| {
         let behind_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-        behind_name.split_whitespace().nth(4).and_then(|field| field.parse().ok()) == Some(wanted)
+        let mut fields = behind_name.split_whitespace().skip(3);
+        let mut number = || fields.next().and_then(|field| field.parse::<i64>().ok());
+        let (of, terminal) = (number(), number());
+        of != Some(session.into()) && terminal == Some(wanted.into())
     })
 }
 

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{WaitOptions, wait};
 
+use super::config::Config;
 use super::fstab::unescape;
-use super::init::told;
+use super::init::{seconds, told};
 use super::{console, steps};
+use crate::keeper::duty::Watchdog;
 use crate::keeper::ending::Ending;
 use crate::rootfs::mountinfo::{self, HostMount};
 use crate::sys::{machine, signals};
@@ -24,18 +26,28 @@ const FILE_SYSTEMS: Duration = Duration::from_secs(60);
 /// How long one of them may take.
 const FILE_SYSTEM: Duration = Duration::from_secs(15);
 
-/// Ends everything and the machine. Every signal must be blocked.
-pub fn go_down(ending: Ending) -> ! {
-    end_processes();
+/// Ends everything and the machine. Every signal must be blocked. The watchdog is fed while
+/// something is waited for, which has an end; what hangs after that it resets.
+pub fn go_down(ending: Ending, watchdog: Option<Watchdog>) -> ! {
+    let fed = watchdog.as_ref();
+    end_processes(fed);
     // In a child: a file system that hangs takes whoever touches it along.
     match machine::fork(leave_file_systems) {
-        Ok(pid) if !reap_until(FILE_SYSTEMS, |reaped| reaped == Some(pid)) => {
+        Ok(pid) if !reap_until(FILE_SYSTEMS, fed, |reaped| reaped == Some(pid)) => {
             tell("file systems hang; going on without");
         }
         Ok(_) => {}
         Err(error) => tell(&format!("making a process to unmount: {error}")),
     }
     tell(&format!("{}: now", ending.word()));
+    // A machine that is to stand still must not be reset for it.
+    if let Some(watchdog) = watchdog {
+        match ending {
+            Ending::Halt => watchdog.disarm(),
+            // Left open: closing it could be taken for its end.
+            _ => std::mem::forget(watchdog),
+        }
+    }
     if let Err(errno) = rustix::system::reboot(ending.command()) {
         tell(&format!("{}: {errno}", ending.word()));
     }
@@ -54,37 +66,44 @@ pub fn go_down(ending: Ending) -> ! {
 
 /// SIGTERM, time to obey, SIGKILL. All processes are children of ours in the end:
 /// when there is no child there is no process.
-fn end_processes() {
-    let patience = std::env::var(told::KILL).ok().and_then(|text| text.parse().ok());
+fn end_processes(watchdog: Option<&Watchdog>) {
+    let patience = seconds(told::KILL, Config::default().kill_timeout);
     let _ = signals::kill(-1, libc::SIGTERM);
     // What is stopped hears SIGTERM only when it goes on.
     let _ = signals::kill(-1, libc::SIGCONT);
-    if reap_until(Duration::from_secs(patience.unwrap_or(5)), |reaped| reaped.is_none()) {
+    if reap_until(patience, watchdog, |reaped| reaped.is_none()) {
         return;
     }
     tell(&format!("ending by force: {}", names().join(", ")));
     let _ = signals::kill(-1, libc::SIGKILL);
-    if !reap_until(DEAD, |reaped| reaped.is_none()) {
+    if !reap_until(DEAD, watchdog, |reaped| reaped.is_none()) {
         tell(&format!("not even SIGKILL ends: {}", names().join(", ")));
     }
 }
 
 /// Reaps until `is_enough` of a pid, or of `None`: there is no child. Whether that
 /// came in time.
-fn reap_until(patience: Duration, is_enough: impl Fn(Option<i32>) -> bool) -> bool {
-    let end = Instant::now() + patience;
+fn reap_until(
+    patience: Duration,
+    watchdog: Option<&Watchdog>,
+    is_enough: impl Fn(Option<i32>) -> bool,
+) -> bool {
+    let begun = Instant::now();
     loop {
+        if let Some(watchdog) = watchdog {
+            watchdog.feed();
+        }
         match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, _))) if is_enough(Some(pid.as_raw_nonzero().get())) => return true,
             Ok(Some(_)) => continue,
             Ok(None) => {}
             Err(_) => return is_enough(None),
         }
-        let left = end.saturating_duration_since(Instant::now());
+        let left = patience.saturating_sub(begun.elapsed());
         if left.is_zero() {
             return false;
         }
-        let _ = signals::wait_for(left);
+        let _ = signals::wait_for(watchdog.map_or(left, |watchdog| left.min(watchdog.period)));
     }
 }
 

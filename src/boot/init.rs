@@ -8,17 +8,17 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitOptions, wait};
 
-use super::config::PowerButton;
+use super::config::{Config, PowerButton};
 use super::plan::{Planned, plan};
 use super::{console, down, steps};
 use crate::keeper;
-use crate::keeper::duty::Duty;
+use crate::keeper::duty::{Duty, Watchdog};
 use crate::keeper::ending::Ending;
 use crate::sys::{machine, process, signals};
 use console::tell;
@@ -60,6 +60,9 @@ pub mod told {
     pub const MANIFESTS: &str = "BERTH_MANIFESTS";
     /// The program to execute on a new root.
     pub const ROOT: &str = "BERTH_NEW_INIT";
+    /// All that PID 1 listens to.
+    pub const ALL: [&str; 8] =
+        [PATIENCE, KILL, HEARTBEAT, WATCHDOG, BUTTON, MANIFESTS, ROOT, super::console::SHELL];
 }
 
 /// Whether this process is to be the machine's init: PID 1, and called so.
@@ -80,10 +83,12 @@ enum Booted {
 
 /// Is init. Returns never: a machine whose init ends stands still (panic(9)).
 pub fn main() -> ! {
+    // Whoever is PID 1 loses a signal that it has no handler for. So none comes but where
+    // it is asked for, until the keeper has its handlers: an order waits till then.
+    signals::block_all();
+    // After `reexec` it would be that of the binary.
+    let _ = rustix::thread::set_name(c"init");
     if std::env::var_os(keeper::run::RESUME).is_none() {
-        // Children and this process itself get no signal between two steps but by
-        // asking for it.
-        signals::block_all();
         first_mounts();
         console::open();
         // Ctrl-Alt-Del becomes SIGINT to us instead of a reboot at once (reboot(2)).
@@ -91,11 +96,11 @@ pub fn main() -> ! {
         match boot() {
             Booted::Up => {}
             Booted::Moved(init) => move_to(&init),
-            Booted::Down(ending) => down::go_down(ending),
+            Booted::Down(ending) => down::go_down(ending, None),
         }
     }
+    let mut rescuer = None;
     loop {
-        signals::restore(0);
         let manifests = std::env::var(told::MANIFESTS).unwrap_or_default();
         let dirs = manifests.split(':').filter(|dir| !dir.is_empty()).map(str::to_owned);
         let engine: Vec<String> = ["--root", "/", "engine", "--quiet"]
@@ -103,20 +108,47 @@ pub fn main() -> ! {
             .into_iter()
             .chain(dirs)
             .collect();
-        match keeper::start::up(Path::new("/run/berth/berth.pid"), &engine, duty()) {
-            Ok(finished) => {
+        let up = || keeper::start::up(Path::new("/run/berth/berth.pid"), &engine, duty());
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(up));
+        signals::block_all();
+        match ran {
+            Ok(Ok(finished)) => {
                 if let Some(ending) = finished.ending {
-                    signals::block_all();
-                    down::go_down(ending);
+                    down::go_down(ending, finished.watchdog);
                 }
                 tell("the supervisor ended without an order to go down; starting it again");
             }
-            Err(error) => {
-                tell(&format!("the supervisor can't run: {error}"));
-                let _ = console::rescue();
+            Ok(Err(error)) => tell(&format!("the supervisor can't run: {error}")),
+            Err(_) => tell("a bug where the supervisor starts; trying again"),
+        }
+        rescuer = rescuer.or_else(console::rescue);
+        hold_out(Duration::from_secs(1), &mut rescuer);
+    }
+}
+
+/// While there is no keeper: reaps whoever ends and obeys whoever says that the machine is
+/// to go down. Every signal must be blocked.
+fn hold_out(time: Duration, rescuer: &mut Option<i32>) {
+    let begun = Instant::now();
+    loop {
+        while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
+            if *rescuer == Some(pid.as_raw_nonzero().get()) {
+                *rescuer = None;
             }
         }
-        std::thread::sleep(Duration::from_secs(1));
+        let left = time.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return;
+        }
+        obey(signals::wait_for(left));
+    }
+}
+
+/// Goes down if that is what a signal asks for.
+fn obey(signal: Option<i32>) {
+    if let Some(ending) = signal.and_then(Ending::of_signal) {
+        tell(&format!("asked to {}", ending.word()));
+        down::go_down(ending, None);
     }
 }
 
@@ -143,7 +175,7 @@ fn first_mounts() {
 }
 
 /// Whether something is mounted there: it is another device than what is above it.
-fn is_mounted(path: &Path) -> bool {
+pub(super) fn is_mounted(path: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
     let above = path.parent().and_then(device);
     device(path).is_some_and(|device| Some(device) != above)
@@ -202,9 +234,10 @@ fn boot() -> Booted {
     let text = String::from_utf8_lossy(&text);
     let mut new_init = None;
     for (name, value) in text.split('\0').filter_map(|line| line.split_once('=')) {
-        match name {
-            told::ROOT => new_init = Some(value.to_owned()),
-            _ => process::set_variable(name, value),
+        match told::ALL.iter().find(|known| **known == name) {
+            Some(&told::ROOT) => new_init = Some(value.to_owned()),
+            Some(known) => process::set_variable(known, value),
+            None => {}
         }
     }
     new_init.map_or(Booted::Up, Booted::Moved)
@@ -237,22 +270,32 @@ fn move_to(init: &str) -> ! {
             0
         });
     }
-    let Ok(program) = std::ffi::CString::new(init) else { down::go_down(Ending::Reboot) };
+    let Ok(program) = std::ffi::CString::new(init) else { down::go_down(Ending::Reboot, None) };
     let variables = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/"];
     let environment: Vec<_> =
         variables.into_iter().filter_map(|text| std::ffi::CString::new(text).ok()).collect();
     let environment: Vec<_> = environment.iter().map(|text| text.as_c_str()).collect();
+    // An order that came meanwhile; the new program, whose it may be, expects no signal to
+    // be blocked.
+    while let Some(signal) = signals::wait_for(Duration::ZERO) {
+        obey(Some(signal));
+    }
     signals::restore(0);
     // A program of another name than `init` would not know what it is.
     let error = process::replace(&program, &[c"init"], &environment);
     tell(&format!("executing {init} on the new root: {error}"));
+    signals::block_all();
     console::shell("the new root has no init", "/bin/sh:/bin/busybox sh");
-    down::go_down(Ending::Reboot)
+    down::go_down(Ending::Reboot, None)
 }
 
-fn seconds(name: &str) -> Option<Duration> {
-    let text = std::env::var(name).ok()?;
-    text.parse().ok().map(Duration::from_secs)
+/// What PID 1 was told, or what is usual where the child of the boot did not come to tell
+/// it.
+pub(super) fn seconds(name: &str, usual: Duration) -> Duration {
+    /// As good as for ever, and no sum of times ends beyond all numbers.
+    const YEAR: u64 = 365 * 24 * 3600;
+    let told = std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    told.map_or(usual, |seconds| Duration::from_secs(seconds.min(YEAR)))
 }
 
 /// What the keeper owes this machine.
@@ -261,10 +304,11 @@ fn duty() -> Duty {
         Ok("ignore") => Vec::new(),
         _ => power_buttons(),
     };
+    let usual = Config::default();
     Duty {
         is_init: true,
-        patience: seconds(told::PATIENCE),
-        heartbeat: seconds(told::HEARTBEAT),
+        patience: Some(seconds(told::PATIENCE, usual.shutdown_timeout)),
+        heartbeat: Some(seconds(told::HEARTBEAT, usual.heartbeat)),
         buttons,
         watchdog: watchdog(),
         rescue: Some(console::rescue),
@@ -294,44 +338,55 @@ fn power_buttons() -> Vec<OwnedFd> {
 }
 
 /// The hardware's watchdog, armed; fed three times within its time.
-fn watchdog() -> Option<(OwnedFd, Duration)> {
+fn watchdog() -> Option<Watchdog> {
     use std::os::fd::AsFd;
     let text = std::env::var(told::WATCHDOG).ok()?;
     let (wanted, device) = text.split_once(':')?;
     let wanted: i32 = wanted.parse().ok()?;
     let opened = File::options().write(true).open(device);
-    let file = match opened {
+    let device = match opened {
         Ok(file) => OwnedFd::from(file),
         Err(error) => {
             tell(&format!("opening the watchdog {device}: {error}"));
             return None;
         }
     };
-    let taken = machine::set_watchdog(file.as_fd(), wanted).unwrap_or(wanted);
-    Some((file, Duration::from_secs(taken.unsigned_abs().into()) / 3))
+    let time = machine::set_watchdog(device.as_fd(), wanted).unwrap_or(wanted);
+    let period = Duration::from_secs(time.unsigned_abs().max(1).into()) / 3;
+    Some(Watchdog { device, period })
 }
 
-/// What [`steps::run`] tells PID 1.
-pub(super) fn tell_init(pipe: &mut File, config: &super::config::Config, init: Option<&str>) {
+/// What [`steps::run`] tells PID 1 before anything can go wrong in it. It is read when the
+/// child has ended: all of it must have room in a pipe.
+pub(super) fn tell_init(pipe: &mut File, config: &Config) {
+    const LONGEST: usize = 8192;
     let mut text = String::new();
-    let mut say = |name: &str, value: &str| text += &format!("{name}={value}\0");
+    let mut say = |name: &str, value: &str| match value {
+        value if value.len() > LONGEST || value.contains('\0') => {
+            tell(&format!("what boot.toml says for {name} is too long, or has a NUL in it"));
+        }
+        value => text += &format!("{name}={value}\0"),
+    };
     say(told::PATIENCE, &config.shutdown_timeout.as_secs().to_string());
     say(told::KILL, &config.kill_timeout.as_secs().to_string());
     say(told::HEARTBEAT, &config.heartbeat.as_secs().max(1).to_string());
     say(console::SHELL, &console::shells_as_text(config));
     if let Some(time) = config.watchdog {
         let device = config.watchdog_device.display();
-        say(told::WATCHDOG, &format!("{}:{device}", time.as_secs().max(1)));
+        let seconds = i32::try_from(time.as_secs()).unwrap_or(i32::MAX).max(1);
+        say(told::WATCHDOG, &format!("{seconds}:{device}"));
     }
     if config.power_button == PowerButton::Ignore {
         say(told::BUTTON, "ignore");
     }
     let dirs: Vec<String> = config.manifests.iter().map(|dir| dir.display().to_string()).collect();
     say(told::MANIFESTS, &dirs.join(":"));
-    if let Some(init) = init {
-        say(told::ROOT, init);
-    }
     let _ = pipe.write_all(text.as_bytes());
+}
+
+/// Where PID 1 moves to.
+pub(super) fn tell_root(pipe: &mut File, init: &str) {
+    let _ = pipe.write_all(format!("{}={init}\0", told::ROOT).as_bytes());
 }
 
 /// What a boot of this machine would do now, for people.

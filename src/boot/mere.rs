@@ -51,15 +51,12 @@ pub fn run(options: &Options, command: &[CString]) -> i32 {
         machine::signal_at_parent_death(signal);
     }
     let is_subreaper = rustix::process::child_subreaper().is_ok_and(|set| set.is_some());
-    if std::process::id() != 1 && !is_subreaper {
+    if std::process::id() != 1 && !is_subreaper && !options.session {
         tell(
             "this is neither PID 1 nor a subreaper (-s), so zombie reaping won't work for \
              processes that lose their parent",
         );
     }
-    // Signals that the kernel sends for what a program itself did wrong are not for
-    // others, and blocked ones of these would end it anyway.
-    let own = [libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT];
     let inherited = signals::block_all();
     let mut skip: BTreeSet<i32> = BTreeSet::new();
     if options.session && machine::leave_terminal() && is_session_leader() {
@@ -76,6 +73,8 @@ pub fn run(options: &Options, command: &[CString]) -> i32 {
     if options.verbose {
         tell(&format!("started process {child}"));
     }
+    // Where it was started may be unmounted as long as the command itself does not mind.
+    let _ = rustix::process::chdir("/");
     let target = if options.session || options.group { -child } else { child };
     let pass_on = |signal: i32| {
         let of_session = options.session && OF_TERMINALS.contains(&signal);
@@ -111,7 +110,10 @@ pub fn run(options: &Options, command: &[CString]) -> i32 {
                 }
                 return if options.expected.contains(&code) { 0 } else { code };
             }
-        } else if skip.remove(&signal) || own.contains(&signal) {
+        } else if skip.remove(&signal) {
+            if options.verbose {
+                tell(&format!("not passing on signal {signal}, of the terminal given up"));
+            }
         } else {
             pass_on(signal);
             if OF_TERMINALS.contains(&signal) && std::process::id() != 1 {

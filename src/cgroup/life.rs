@@ -4,12 +4,22 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 
 use super::{Cgroup, Error, Result};
+
+/// Those who hold a group still while they look at what it works on.
+#[derive(Debug, Default)]
+pub(super) struct Still {
+    holders: u32,
+    /// Whether it goes on after the last of them: not if it was frozen before, or
+    /// somebody has frozen it meanwhile.
+    thaw_after: bool,
+}
 
 /// How often a v1 group is frozen, killed and thawed before it is given up.
 const ROUNDS: usize = 100;
@@ -88,11 +98,11 @@ impl Cgroup {
                 return Ok(());
             }
             // Frozen they can't fork; the signal takes effect when they thaw.
-            let _ = self.freeze();
+            let _ = self.set_frozen(true);
             for pid in self.procs() {
                 signal(pid);
             }
-            let _ = self.thaw();
+            let _ = self.set_frozen(false);
             wait_for(&pids)?;
         }
         Err(Error::new(
@@ -103,12 +113,50 @@ impl Cgroup {
 
     /// Stops every process of it where it is.
     pub fn freeze(&self) -> Result<()> {
+        let mut still = self.still();
+        still.thaw_after = false;
         self.set_frozen(true)
     }
 
-    /// Lets them go on.
+    /// Lets them go on; once nobody holds them still any more, if somebody does.
     pub fn thaw(&self) -> Result<()> {
-        self.set_frozen(false)
+        let mut still = self.still();
+        match still.holders {
+            0 => self.set_frozen(false),
+            _ => {
+                still.thaw_after = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops every process of it for a while, until as many have called
+    /// [`Cgroup::let_go`]. What is frozen already, or is meanwhile, stays so.
+    pub fn hold_still(&self) -> Result<()> {
+        let mut still = self.still();
+        if still.holders == 0 {
+            still.thaw_after = !self.is_frozen();
+            if still.thaw_after {
+                self.set_frozen(true)?;
+            }
+        }
+        still.holders += 1;
+        Ok(())
+    }
+
+    /// The end of [`Cgroup::hold_still`].
+    pub fn let_go(&self) -> Result<()> {
+        let mut still = self.still();
+        still.holders = still.holders.saturating_sub(1);
+        match still.holders == 0 && still.thaw_after {
+            true => self.set_frozen(false),
+            false => Ok(()),
+        }
+    }
+
+    fn still(&self) -> MutexGuard<'_, Still> {
+        // A lock that somebody died with still holds a whole count.
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_frozen(&self, frozen: bool) -> Result<()> {

@@ -91,6 +91,8 @@ pub struct Cgroup {
     applied: Mutex<Option<Resources>>,
     /// It was ended by `cgroup.kill`; see [`Cgroup::renew`].
     was_killed: AtomicBool,
+    /// Who holds it still; see [`Cgroup::hold_still`].
+    still: Mutex<life::Still>,
 }
 
 impl Cgroup {
@@ -105,6 +107,7 @@ impl Cgroup {
                 .collect(),
             applied: Mutex::new(None),
             was_killed: AtomicBool::new(false),
+            still: Mutex::default(),
         }
     }
 

@@ -100,6 +100,37 @@ fn a_frozen_group_stays_and_can_be_ended() {
     child.wait().unwrap();
 }
 
+/// Who holds a group still undoes only what they did.
+#[test]
+fn what_is_held_still_goes_on_as_it_was() {
+    let own = Own::new();
+    let group = &own.group;
+    group.hold_still().unwrap();
+    group.hold_still().unwrap();
+    group.let_go().unwrap();
+    assert!(group.is_frozen(), "another one still looks at it");
+    group.let_go().unwrap();
+    assert!(!group.is_frozen());
+    // Frozen before, by whomever.
+    group.freeze().unwrap();
+    group.hold_still().unwrap();
+    group.let_go().unwrap();
+    assert!(group.is_frozen());
+    // Thawed meanwhile: after the last of them.
+    group.hold_still().unwrap();
+    group.thaw().unwrap();
+    assert!(group.is_frozen());
+    group.let_go().unwrap();
+    assert!(!group.is_frozen());
+    // Frozen meanwhile.
+    group.hold_still().unwrap();
+    group.freeze().unwrap();
+    group.let_go().unwrap();
+    assert!(group.is_frozen());
+    group.thaw().unwrap();
+    assert!(!group.is_frozen());
+}
+
 #[test]
 fn groups_are_found_and_removed() {
     let own = Own::new();

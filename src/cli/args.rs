@@ -329,7 +329,8 @@ pub struct Up {
     #[arg(long, value_name = "FILE", requires = "tcp")]
     pub tls_key: Option<PathBuf>,
     /// End when this container does, with its exit status: as the entrypoint of somebody
-    /// else's container. The others are stopped then.
+    /// else's container. The others are stopped then. It is started again only if its
+    /// restart policy is on-failure, and never waits for a time.
     #[arg(long, value_name = "NAME", conflicts_with = "wait")]
     pub main: Option<crate::manifest::scalar::Name>,
     /// In a session of its own: how --wait starts it.

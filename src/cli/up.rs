@@ -12,6 +12,8 @@ use super::Result;
 use super::args::Up;
 use crate::engine::paths::Paths;
 use crate::engine::start::{Options, run};
+use crate::manifest::Loader;
+use crate::manifest::scalar::Name;
 
 pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
     if !rustix::process::geteuid().is_root() {
@@ -37,6 +39,7 @@ pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
         }
     }
     if let Some(main) = &args.main {
+        check_main(paths, args, main)?;
         engine.extend(["--main".to_owned(), main.to_string()]);
     }
     for dir in &args.dirs {
@@ -46,6 +49,34 @@ pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
     let duty = crate::keeper::duty::Duty::default();
     let finished = crate::keeper::start::up(&paths.lock(), &engine, duty)?;
     Ok(ExitCode::from(u8::try_from(finished.code).unwrap_or(1)))
+}
+
+/// `--main` must name something that can end.
+fn check_main(paths: &Paths, args: &Up, main: &Name) -> Result<()> {
+    let dirs = match args.dirs.is_empty() {
+        true => paths.manifest_dirs().into_iter().chain([paths.created_dir()]).collect(),
+        false => args.dirs.clone(),
+    };
+    let loaded = Loader::new(dirs).load();
+    if loaded.broken.contains_key(main) {
+        // The engine tells what is wrong; an earlier version of it may be good.
+        return Ok(());
+    }
+    let Some(definition) = loaded.containers.get(main) else {
+        let names: Vec<&str> = loaded.containers.keys().map(Name::as_str).collect();
+        let meant = match crate::manifest::nearest(main.as_str(), &names) {
+            Some(meant) => format!("; did you mean {meant}?"),
+            None if names.is_empty() => "; there are no manifests".to_owned(),
+            None => format!("; there are {}", names.join(", ")),
+        };
+        return Err(format!("--main {main}: no manifest declares it{meant}").into());
+    };
+    let why = match &definition.container {
+        container if container.is_target() => "it runs nothing, and only names others",
+        container if container.is_timed() => "it is run at times, and never ends for good",
+        _ => return Ok(()),
+    };
+    Err(format!("--main {main}: {why} ({})", definition.source.display()).into())
 }
 
 /// Starts a Berth that outlives this command, unless one runs, and waits for it.
@@ -82,13 +113,28 @@ pub fn in_background(paths: &Paths, root: &Path, args: &Up) -> Result {
     local.block_on(&runtime, super::apply::apply(&client, true, left))
 }
 
+/// Standard error, which may be a console that takes nothing: then what is said is lost, and
+/// containers go on.
+struct Stderr;
+
+impl std::io::Write for Stderr {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        crate::keeper::say::patiently(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 pub fn engine(paths: Paths, args: Up) -> Result {
     let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
         .with_target(false)
         .with_ansi(colour)
         .compact()

@@ -13,6 +13,7 @@ use super::reconcile::{Action, Event, ExitStatus};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use super::terminal::Pump;
 use crate::cgroup::Cgroup;
+use crate::keeper::process::{has_ended, start_time};
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
 use crate::manifest::scalar::{Name, Signal};
@@ -32,8 +33,15 @@ impl Engine {
                 }
             }
             Action::KillAll { name, incarnation } => self.kill_all(name, incarnation),
-            Action::Freeze { name, .. } => self.with_cgroup(&name, "freezing", Cgroup::freeze),
-            Action::Thaw { name, .. } => self.with_cgroup(&name, "thawing", Cgroup::thaw),
+            Action::Freeze { name, .. } => {
+                // Nobody looks after the health of what stands still.
+                self.unwatch_health(&name);
+                self.with_cgroup(&name, "freezing", Cgroup::freeze);
+            }
+            Action::Thaw { name, incarnation } => {
+                self.with_cgroup(&name, "thawing", Cgroup::thaw);
+                self.watch_health(&name, incarnation);
+            }
             Action::ApplyLive { name, .. } => self.apply_live(name),
             Action::ReloadExec { name, incarnation, command } => {
                 let job = Job { command, ..Job::default() };
@@ -45,20 +53,29 @@ impl Engine {
                     tracing::error!("{error}");
                 }
                 self.lives.clear();
-                self.workshop.networks.tear_down();
-                for name in Cgroup::list(&self.workshop.parent).unwrap_or_default() {
-                    if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name)
-                        && let Err(error) = cgroup.remove()
-                    {
-                        tracing::warn!("{error}");
-                    }
-                }
-                self.workshop.parent.remove();
-                let finish = Message { code: self.code, ..Message::new(Kind::Finish) };
-                self.link.send(finish, Vec::new());
-                self.finished = true;
+                let effects = self.effects.clone();
+                // Plugins and the kernel may take long; the keeper hears from us meanwhile.
+                self.workshop.networks.later(move |networks| {
+                    networks.tear_down();
+                    let _ = effects.send(Effect::TornDown);
+                });
             }
         }
+    }
+
+    /// The networks are gone, the last thing of ours that is there.
+    pub(super) fn torn_down(&mut self) {
+        for name in Cgroup::list(&self.workshop.parent).unwrap_or_default() {
+            if let Ok(Some(cgroup)) = Cgroup::open_existing(&self.workshop.parent, &name)
+                && let Err(error) = cgroup.remove()
+            {
+                tracing::warn!("{error}");
+            }
+        }
+        self.workshop.parent.remove();
+        let finish = Message { code: self.code, ..Message::new(Kind::Finish) };
+        self.link.send(finish, Vec::new());
+        self.finished = true;
     }
 
     fn key(&mut self) -> u64 {
@@ -73,10 +90,21 @@ impl Engine {
         let Some(manifest) = record.applied.clone() else {
             return;
         };
-        if let Some(unmet) = super::notify::unmet(&manifest) {
-            self.apply_later(Event::Skipped { name, incarnation, unmet });
-            return;
+        if super::notify::has_conditions(&manifest) {
+            self.look_at_conditions(name, incarnation, renew, manifest);
+        } else {
+            self.launch_at_last(name, incarnation, renew);
         }
+    }
+
+    /// Its conditions hold, if it has any.
+    pub(super) fn launch_at_last(&mut self, name: Name, incarnation: u64, renew: bool) {
+        let Some(record) = self.observed.record(&name) else {
+            return;
+        };
+        let Some(manifest) = record.applied.clone() else {
+            return;
+        };
         let id = record.id.clone();
         let image = record
             .image
@@ -86,8 +114,13 @@ impl Engine {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
         };
-        if let Err(error) = self.hold_sockets(&name, &manifest) {
-            self.apply_later(Event::LaunchFailed { name, incarnation, code: 125, error });
+        if let Err(unheld) = self.hold_sockets(&name, &manifest) {
+            let effects = self.effects.clone();
+            tokio::task::spawn_blocking(move || {
+                let error = unheld.explain();
+                let failed = Event::LaunchFailed { name, incarnation, code: 125, error };
+                let _ = effects.send(Effect::Event(failed));
+            });
             return;
         }
         let sockets = self.sockets_of(&name);
@@ -400,7 +433,7 @@ impl Engine {
     fn kill_group(&self, name: &Name, incarnation: u64) {
         let running = self.lives.get(name).and_then(|live| live.running(incarnation));
         if let Some(process) = running.filter(|_| !self.workshop.parent.has_groups()) {
-            let _ = signals::kill(-process.pid, libc::SIGKILL);
+            end_group(process);
         }
     }
 
@@ -447,7 +480,8 @@ impl Engine {
         let cgroup = live.cgroup();
         let effects = self.effects.clone();
         let network = self.network_change(&name, &manifest);
-        tokio::task::spawn_blocking(move || {
+        // In turn: of two versions of a manifest the newer one counts.
+        self.workshop.networks.later(move |_| {
             let result = match cgroup {
                 Some(cgroup) => {
                     cgroup.apply(&manifest.resources).map(drop).map_err(|e| e.to_string())
@@ -514,6 +548,21 @@ impl Engine {
     }
 }
 
+/// Ends a process group by its leader, who may be gone: then the number can be somebody
+/// else's by now.
+fn end_group(leader: &Process) {
+    match signals::send_to_group(leader.pidfd.as_fd(), libc::SIGKILL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        _ => return,
+    }
+    // Before Linux 6.9: a group that outlives its leader keeps the number from being given
+    // to a new process.
+    let is_anothers = has_ended(leader.pidfd.as_fd()) && start_time(leader.pid) != 0;
+    if !is_anothers {
+        let _ = signals::kill(-leader.pid, libc::SIGKILL);
+    }
+}
+
 /// All that a container has on disk and in the kernel, but for its record.
 fn discard(
     workshop: &prepare::Workshop,
@@ -540,7 +589,8 @@ fn discard(
         crate::rootfs::discard(&writable).map_err(|error| error.to_string())?;
         let _ = crate::rootfs::empty_trash(&paths.state_dir());
     }
-    for dir in [paths.container_run_dir(name.as_str()), paths.log_dir(name.as_str())] {
+    let name = name.as_str();
+    for dir in [paths.container_run_dir(name), paths.etc_dir(name), paths.log_dir(name)] {
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(format!("removing {}: {error}", dir.display()));
@@ -589,5 +639,36 @@ async fn read_to_end(pipe: OwnedFd) -> String {
             Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
             Err(_) => return text,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::process::pidfd;
+
+    /// What a process leaves in its group is ended with it, also when it has been reaped.
+    #[test]
+    fn a_group_outlives_its_leader_and_is_ended() {
+        use std::os::unix::process::CommandExt;
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut leader = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 <&- 2>&- & echo $!; sleep 0.2"])
+            .stdout(writer)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(leader.id()).unwrap();
+        let process = Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid };
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(&reader), &mut line).unwrap();
+        let left = pidfd(line.trim().parse().unwrap()).unwrap();
+        leader.wait().unwrap();
+        assert!(!has_ended(left.as_fd()));
+        end_group(&process);
+        // It holds the pipe open until it is gone.
+        let _ = std::io::read_to_string(reader).unwrap();
+        let mut fds = [rustix::event::PollFd::new(&left, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use super::files::Place;
 use std::os::fd::AsFd;
 
-use super::handle::{Cloned, Event as Told, Refusal, Request, Usage, View};
+use super::handle::{Event as Told, Refusal, Request, Usage, View};
 use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
@@ -43,6 +43,9 @@ impl Engine {
             Request::Files(name, answer) => {
                 let _ = answer.send(self.place(&name));
             }
+            Request::Choose(name, image, answer) => {
+                let _ = answer.send(self.choose(&name, *image));
+            }
             Request::Rescan(answer) => {
                 let loaded = self.loader.load();
                 self.manifests(loaded);
@@ -52,8 +55,7 @@ impl Engine {
                 let _ = answer.send(self.create(&name, &container));
             }
             Request::Clone(cloned, answer) => {
-                let Cloned { name, id, container, image } = *cloned;
-                let _ = answer.send(self.create_as(&id, &name, &container, image));
+                let _ = answer.send(self.create_clone(*cloned));
             }
             Request::Change(name, edit, answer) => {
                 let _ = answer.send(self.change_created(&name, edit));
@@ -264,8 +266,19 @@ impl Engine {
             image: record.image.clone(),
             volumes: std::sync::Arc::clone(&self.workshop.volumes),
             cgroup: self.lives.get(name).and_then(super::live::Live::cgroup),
-            paused: record.phase.run().is_some_and(|run| run.paused),
         })
+    }
+
+    fn choose(&mut self, name: &Name, image: super::reconcile::Image) -> Result<(), Refusal> {
+        let gone = || Refusal::NotFound(format!("No such container: {name}"));
+        let record = self.observed.record(name).ok_or_else(gone)?;
+        if record.image.is_some() {
+            return Ok(());
+        }
+        let incarnation = record.incarnation;
+        self.apply(Event::ImageChosen { name: name.clone(), incarnation, image });
+        let record = self.observed.record(name).ok_or_else(gone)?;
+        self.store.save(record).map_err(|error| Refusal::Failed(error.to_string()))
     }
 
     pub(super) fn publish_error(&self, name: &Name, error: &str) {

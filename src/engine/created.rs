@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handle::{Edit, Refusal};
+use super::handle::{Cloned, Edit, Refusal};
+use super::networks::Networks;
 use super::reconcile::{Event, Phase, Verb};
 use super::run::{Effect, Engine};
 use super::volumes;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
+use crate::rootfs::Duplicate;
 
 /// How long a container that is to be removed at its end waits for clients that
 /// still read what it printed.
@@ -47,22 +49,7 @@ impl Engine {
         container: &Container,
         image: Option<super::reconcile::Image>,
     ) -> Result<(), Refusal> {
-        if let Some(record) = self.observed.record(name) {
-            return Err(Refusal::Conflict(format!(
-                "Conflict. The container name \"/{name}\" is already in use by container \"{}\". \
-                 You have to remove (or rename) that container to be able to reuse that name.",
-                record.id
-            )));
-        }
-        if self.desired.declares(name) {
-            let file = self.sources.get(name).map(|file| file.display().to_string());
-            return Err(Refusal::Conflict(format!(
-                "Conflict. The container name \"/{name}\" is already in use by the manifest {}. \
-                 You have to remove (or rename) that container to be able to reuse that name.",
-                file.unwrap_or_default()
-            )));
-        }
-        check(container)?;
+        self.check_new(name, container)?;
         // The record first: a manifest without one would be started by whoever reads
         // it after a crash.
         let verb = Verb::Create { id: Some(id.to_owned()) };
@@ -87,6 +74,53 @@ impl Engine {
         }
         self.tell(name, "create", [("", String::new())]);
         Ok(())
+    }
+
+    /// Makes a container known that has the files of another. Its volumes get their names
+    /// in the same turn as it: nobody sees them without it, and takes them for unused.
+    pub(super) fn create_clone(&mut self, cloned: Cloned) -> Result<(), Refusal> {
+        let Cloned { name, id, container, image, changes, volumes: copies } = cloned;
+        self.check_new(&name, &container)?;
+        let mut named = Vec::new();
+        let mut made = Ok(());
+        for copy in copies {
+            match copy.publish() {
+                Ok(volume) => named.push(volume.name),
+                Err(error) => made = Err(Refusal::Failed(error.to_string())),
+            }
+        }
+        let made = made.and_then(|()| self.create_as(&id, &name, &container, image));
+        match &made {
+            Ok(()) => changes.into_iter().for_each(Duplicate::keep),
+            Err(_) => {
+                for volume in named {
+                    if let Err(error) = self.workshop.volumes.remove(&volume) {
+                        tracing::warn!("{error}");
+                    }
+                }
+            }
+        }
+        made
+    }
+
+    /// Whether a container can be made: its name is free, and it makes sense.
+    fn check_new(&self, name: &Name, container: &Container) -> Result<(), Refusal> {
+        if let Some(record) = self.observed.record(name) {
+            return Err(Refusal::Conflict(format!(
+                "Conflict. The container name \"/{name}\" is already in use by container \"{}\". \
+                 You have to remove (or rename) that container to be able to reuse that name.",
+                record.id
+            )));
+        }
+        if self.desired.declares(name) {
+            let file = self.sources.get(name).map(|file| file.display().to_string());
+            return Err(Refusal::Conflict(format!(
+                "Conflict. The container name \"/{name}\" is already in use by the manifest {}. \
+                 You have to remove (or rename) that container to be able to reuse that name.",
+                file.unwrap_or_default()
+            )));
+        }
+        check(container)
     }
 
     pub(super) fn reload(&mut self) {
@@ -184,12 +218,15 @@ impl Engine {
             }
             self.lives.insert(to.clone(), live);
         }
-        let networks = self.workshop.networks.clone();
         let (before, after) = (name.clone(), to.clone());
-        tokio::task::spawn_blocking(move || networks.rename(before.as_str(), after.as_str()));
+        let renamed = move |all: &Networks| all.rename(before.as_str(), after.as_str());
+        self.workshop.networks.later(renamed);
+        self.rename_sockets(name, to);
         self.logs.forget(&paths.log_dir(name.as_str()));
         let _ = fs::rename(paths.log_dir(name.as_str()), paths.log_dir(to.as_str()));
-        let _ = fs::remove_dir_all(paths.container_run_dir(name.as_str()));
+        for dir in [paths.container_run_dir(name.as_str()), paths.etc_dir(name.as_str())] {
+            let _ = fs::remove_dir_all(dir);
+        }
         self.reload();
         self.tell(to, "rename", [("oldName", format!("/{name}"))]);
         written.map_err(Refusal::Failed)
@@ -279,6 +316,15 @@ pub(super) fn sync_dir(path: &Path) -> std::io::Result<()> {
 
 fn write(path: &Path, container: &Container) -> Result<(), String> {
     write_text(path, &crate::manifest::to_toml(container)?)
+}
+
+/// Removes what an engine that died left half written in a folder of files of ours.
+pub(super) fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b".new-") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Whole or not at all, and on the disk when this returns.

@@ -560,7 +560,10 @@ impl Engine {
                         *place = Some(fd);
                         true
                     }
-                    _ => false,
+                    _ => {
+                        crate::sys::rights::close(fd);
+                        false
+                    }
                 },
                 _ => true,
             };

@@ -114,6 +114,7 @@ pub fn refusal(errno: i32) -> String {
         Errno::MFILE | Errno::NFILE => "; no file descriptors are left",
         Errno::PROTO => "; keeper and engine are of different versions: `berth reexec` renews both",
         Errno::NODEV | Errno::NOENT => "; the container's cgroup is gone",
+        Errno::TIMEDOUT => "; its cgroup stands still: it is frozen, or gets no processor time",
         _ => "",
     };
     format!("starting its first process: {}{cause}", error_text(errno))

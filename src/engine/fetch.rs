@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::prepare::{self, Order};
 use super::reconcile::{Event, Image};
 use super::run::{Effect, Engine};
+use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
 
 impl Engine {
@@ -18,15 +19,17 @@ impl Engine {
             let silent = crate::image::progress::silent();
             let result = match super::images::archive(&order.manifest) {
                 Some(path) => images.root_of_archive(path).await,
-                None => images.root(&named, has.as_ref(), policy, &silent).await,
+                None => images.root(&named, has.as_ref(), policy, &silent).await.map(Some),
             };
             let result = result.map(|image| {
+                let id = image.as_ref().map(|image| &image.image.id);
                 // Changes of other files mean nothing: the container begins anew.
-                if let Some(has) = has.filter(|has| has.id != image.image.id) {
+                if let Some(has) = has.filter(|has| Some(&has.id) != id) {
                     tracing::info!("{}: {named} is not what it was ({})", order.name, has.id);
                     order.renew = true;
+                    images.changed();
                 }
-                order.image = Some(image);
+                order.image = image;
             });
             let _ = effects.send(Effect::Fetched { order, result });
         });
@@ -44,7 +47,6 @@ impl Engine {
             return;
         }
         self.fetches.remove(&name);
-        self.workshop.images.changed();
         match result {
             Ok(()) => {
                 if let Some(root) = &order.image {
@@ -59,6 +61,42 @@ impl Engine {
         }
     }
 
+    /// Looks whether the conditions of a launch hold, on a thread that a file system which
+    /// hangs may keep.
+    pub(super) fn look_at_conditions(
+        &mut self,
+        name: Name,
+        incarnation: u64,
+        renew: bool,
+        manifest: Arc<Container>,
+    ) {
+        let (of, effects) = (name.clone(), self.effects.clone());
+        let task = tokio::task::spawn_local(async move {
+            let looked = tokio::task::spawn_blocking(move || super::notify::unmet(&manifest));
+            let unmet = looked.await.unwrap_or_else(|_| Some("looking at it failed".to_owned()));
+            let _ = effects.send(Effect::Looked { name: of, incarnation, renew, unmet });
+        });
+        self.fetches.insert(name, (incarnation, task.abort_handle()));
+    }
+
+    /// Whether the conditions of a launch hold is known.
+    pub(super) fn looked(
+        &mut self,
+        name: Name,
+        incarnation: u64,
+        renew: bool,
+        unmet: Option<String>,
+    ) {
+        if self.fetches.get(&name).is_none_or(|(of, _)| *of != incarnation) {
+            return;
+        }
+        self.fetches.remove(&name);
+        match unmet {
+            Some(unmet) => self.apply(Event::Skipped { name, incarnation, unmet }),
+            None => self.launch_at_last(name, incarnation, renew),
+        }
+    }
+
     /// Gives up the pulls of containers that are no longer to run.
     pub(super) fn end_unwanted_fetches(&mut self) {
         let Engine { fetches, observed, effects, .. } = self;
@@ -67,7 +105,7 @@ impl Engine {
                 return true;
             }
             task.abort();
-            let error = "it was not to run any more before its image was there".to_owned();
+            let error = "it was not to run any more before its launch was ready".to_owned();
             let (name, incarnation) = (name.clone(), *incarnation);
             let failed = Event::LaunchFailed { name, incarnation, code: 125, error };
             let _ = effects.send(Effect::Event(failed));

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use super::images::Images;
 use super::namespaces::range_of;
 use super::paths::Paths;
+use super::prepare::is_directory;
 use super::reconcile::Image;
 use super::standstill::Standstill;
 use crate::cgroup::Cgroup;
 use crate::image::layer::{self, Change, Packed};
 use crate::manifest::model::{Container, Isolation, MountKind};
-use crate::rootfs::{self, IdRange, Lower, Volumes, Writable};
+use crate::rootfs::{self, Duplicate, IdRange, Inside, Lower, Source, Volumes, Writable};
 
 /// Where every container has mounts, whatever its image has there.
 const MADE: [&str; 6] =
@@ -39,16 +40,18 @@ pub struct Place {
     pub volumes: Arc<Volumes>,
     /// Its cgroup, if it runs.
     pub cgroup: Option<Arc<Cgroup>>,
-    /// Whether it is paused already.
-    pub paused: bool,
 }
 
 /// The files of a container.
 #[derive(Debug)]
 pub struct Files {
     place: Place,
+    /// What it was made from, with the volumes that its image wants.
+    manifest: Arc<Container>,
     writable: Writable,
     lower: Lower,
+    /// The image that is below, which fills its volumes.
+    image: Option<Image>,
 }
 
 /// A directory to resolve a path in, and the path in it.
@@ -73,16 +76,31 @@ impl Files {
         }
         let writable =
             Writable::at(&paths.state_dir(), &place.id).map_err(|error| error.to_string())?;
-        let lower = match (&place.image, &place.manifest.image) {
-            (Some(image), _) => Lower::Layers(images.layers(&image.id).await?),
+        let root = match (&place.image, &place.manifest.image) {
+            (Some(image), _) => Some(images.stored(&image.id).await?),
             // Not launched yet: the image that it would be launched from now.
-            (None, Some(name)) => Lower::Layers(images.layers(name).await?),
+            (None, Some(name)) => Some(images.stored(name).await?),
             (None, None) => match super::images::archive(&place.manifest) {
-                Some(path) => Lower::Layers(images.root_of_archive(path).await?.layers),
-                None => super::prepare::lower_of(&place.manifest, paths)?,
+                Some(path) => images.root_of_archive(path).await?,
+                None => None,
             },
         };
-        Ok(Files { place, writable, lower })
+        let mut manifest = Arc::clone(&place.manifest);
+        let mut image = None;
+        let lower = match root {
+            Some(root) => {
+                super::volumes::add(&place.id, &mut manifest, &root.image.volumes);
+                image = Some(root.image);
+                Lower::Layers(root.layers)
+            }
+            None => {
+                let (manifest, paths) = (Arc::clone(&manifest), paths.clone());
+                let found = move || super::prepare::lower_of(&manifest, &paths);
+                let found = tokio::task::spawn_blocking(found).await;
+                found.unwrap_or_else(|error| Err(error.to_string()))?
+            }
+        };
+        Ok(Files { place, manifest, writable, lower, image })
     }
 
     /// What is below its own changes, the topmost first.
@@ -95,17 +113,20 @@ impl Files {
     }
 
     /// Stops all of its processes where they are, until the returned is dropped; nothing
-    /// to do if it does not run, or is paused anyway.
+    /// to do if it does not run.
     ///
     /// # Errors
     /// In one sentence.
     pub fn stand_still(&self) -> Result<Option<Standstill>, String> {
         match &self.place.cgroup {
-            Some(cgroup) if self.place.pid > 0 && !self.place.paused => {
-                Standstill::of(Arc::clone(cgroup)).map(Some)
-            }
+            Some(cgroup) if self.place.pid > 0 => Standstill::of(Arc::clone(cgroup)).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The image that it would be launched from now, if it has not chosen one yet.
+    pub fn to_choose(&self) -> Option<&Image> {
+        self.image.as_ref().filter(|_| self.place.image.is_none())
     }
 
     /// What it was made from, and its image.
@@ -113,23 +134,22 @@ impl Files {
         (&self.place.manifest, self.place.image.as_ref())
     }
 
-    /// Copies its changes to those of a container that is not there yet.
+    /// Copies its changes, if it has any, to those of a container that is not there yet.
     ///
     /// # Errors
     /// In one sentence.
-    pub fn duplicate(&self, to: &Writable) -> Result<(), String> {
+    pub fn duplicate(&self, to: &Writable) -> Result<Option<Duplicate>, String> {
         match self.is_fresh() {
-            true => Ok(()),
-            false => self.writable.duplicate(to).map_err(|error| error.to_string()),
+            true => Ok(None),
+            false => self.writable.duplicate(to).map(Some).map_err(|error| error.to_string()),
         }
     }
 
     /// What a launch makes in its root to mount upon.
     fn points(&self) -> layer::Points {
         let fixed = MADE.iter().map(PathBuf::from);
-        let mounts = self.place.manifest.mounts.iter().map(|mount| mount.target.clone());
-        let wanted = self.place.image.iter().flat_map(|image| image.volumes.clone());
-        fixed.chain(mounts).chain(wanted).collect()
+        let mounts = self.manifest.mounts.iter().map(|mount| mount.target.clone());
+        fixed.chain(mounts).collect()
     }
 
     /// Whether it was ever launched: before that it has changed nothing.
@@ -203,7 +223,8 @@ impl Files {
         Ok((user.uid, user.gid))
     }
 
-    /// The way to a path of the container.
+    /// The way to a path of the container. One that was never launched must have chosen
+    /// its image before ([`Files::to_choose`]): what is put into it is put upon that.
     ///
     /// # Errors
     /// In one sentence.
@@ -223,42 +244,51 @@ impl Files {
                 .map(|first| IdRange { first, count: super::namespaces::COUNT });
             return Ok(Entrance { root, path, ids });
         }
-        if let Some(entrance) = self.volume(&path)? {
-            return Ok(entrance);
+        if self.image.is_some() && self.is_fresh() {
+            // As its first launch does, which then is not the first any more.
+            super::prepare::seed(&self.place.volumes, &self.manifest, self.layers())?;
         }
         let root = rootfs::prepare(&self.lower, &self.writable, None)
             .map_err(|error| error.to_string())?;
-        Ok(Entrance { root: root.mounts.root, path, ids: None })
+        let mut inside = self.mounts(&path)?;
+        inside.extend(root.mounts.submounts.into_iter().map(|submount| Inside {
+            directory: is_directory(submount.mount.as_fd()),
+            target: submount.target,
+            mount: submount.mount,
+        }));
+        let root = rootfs::assemble(root.mounts.root, inside).map_err(|error| error.to_string())?;
+        Ok(Entrance { root, path, ids: None })
     }
 
-    /// A path that lies in a volume or bind mount of a container that does not run.
-    fn volume(&self, path: &Path) -> Result<Option<Entrance>, String> {
-        let mounts = self.place.manifest.mounts.iter();
-        let mounts = mounts.filter(|mount| path.starts_with(&mount.target));
-        let Some(mount) = mounts.max_by_key(|mount| mount.target.as_os_str().len()) else {
-            return Ok(None);
-        };
-        let source = match (mount.kind(), &mount.source) {
-            (MountKind::Volume, Some(name)) => {
-                let volumes = &self.place.volumes;
-                // Before the first launch it may not be there yet.
-                volumes
-                    .create(name)
-                    .and_then(|_| volumes.data(name))
-                    .map_err(|error| error.to_string())?
+    /// The volumes and bind mounts of a container that does not run. Its files can be
+    /// had also where the source of a mount is gone, but for those in that mount.
+    fn mounts(&self, asked: &Path) -> Result<Vec<Inside>, String> {
+        let mut inside = Vec::new();
+        for mount in &self.manifest.mounts {
+            let source = match (mount.kind(), &mount.source) {
+                (MountKind::Volume, Some(name)) => Source::Volume(name),
+                (MountKind::Bind, Some(path)) => Source::Path(Path::new(path)),
+                _ => continue,
+            };
+            match self.place.volumes.mount(source, None, mount.read_only) {
+                Ok(bind) => inside.push(Inside {
+                    target: mount.target.clone(),
+                    directory: bind.directory,
+                    mount: bind.mount,
+                }),
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::NotFound
+                        && !asked.starts_with(&mount.target) => {}
+                Err(error) => return Err(error.to_string()),
             }
-            (MountKind::Bind, Some(path)) => PathBuf::from(path),
-            _ => return Ok(None),
-        };
-        let root = std::fs::File::open(&source)
-            .map_err(|error| format!("opening {}: {error}", source.display()))?;
-        let below = path.strip_prefix(&mount.target).unwrap_or(path);
-        // A trailing `/.` is part of what is asked and must not be lost.
-        let text = path.as_os_str().as_encoded_bytes();
-        let mut below = Path::new("/").join(below).into_os_string();
-        if text.ends_with(b"/.") || text.ends_with(b"/") {
-            below.push("/.");
         }
-        Ok(Some(Entrance { root: root.into(), path: below.into(), ids: None }))
+        Ok(inside)
+    }
+
+    fn layers(&self) -> &[PathBuf] {
+        match &self.lower {
+            Lower::Layers(layers) => layers,
+            Lower::Host { .. } => &[],
+        }
     }
 }

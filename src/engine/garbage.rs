@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::handle::Handle;
 use super::images::blocking;
 use crate::image::store::{Keep, Pins};
-use crate::image::{Error, Reference};
+use crate::image::{Digest, Error, Kind};
 
 /// So long after a change: several of them are one pass.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -18,21 +18,34 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// What containers and manifests hold: none of it may go.
 ///
 /// # Errors
-/// If the store can't be opened.
+/// If the store can't be opened, or it is not known which containers there are.
 pub async fn pins(handle: &Handle) -> Result<Pins, Error> {
     let store = handle.images.store().await?;
-    let views = handle.list().await;
+    let views = handle.users().await.map_err(|refusal| Error::new(Kind::System, refusal.text()))?;
     blocking(move || {
         let mut pins = Pins::default();
         for view in views {
-            let made_of = view.image.and_then(|id| id.parse().ok());
-            let name = view.manifest.image.and_then(|name| name.parse::<Reference>().ok());
-            let means = name.and_then(|name| store.find(&name).ok().flatten());
-            pins.images.extend(made_of.into_iter().chain(means.map(|image| image.id)));
-        }
-        for id in &pins.images {
-            if let Ok(image) = store.resolve(&id.to_string()) {
-                pins.layers.extend(image.config.rootfs.names());
+            // What it is made of is mounted, whatever can be read of it.
+            if let Some(id) = view.image.and_then(|id| id.parse::<Digest>().ok()) {
+                pins.images.insert(id);
+                match store.resolve(&id.to_string()) {
+                    Ok(image) => pins.layers.extend(image.config.rootfs.names()),
+                    Err(error) => pins.unknown.push(format!(
+                        "which layers {} is made of is not known ({error}); pull its image again, \
+                         or remove the container",
+                        view.name
+                    )),
+                }
+            }
+            // What it would be made of now: a name, or an id.
+            match view.manifest.image.map(|named| store.resolve(&named)) {
+                Some(Ok(image)) => {
+                    pins.images.insert(image.id);
+                    pins.layers.extend(image.config.rootfs.names());
+                }
+                Some(Err(error)) if error.kind() == Kind::System => return Err(error),
+                // Not pulled yet, or to be pulled again.
+                _ => {}
             }
         }
         Ok(pins)

@@ -22,6 +22,7 @@ use crate::logs::Logs;
 use crate::manifest::model::{Container, NetworkFile};
 use crate::manifest::scalar::Name;
 use crate::network::link::Traffic;
+use crate::rootfs::{Duplicate, Unnamed};
 
 /// What a container looks like from outside, at one instant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,6 +137,19 @@ pub enum Refusal {
     Failed(String),
 }
 
+impl Refusal {
+    /// The reason, for people.
+    pub fn text(self) -> String {
+        match self {
+            Refusal::AlreadySo => "it is so already".to_owned(),
+            Refusal::NotFound(text)
+            | Refusal::Conflict(text)
+            | Refusal::Invalid(text)
+            | Refusal::Failed(text) => text,
+        }
+    }
+}
+
 /// Something that happened, in the words of Docker's `/events`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -216,6 +230,10 @@ pub struct Cloned {
     pub container: Container,
     /// The image that its files are changes of.
     pub image: Option<super::reconcile::Image>,
+    /// Its changes, if it has any.
+    pub changes: Option<Duplicate>,
+    /// The copies of the other one's volumes.
+    pub volumes: Vec<Unnamed>,
 }
 
 /// A change of a manifest. It is made by the loop, of what is written down then: so no
@@ -247,6 +265,8 @@ pub enum Request {
     Processes(Name, oneshot::Sender<Vec<[String; 4]>>),
     /// Where a container's files are.
     Files(Name, oneshot::Sender<Result<Place, Refusal>>),
+    /// A container that was never launched is made of this image from now on.
+    Choose(Name, Box<super::reconcile::Image>, oneshot::Sender<Result<(), Refusal>>),
     /// Read all manifests again.
     Rescan(oneshot::Sender<()>),
     /// Replace keeper and engine by the binary that is on disk.
@@ -297,6 +317,8 @@ pub struct Handle {
     pub networks: Networks,
     /// See [`Handle::without_secrets`].
     pub hides_secrets: bool,
+    /// Whether the record of every container could be read.
+    pub knows_all: bool,
 }
 
 /// Counts the clients that still read what a container printed: one that is to be
@@ -372,6 +394,21 @@ impl Handle {
         views.into_iter().map(|view| self.shown(view)).collect()
     }
 
+    /// All containers, to see what nobody uses: never fewer than there are.
+    ///
+    /// # Errors
+    /// If it is not known which there are.
+    pub async fn users(&self) -> Result<Vec<View>, Refusal> {
+        if !self.knows_all {
+            return Err(Refusal::Failed(
+                "the record of a container can't be read (Berth's log says which): what it uses \
+                 is not known, so nothing is removed for being unused"
+                    .to_owned(),
+            ));
+        }
+        self.ask(Request::List).await.ok_or(()).or_else(|()| ending())
+    }
+
     /// One container by name, id or the beginning of its id.
     pub async fn find(&self, which: &str) -> Result<View, Refusal> {
         let found = self.ask(|answer| Request::Find(which.to_owned(), answer)).await;
@@ -432,6 +469,20 @@ impl Handle {
         let place = self.ask(|answer| Request::Files(name.clone(), answer)).await;
         let place = place.unwrap_or_else(ending)?;
         Files::of(place, &self.paths, &self.images).await.map_err(Refusal::Failed)
+    }
+
+    /// The same to put something into them, or to look at them as they will be. One that
+    /// was never launched keeps the image that it has now: what it holds would otherwise
+    /// be nobody's, and its files those of another image.
+    pub async fn files_to_enter(&self, name: &Name) -> Result<Files, Refusal> {
+        let files = self.files(name).await?;
+        if let Some(image) = files.to_choose() {
+            let image = Box::new(image.clone());
+            self.ask(|answer| Request::Choose(name.clone(), image, answer))
+                .await
+                .unwrap_or_else(ending)?;
+        }
+        Ok(files)
     }
 
     /// Reads all manifests again, now.

@@ -106,19 +106,19 @@ impl Images {
         image.map(|image| image.config).map_err(|error| error.to_string())
     }
 
-    /// The unpacked layers of an image by its id, the topmost first.
+    /// The root that an image makes which is here, by its name or id.
     ///
     /// # Errors
     /// If it is not there, or not whole.
-    pub async fn layers(&self, id: &str) -> Result<Vec<PathBuf>, String> {
+    pub async fn stored(&self, name: &str) -> Result<ImageRoot, String> {
         let store = self.store().await.map_err(|error| error.to_string())?;
-        let id = id.to_owned();
-        let layers = blocking(move || {
-            let image = store.resolve(&id)?;
+        let name = name.to_owned();
+        let root = blocking(move || {
+            let image = store.resolve(&name)?;
             store.unpack_missing(&image)?;
-            store.root_layers(&image)
+            root_of(&store, image, &name)
         });
-        layers.await.map_err(|error| error.to_string())
+        root.await.map_err(|error| error.to_string())
     }
 
     /// The root of a container: of the image that it has, or of the one that `name`
@@ -147,26 +147,34 @@ impl Images {
             Some(image) => image,
             None => {
                 let name: Reference = name.parse().map_err(|error: Error| error.to_string())?;
+                let (looking, wanted) = (store.clone(), name.clone());
+                let before = blocking(move || looking.find(&wanted)).await.ok().flatten();
                 let ensured = puller.ensure(&name, policy, None, sink).await;
-                ensured.map_err(|error| error.to_string())?
+                let image = ensured.map_err(|error| error.to_string())?;
+                if before.is_some_and(|before| before.id != image.id) {
+                    self.changed();
+                }
+                image
             }
         };
-        root_of(&store, image, name)
+        let name = name.to_owned();
+        let root = blocking(move || root_of(&store, image, &name)).await;
+        root.map_err(|error| error.to_string())
     }
 
-    /// The root of a container whose manifest names an archive.
+    /// The root of a container whose manifest names an archive; `None` if that is a
+    /// directory.
     ///
     /// # Errors
     /// In one sentence.
-    pub async fn root_of_archive(&self, path: &Path) -> Result<ImageRoot, String> {
+    pub async fn root_of_archive(&self, path: &Path) -> Result<Option<ImageRoot>, String> {
         let store = self.store().await.map_err(|error| error.to_string())?;
         let path = path.to_owned();
         let imported = blocking(move || {
             let image = crate::image::archive::import_file(&store, &path)?;
-            Ok((store, path, image))
+            image.map(|image| root_of(&store, image, &path.display().to_string())).transpose()
         });
-        let (store, path, image) = imported.await.map_err(|error| error.to_string())?;
-        root_of(&store, image, &path.display().to_string())
+        imported.await.map_err(|error| error.to_string())
     }
 }
 
@@ -175,19 +183,19 @@ pub fn named(manifest: &Container) -> Option<String> {
     manifest.image.clone().or_else(|| Some(archive(manifest)?.display().to_string()))
 }
 
-/// The archive that a manifest names as its root.
+/// The archive that a manifest names as its root, by the name alone: whether it is a
+/// directory that is called so is seen by who opens it.
 pub fn archive(manifest: &Container) -> Option<&Path> {
     let path = manifest.rootfs.as_deref()?;
     let name = path.as_os_str().as_encoded_bytes();
     let ends: [&[u8]; 4] = [b".tar", b".tar.gz", b".tgz", b".tar.zst"];
-    // A directory may be called so, too.
-    (ends.iter().any(|end| name.ends_with(end)) && !path.is_dir()).then_some(path)
+    ends.iter().any(|end| name.ends_with(end)).then_some(path)
 }
 
-fn root_of(store: &Store, image: Image, name: &str) -> Result<ImageRoot, String> {
+fn root_of(store: &Store, image: Image, name: &str) -> Result<ImageRoot, Error> {
     let process = &image.config.config;
     Ok(ImageRoot {
-        layers: store.root_layers(&image).map_err(|error| error.to_string())?,
+        layers: store.root_layers(&image)?,
         image: reconcile::Image {
             id: image.id.to_string(),
             name: name.to_owned(),

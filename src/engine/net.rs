@@ -27,18 +27,26 @@ impl Engine {
                 record.phase,
                 Phase::Exited(_) | Phase::Dead { .. } | Phase::Removing { .. }
             );
-            let is_on_any = || {
-                let seen = self.workshop.networks.seen();
-                let by_cni = record
-                    .applied
-                    .as_ref()
-                    .is_some_and(|manifest| matches!(manifest.network_mode(), NetworkMode::Cni(_)));
-                by_cni || seen.containers.contains_key(name.as_str())
-            };
-            if rests && is_on_any() {
+            if !rests {
+                continue;
+            }
+            let by_cni = record
+                .applied
+                .as_ref()
+                .is_some_and(|manifest| matches!(manifest.network_mode(), NetworkMode::Cni(_)));
+            let seen = self.workshop.networks.seen();
+            if by_cni || seen.containers.contains_key(name.as_str()) {
                 let networks = self.workshop.networks.clone();
                 let (name, incarnation) = (name.clone(), record.incarnation);
-                tokio::task::spawn_blocking(move || networks.leave(name.as_str(), incarnation));
+                match by_cni {
+                    // Others' programs, which keep nobody else waiting.
+                    true => {
+                        tokio::task::spawn_blocking(move || {
+                            networks.leave_cni(name.as_str(), incarnation);
+                        });
+                    }
+                    false => networks.later(move |all| all.leave(name.as_str(), incarnation)),
+                }
             }
         }
     }
@@ -48,9 +56,7 @@ impl Engine {
         let networks = self.workshop.networks.clone();
         if networks.seen().containers.contains_key(name.as_str()) {
             let name = name.clone();
-            tokio::task::spawn_blocking(move || {
-                networks.set_running(name.as_str(), incarnation, runs);
-            });
+            networks.later(move |all| all.set_running(name.as_str(), incarnation, runs));
         }
     }
 
@@ -63,6 +69,7 @@ impl Engine {
         let mut declared = BTreeMap::new();
         let before = std::mem::take(&mut self.declared_networks);
         self.network_sources.clear();
+        self.broken_networks = broken.keys().cloned().collect();
         for (name, problem) in broken {
             self.network_sources.insert(name.clone(), problem.file);
             if let Some(good) = before.get(&name) {
@@ -74,12 +81,8 @@ impl Engine {
             declared.insert(name, definition.network);
         }
         self.declared_networks = declared.clone();
-        if declared == before {
-            return;
-        }
-        let networks = self.workshop.networks.clone();
-        networks.announce(declared);
-        tokio::task::spawn_blocking(move || networks.declare());
+        let broken = self.broken_networks.clone();
+        self.workshop.networks.later(move |networks| networks.declare(declared, broken));
     }
 
     /// What a live change of a container's manifest means for its network.
@@ -91,41 +94,40 @@ impl Engine {
         let record = self.observed.record(name)?;
         let process = self.lives.get(name)?.process.as_ref()?;
         let before = record.applied.as_ref()?;
-        let (old, new) = (before.network_mode(), manifest.network_mode());
-        let own = |mode: &NetworkMode| matches!(mode, NetworkMode::Bridge | NetworkMode::None);
-        if !own(&old) || !own(&new) || (old == new && before.network == manifest.network) {
+        let apart = |manifest: &Container| {
+            matches!(manifest.network_mode(), NetworkMode::Bridge | NetworkMode::None)
+        };
+        if !apart(manifest) || !apart(before) || before.network == manifest.network {
             return None;
         }
         let networks = self.workshop.networks.clone();
-        let dir = self.workshop.paths.container_run_dir(name.as_str());
+        let dir = self.workshop.paths.etc_dir(name.as_str());
         let (name, id, incarnation) = (name.clone(), record.id.clone(), record.incarnation);
         let (pid, manifest) = (process.pid, Arc::clone(manifest));
         Some(Box::new(move || {
-            let written = |etc: Etc| {
-                let fail = |error| format!("writing into {}: {error}", dir.display());
-                etc.rewrite(&dir).map_err(fail)
-            };
-            if new == NetworkMode::None {
-                networks.leave(name.as_str(), incarnation);
-                return written(Etc::of(name.as_str(), &manifest, &[], None, None));
-            }
             let path = format!("/proc/{pid}/ns/net");
             let netns = File::open(&path).map_err(|error| format!("opening {path}: {error}"))?;
-            let etc = networks.join(Wanted {
-                name: name.as_str(),
-                id: &id,
-                incarnation,
-                manifest: &manifest,
-                netns: netns.as_fd(),
-                anew: false,
-            })?;
-            written(etc)
+            let etc = match manifest.network_mode() {
+                NetworkMode::Bridge => networks.join(Wanted {
+                    name: name.as_str(),
+                    id: &id,
+                    incarnation,
+                    manifest: &manifest,
+                    netns: netns.as_fd(),
+                    anew: false,
+                })?,
+                _ => {
+                    networks.leave(name.as_str(), incarnation);
+                    Etc::of(name.as_str(), &manifest, &[], None, None)
+                }
+            };
+            etc.rewrite(&dir).map_err(|error| format!("writing into {}: {error}", dir.display()))
         }))
     }
 
     /// At the start: networks of containers that run are made whole, what a dead engine
-    /// left is removed.
-    pub(super) async fn recover_networks(&mut self, held: HashMap<String, OwnedFd>) {
+    /// left is removed. `sure`: there is a record of every container.
+    pub(super) async fn recover_networks(&mut self, held: HashMap<String, OwnedFd>, sure: bool) {
         let mut running = Vec::new();
         let mut known = Vec::new();
         for record in self.observed.records() {
@@ -149,12 +151,20 @@ impl Engine {
                 Err(error) => tracing::warn!("{}: its network namespace: {error}", record.name),
             }
         }
-        let networks = self.workshop.networks.clone();
-        let recovered = tokio::task::spawn_blocking(move || {
-            networks.recover(running, &|name| known.iter().any(|one| one == name), held);
+        let etc = self.workshop.paths.etc_dir("");
+        let (done, recovered) = oneshot::channel();
+        self.workshop.networks.later(move |networks| {
+            let is_known = |name: &str| !sure || known.iter().any(|one| one == name);
+            networks.recover(running, &is_known, held);
+            for entry in std::fs::read_dir(&etc).into_iter().flatten().flatten() {
+                if !entry.file_name().to_str().is_some_and(is_known) {
+                    let _ = std::fs::remove_dir_all(entry.path());
+                }
+            }
+            let _ = done.send(());
         });
-        if let Err(error) = recovered.await {
-            tracing::error!("recovering the networks: {error}");
+        if recovered.await.is_err() {
+            tracing::error!("the networks could not be recovered");
         }
     }
 
@@ -176,10 +186,9 @@ impl Engine {
         let written = crate::manifest::network_to_toml(file)
             .and_then(|text| super::created::write_text(&path, &text));
         self.reload();
-        let networks = self.workshop.networks.clone();
+        // What that means for the networks is in the queue before us.
         let name = name.to_owned();
-        tokio::task::spawn_blocking(move || {
-            networks.declare();
+        self.workshop.networks.later(move |networks| {
             let made = written.and_then(|()| networks.settle(&name));
             if made.is_err() {
                 // Another one took its subnet in between: no file is left that declares
@@ -201,9 +210,7 @@ impl Engine {
             return;
         }
         self.reload();
-        let networks = self.workshop.networks.clone();
-        tokio::task::spawn_blocking(move || {
-            networks.declare();
+        self.workshop.networks.later(move |_| {
             let _ = answer.send(Ok(()));
         });
     }

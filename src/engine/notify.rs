@@ -5,10 +5,10 @@
 //! message is taken out of the socket only when what it changed is written down, and
 //! the pipe is looked at, never read.
 
-use std::os::fd::OwnedFd;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use super::reconcile::{Event, Phase};
 use super::run::{Effect, Engine};
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
-use crate::sys::readiness;
+use crate::sys::{readiness, rights};
 
 /// The longest message of sd_notify(3) that is read.
 const MESSAGE_MAX: usize = 4096;
@@ -41,7 +41,8 @@ impl Engine {
             }
         }
         let live = self.lives.entry(name.clone()).or_default();
-        live.signs = signs;
+        let earlier = std::mem::replace(&mut live.signs, signs);
+        earlier.socket.into_iter().for_each(rights::close);
         live.said = None;
         self.listen_to(name, incarnation);
         Ok(())
@@ -62,19 +63,17 @@ impl Engine {
                 loop {
                     let Ok(mut guard) = socket.readable().await else { return };
                     let mut bytes = [0u8; MESSAGE_MAX];
-                    match recv(socket.get_ref(), &mut bytes[..], RecvFlags::PEEK) {
-                        Ok((len, _)) => {
+                    match rights::peek(socket.get_ref().as_fd(), &mut bytes) {
+                        Ok((len, has_fds)) => {
                             let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
                             let (done, written) = oneshot::channel();
                             let said = Effect::Said { name: name.clone(), incarnation, text, done };
                             if effects.send(said).is_err() || written.await.is_err() {
                                 return;
                             }
-                            // Descriptors that came with it are closed by not being taken,
-                            // which is what sd_notify_barrier(3) waits for.
-                            let _ = recv(socket.get_ref(), &mut bytes[..], RecvFlags::empty());
+                            remove(socket.get_ref(), has_fds).await;
                         }
-                        Err(Errno::AGAIN) => guard.clear_ready(),
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
                         Err(_) => return,
                     }
                 }
@@ -113,11 +112,14 @@ impl Engine {
         let task = tokio::task::spawn_local(async move {
             let mut pause = PORT;
             loop {
-                let files = [format!("/proc/{pid}/net/tcp"), format!("/proc/{pid}/net/tcp6")];
-                let open = files.iter().any(|file| {
-                    std::fs::read_to_string(file).is_ok_and(|table| listens(&table, port))
+                // A machine with many connections has long tables.
+                let open = tokio::task::spawn_blocking(move || {
+                    let files = [format!("/proc/{pid}/net/tcp"), format!("/proc/{pid}/net/tcp6")];
+                    files.iter().any(|file| {
+                        std::fs::read_to_string(file).is_ok_and(|table| listens(&table, port))
+                    })
                 });
-                if open {
+                if open.await.unwrap_or(false) {
                     let ready = Event::Ready { name: of, incarnation };
                     let _ = effects.send(Effect::Event(ready));
                     return;
@@ -148,7 +150,7 @@ impl Engine {
                 }
                 Some(("STATUS", status)) => {
                     if let Some(live) = self.lives.get_mut(name) {
-                        live.said = Some(status.to_owned());
+                        live.said = Some(shown(status));
                     }
                 }
                 _ => {}
@@ -171,12 +173,49 @@ impl Engine {
             task.abort();
         }
         let signs = std::mem::take(&mut live.signs);
-        for (kind, held) in [('m', signs.socket.is_some()), ('r', signs.pipe.is_some())] {
+        let held = [('m', signs.socket.is_some()), ('r', signs.pipe.is_some())];
+        // Before the keeper closes its own: what is in it must not be the keeper's to close.
+        signs.socket.into_iter().for_each(rights::close);
+        for (kind, held) in held {
             if held {
                 let _ = self.hold(&format!("{kind}/{name}"), None);
             }
         }
     }
+}
+
+/// Takes a message out of its socket. Descriptors that came with it are closed by not being
+/// taken, which is what sd_notify_barrier(3) waits for; a thread of its own does that.
+async fn remove(socket: &OwnedFd, has_fds: bool) {
+    fn take(socket: &OwnedFd) {
+        let _ = recv(socket, &mut [0u8; 1], RecvFlags::DONTWAIT);
+    }
+    if !has_fds {
+        return take(socket);
+    }
+    let Ok(copy) = socket.try_clone() else { return };
+    let (taken, wait) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("closing".into());
+    let started = thread.spawn(move || {
+        take(&copy);
+        let _ = taken.send(());
+    });
+    if started.is_ok() {
+        let _ = wait.await;
+    }
+}
+
+/// A status for people's terminals: one line, without control characters, not too long.
+fn shown(status: &str) -> String {
+    const LONGEST: usize = 300;
+    status.chars().filter(|char| !char.is_control()).take(LONGEST).collect()
+}
+
+/// Whether anything has to be looked at before this container may be launched.
+pub(super) fn has_conditions(container: &Container) -> bool {
+    !container.if_exists.is_empty()
+        || container.if_virtual.is_some()
+        || !container.if_kernel.is_empty()
 }
 
 /// Whether a table of proc_net(5) has a socket that listens (state 0A) on a port.
@@ -189,7 +228,8 @@ fn listens(table: &str, port: u16) -> bool {
     })
 }
 
-/// What speaks against running a container on this machine, in a sentence.
+/// What speaks against running a container on this machine, in a sentence. Blocks, for as
+/// long as a file system may hang.
 pub(super) fn unmet(container: &Container) -> Option<String> {
     for path in &container.if_exists {
         let (wanted, path) = match path.strip_prefix('!') {
@@ -249,6 +289,12 @@ fn is_virtual() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_one_line_for_a_terminal() {
+        assert_eq!(shown("\u{1b}[2Jgone\u{9b}1m\r\u{7}"), "[2Jgone1m");
+        assert_eq!(shown(&"x".repeat(5000)).len(), 300);
+    }
 
     #[test]
     fn a_port_that_listens_is_found() {

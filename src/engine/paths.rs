@@ -66,6 +66,12 @@ impl Paths {
         self.run_dir().join("containers").join(name)
     }
 
+    /// A container's own `/etc/hosts` and its like: it can write to them, so they lie
+    /// where what it writes lies, not in memory beside what a start needs.
+    pub fn etc_dir(&self, name: &str) -> PathBuf {
+        self.state_dir().join("etc").join(name)
+    }
+
     /// Commands inside containers, one file each.
     pub fn execs_dir(&self) -> PathBuf {
         self.run_dir().join("execs")

@@ -84,11 +84,9 @@ impl Engine {
         let record = self.observed.record(name);
         let health = record.and_then(|record| record.health_check().cloned());
         let effects = self.effects.clone();
-        let live = self.lives.entry(name.clone()).or_default();
-        if let Some(earlier) = live.probing.take() {
-            earlier.abort();
-        }
+        self.unwatch_health(name);
         let Some(health) = health else { return };
+        let live = self.lives.entry(name.clone()).or_default();
         let name = name.clone();
         // Another run, another list.
         live.probes = Arc::new(Mutex::new(Probes::default()));
@@ -141,8 +139,23 @@ impl Engine {
         live.probing = Some(task.abort_handle());
     }
 
-    /// Looks once.
+    /// Looks after it no longer.
+    pub(super) fn unwatch_health(&mut self, name: &Name) {
+        let probing = self.lives.get_mut(name).and_then(|live| live.probing.take());
+        if let Some(probing) = probing {
+            probing.abort();
+            // When the task is gone.
+            let effects = self.effects.clone();
+            tokio::task::spawn_local(async move { effects.send(Effect::Abandoned) });
+        }
+    }
+
+    /// Looks once. Of one that is paused nothing is expected until it goes on.
     pub(super) fn probe(&mut self, name: Name, incarnation: u64, health: Health, answer: Answer) {
+        let run = self.observed.record(&name).and_then(|record| record.phase.run());
+        if run.is_none_or(|run| run.paused) {
+            return;
+        }
         if let Some(command) = health.exec {
             let job = Job { command, ..Job::default() };
             self.command(name, incarnation, job, Purpose::Probe(answer));

@@ -34,6 +34,8 @@ use crate::sandbox::status::Status;
 pub(super) enum Effect {
     /// A launch is ready for the keeper, or can't be made.
     Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
+    /// What speaks against a launch, if anything does.
+    Looked { name: Name, incarnation: u64, renew: bool, unmet: Option<String> },
     /// The image of a launch is there, or can't be had.
     Fetched { order: Box<Order>, result: Result<(), String> },
     /// A command for inside a container is ready, or can't be made.
@@ -56,6 +58,8 @@ pub(super) enum Effect {
     Problem(String),
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
+    /// What was made of networks is removed: all is stopped.
+    TornDown,
     /// The durable records may be brought up to date.
     CatchUp,
     /// Perhaps nothing was launched for a while: what that took may be given back.
@@ -109,9 +113,12 @@ pub(super) struct Engine {
     pub network_sources: BTreeMap<String, PathBuf>,
     /// What they say; a broken one as it was before.
     pub declared_networks: BTreeMap<String, Arc<NetworkFile>>,
+    /// Networks whose file is wrong.
+    pub broken_networks: std::collections::BTreeSet<String>,
     pub lives: HashMap<Name, Live>,
     pub flights: HashMap<u64, InFlight>,
-    /// Launches that wait for their image: which, and the task that gets it.
+    /// Launches that wait for a look at their conditions, or for their image: which, and
+    /// the task that does it.
     pub fetches: HashMap<Name, (u64, tokio::task::AbortHandle)>,
     /// Sockets that are held for containers.
     pub sockets: HashMap<Name, super::sockets::Sockets>,
@@ -136,8 +143,8 @@ pub(super) struct Engine {
     /// [`Effect::Rest`] will come.
     pub rest_is_near: bool,
     pub echo: Option<super::echo::Echo>,
-    /// Everything ends with this container.
-    pub main: Option<Name>,
+    /// How long the machine has been suspended since its boot, as far as is known.
+    pub slept: Duration,
     /// What the keeper ends with.
     pub code: i32,
 }
@@ -146,6 +153,14 @@ pub(super) struct Engine {
 pub(super) fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// How long the machine has been suspended since its boot.
+pub(super) fn suspended() -> Duration {
+    let with = monotonic();
+    let without = clock_gettime(ClockId::Monotonic);
+    let nanos = u32::try_from(without.tv_nsec).unwrap_or(0);
+    with.saturating_sub(Duration::new(without.tv_sec.unsigned_abs(), nanos))
 }
 
 /// Nanoseconds since 1970.
@@ -247,6 +262,7 @@ impl Engine {
 
     /// Gives an event to the reconciler.
     pub(super) fn apply(&mut self, event: Event) {
+        self.note_sleep();
         let now = self.now();
         self.announce(&event);
         let _ = self.observed.apply(event, &now);
@@ -254,7 +270,14 @@ impl Engine {
 
     /// Decides, writes down, acts. Gives the time of the next decision.
     pub(super) fn decide(&mut self) -> Option<Duration> {
+        self.note_sleep();
         let now = self.now();
+        for (name, incarnation) in self.observed.late(&now) {
+            let cgroup = self.lives.get(&name).and_then(Live::cgroup);
+            if cgroup.is_some_and(|cgroup| cgroup.is_frozen()) {
+                self.apply(Event::StoodStill { name, incarnation });
+            }
+        }
         let Decision { save, forget, actions, wake_at } =
             reconcile::decide(&self.desired, &mut self.observed, &now);
         let mut problem = None;
@@ -302,16 +325,38 @@ impl Engine {
 
     /// The container that all others are there for has ended.
     fn end_with_main(&mut self) {
-        let Some(record) = self.main.as_ref().and_then(|name| self.observed.record(name)) else {
+        let main = self.desired.main.as_ref();
+        let Some(record) = main.and_then(|name| self.observed.record(name)) else {
             return;
         };
-        if self.desired.shutdown.is_none()
-            && matches!(record.phase, Phase::Exited(reconcile::Rest::Finished))
-        {
-            self.code = record.last_exit.as_ref().map_or(0, |exit| exit.status.code());
+        let code = match &record.phase {
+            Phase::Exited(reconcile::Rest::Finished) => {
+                record.last_exit.as_ref().map_or(0, |exit| exit.status.code())
+            }
+            // As good as if it had ended well.
+            Phase::Exited(reconcile::Rest::Skipped { .. }) => 0,
+            _ => return,
+        };
+        self.end_all(code);
+    }
+
+    /// Ends everything, with this exit status.
+    pub(super) fn end_all(&mut self, code: i32) {
+        if self.desired.shutdown.is_none() {
+            self.code = code;
             self.desired.shutdown = Some(Shutdown { hurry: false });
             // What that asks for is decided next.
             self.apply_later(Event::ManifestsChanged(std::collections::BTreeSet::new()));
+        }
+    }
+
+    /// The machine may have been suspended: the clock that everything is timed by went on.
+    fn note_sleep(&mut self) {
+        let by = suspended().saturating_sub(self.slept);
+        if by >= SLEEP {
+            self.slept += by;
+            let now = self.now();
+            let _ = self.observed.apply(Event::Slept { by }, &now);
         }
     }
 
@@ -352,6 +397,9 @@ impl Engine {
             Effect::Prepared { name, incarnation, kept, result } => {
                 self.prepared(name, incarnation, *kept, result);
             }
+            Effect::Looked { name, incarnation, renew, unmet } => {
+                self.looked(name, incarnation, renew, unmet);
+            }
             Effect::Fetched { order, result } => self.fetched(order, result),
             Effect::CommandReady { name, result, purpose } => {
                 self.command_ready(name, result, purpose);
@@ -363,6 +411,7 @@ impl Engine {
                 self.said(&name, incarnation, &text, done);
             }
             Effect::Abandoned => self.end_abandoned(),
+            Effect::TornDown => self.torn_down(),
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights
@@ -462,6 +511,8 @@ impl Engine {
 
 /// How long clients of the engine before us may take to come back.
 const COME_BACK: Duration = Duration::from_secs(2);
+/// What is shorter is no suspend that anybody would notice.
+const SLEEP: Duration = Duration::from_secs(1);
 /// How long counts may be behind on the disk.
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// When memory of launches is given back: not before the threads that prepared them
@@ -476,6 +527,7 @@ pub(super) fn handle(
     events: &Events,
     logs: &Logs,
     attached: &Attachments,
+    knows_all: bool,
 ) -> (Handle, mpsc::Receiver<Request>) {
     let (sender, requests) = mpsc::channel(256);
     let handle = Handle {
@@ -486,6 +538,7 @@ pub(super) fn handle(
         volumes: Arc::clone(&workshop.volumes),
         attached: attached.clone(),
         hides_secrets: false,
+        knows_all,
         images: workshop.images.clone(),
         networks: workshop.networks.clone(),
     };

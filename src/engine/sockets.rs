@@ -4,7 +4,7 @@
 //! the container.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -15,16 +15,32 @@ use super::run::{Effect, Engine};
 use crate::manifest::model::{Container, Start};
 use crate::manifest::publish::{PortMapping, Protocol};
 use crate::manifest::scalar::Name;
-use crate::network::ports;
+use crate::network::ports::{self, Ends, Port, Unbound};
 
 /// A socket that is held for a container.
 #[derive(Debug)]
 pub(super) struct Held {
     /// What it is held under, behind the container's name.
     key: String,
-    port: u16,
-    protocol: Protocol,
+    port: Port,
     socket: OwnedFd,
+}
+
+/// A socket that can't be held.
+#[derive(Debug)]
+pub(super) enum Unheld {
+    Port(Unbound),
+    Keeper(String),
+}
+
+impl Unheld {
+    /// Why, in a sentence. It may take a while: not on the engine's loop.
+    pub fn explain(self) -> String {
+        match self {
+            Unheld::Port(unbound) => format!("network.publish: {}", unbound.explain()),
+            Unheld::Keeper(error) => error,
+        }
+    }
 }
 
 /// What is held for one container, and who waits for its first client.
@@ -43,44 +59,82 @@ impl Drop for Sockets {
     }
 }
 
-/// Each held port of a manifest: its key, where it listens.
-fn wanted(manifest: &Container) -> Vec<(String, PortMapping, u16)> {
+/// Each held port of a manifest.
+fn wanted(manifest: &Container) -> Vec<Port> {
     let held = manifest.network.publish.iter().filter(|one| one.hold);
     held.flat_map(|one| one.mapping.pairs().map(move |(host, _)| (one.mapping, host)))
         .filter_map(|(mapping, host)| {
-            let port = host?;
-            let at = match mapping.address {
-                None => "*".to_owned(),
-                Some(IpAddr::V4(address)) => address.to_string(),
-                // As short as a tag must be.
-                Some(IpAddr::V6(address)) => hex::encode(address.octets()),
-            };
-            Some((format!("{at}.{port}.{}", mapping.protocol), mapping, port))
+            let PortMapping { address, protocol, .. } = mapping;
+            Some(Port { address, number: host?, protocol })
         })
         .collect()
 }
 
-fn bind(mapping: PortMapping, port: u16) -> Result<OwnedFd, String> {
-    let bind = |address: IpAddr| -> std::io::Result<OwnedFd> {
-        let at = SocketAddr::new(address, port);
-        Ok(match mapping.protocol {
-            Protocol::Tcp => TcpListener::bind(at)?.into(),
-            Protocol::Udp => UdpSocket::bind(at)?.into(),
-        })
+/// What a port is held under, as short as a tag must be: `*.80.tcp`.
+fn key(port: Port) -> String {
+    let at = match port.address {
+        None => "*".to_owned(),
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(address)) => hex::encode(address.octets()),
     };
-    let all = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    let bound = match (mapping.address, bind(mapping.address.unwrap_or(all))) {
-        // A host without IPv6.
-        (None, Err(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            bind(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    format!("{at}.{}.{}", port.number, port.protocol)
+}
+
+/// The port of a key.
+fn read_key(key: &str) -> Option<Port> {
+    let mut words = key.rsplitn(3, '.');
+    let protocol = match words.next()? {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    let number = words.next()?.parse().ok()?;
+    let address = match words.next()? {
+        "*" => None,
+        at if at.contains('.') => Some(IpAddr::V4(at.parse().ok()?)),
+        at => {
+            let octets: [u8; 16] = hex::decode(at).ok()?.try_into().ok()?;
+            Some(IpAddr::V6(octets.into()))
         }
-        (_, bound) => bound,
     };
-    bound.map_err(|error| {
-        let owner = ports::owner(port, mapping.protocol);
-        let owner = owner.map(|owner| format!("; {owner} has it")).unwrap_or_default();
-        format!("network.publish: listening on {port}/{}: {error}{owner}", mapping.protocol)
-    })
+    Some(Port { address, number, protocol })
+}
+
+/// Waits until nobody was connected to these ports for so long.
+async fn idleness(ports: Vec<Port>, idle: Duration) {
+    let mut ends = Ends::open(ports.clone())
+        .inspect_err(|error| tracing::warn!("{error}; connections are looked for now and then"))
+        .ok();
+    // Where the kernel does not tell of ends, connections are counted so often.
+    let now_and_then = (idle / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
+    let mut quiet_since = tokio::time::Instant::now();
+    loop {
+        let left = idle.saturating_sub(quiet_since.elapsed());
+        let pause = if ends.is_some() { left } else { left.min(now_and_then) };
+        if tokio::time::timeout(pause, end(&mut ends)).await.is_ok() {
+            quiet_since = tokio::time::Instant::now();
+            continue;
+        }
+        let looked_for = ports.clone();
+        let counted = tokio::task::spawn_blocking(move || ports::connections(&looked_for));
+        if counted.await.unwrap_or(0) > 0 {
+            if ends.is_some() {
+                end(&mut ends).await;
+            }
+            quiet_since = tokio::time::Instant::now();
+        } else if quiet_since.elapsed() >= idle {
+            return;
+        }
+    }
+}
+
+/// Waits for the end of a connection; for ever where nobody tells of it.
+async fn end(ends: &mut Option<Ends>) {
+    let Some(told) = ends else { return std::future::pending().await };
+    if let Err(error) = told.next().await {
+        tracing::warn!("{error}; connections are looked for now and then");
+        *ends = None;
+    }
 }
 
 impl Engine {
@@ -90,13 +144,8 @@ impl Engine {
             let mut parts = tag.splitn(3, '/').skip(1);
             let name = parts.next().and_then(|name| name.parse::<Name>().ok());
             let (Some(name), Some(key)) = (name, parts.next()) else { continue };
-            let mut words = key.rsplit('.');
-            let protocol = match words.next() {
-                Some("udp") => Protocol::Udp,
-                _ => Protocol::Tcp,
-            };
-            let port = words.next().and_then(|port| port.parse().ok()).unwrap_or(0);
-            let held = Held { key: key.to_owned(), port, protocol, socket };
+            let Some(port) = read_key(key) else { continue };
+            let held = Held { key: key.to_owned(), port, socket };
             self.sockets.entry(name).or_default().held.push(held);
         }
     }
@@ -104,34 +153,72 @@ impl Engine {
     /// Makes what a manifest wants held be held, and nothing else.
     ///
     /// # Errors
-    /// A port is in use, and by whom.
-    pub(super) fn hold_sockets(&mut self, name: &Name, manifest: &Container) -> Result<(), String> {
+    /// The first that can't be held; all others are.
+    pub(super) fn hold_sockets(&mut self, name: &Name, manifest: &Container) -> Result<(), Unheld> {
         let wanted = wanted(manifest);
         let mut all = self.sockets.remove(name).unwrap_or_default();
-        let mut outcome = Ok(());
         let held = std::mem::take(&mut all.held);
         let (kept, gone): (Vec<Held>, Vec<Held>) =
-            held.into_iter().partition(|held| wanted.iter().any(|(key, ..)| *key == held.key));
-        for gone in gone {
-            self.hold(&format!("s/{name}/{}", gone.key), None)?;
+            held.into_iter().partition(|held| wanted.contains(&held.port));
+        let mut changed = !gone.is_empty();
+        for gone in &gone {
+            self.close(name, gone);
         }
         all.held = kept;
-        for (key, mapping, port) in wanted {
-            if all.held.iter().any(|held| held.key == key) {
+        let mut outcome = Ok(());
+        for port in wanted {
+            if all.held.iter().any(|held| held.port == port) {
                 continue;
             }
-            match bind(mapping, port) {
-                Ok(socket) => {
-                    self.hold(&format!("s/{name}/{key}"), Some(&socket))?;
-                    all.held.push(Held { key, port, protocol: mapping.protocol, socket });
+            let key = key(port);
+            let held = port.bind().map_err(Unheld::Port).and_then(|socket| {
+                self.hold(&format!("s/{name}/{key}"), Some(&socket)).map_err(Unheld::Keeper)?;
+                Ok(Held { key, port, socket })
+            });
+            match held {
+                Ok(held) => {
+                    changed = true;
+                    all.held.push(held);
                 }
-                Err(error) => outcome = Err(error),
+                Err(error) => outcome = outcome.and(Err(error)),
             }
+        }
+        // Whoever waits, waits at others.
+        if let Some(waiting) = all.waiting.take_if(|_| changed) {
+            waiting.abort();
         }
         if !all.held.is_empty() {
             self.sockets.insert(name.clone(), all);
         }
         outcome
+    }
+
+    /// Nobody listens there from now on, so that it can be bound otherwise, though the
+    /// keeper closes its copy a little later.
+    fn close(&mut self, name: &Name, held: &Held) {
+        if held.port.protocol == Protocol::Tcp {
+            let _ = rustix::net::shutdown(&held.socket, rustix::net::Shutdown::Both);
+        }
+        self.let_go(name, held);
+    }
+
+    fn let_go(&mut self, name: &Name, held: &Held) {
+        if let Err(error) = self.hold(&format!("s/{name}/{}", held.key), None) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// A container has another name, and its sockets go along: each is held under the
+    /// new one before the old one lets it go.
+    pub(super) fn rename_sockets(&mut self, name: &Name, to: &Name) {
+        let Some(mut sockets) = self.sockets.remove(name) else { return };
+        for held in &sockets.held {
+            if let Err(error) = self.hold(&format!("s/{to}/{}", held.key), Some(&held.socket)) {
+                tracing::warn!("{error}");
+            }
+            self.let_go(name, held);
+        }
+        self.sockets.entry(to.clone()).or_default().held.append(&mut sockets.held);
     }
 
     /// Copies of what is held for a launch, with their names (sd_listen_fds(3)).
@@ -141,7 +228,10 @@ impl Engine {
             waiting.abort();
         }
         let copies = sockets.held.iter().filter_map(|held| {
-            Some((held.socket.try_clone().ok()?, format!("{}-{}", held.port, held.protocol)))
+            Some((
+                held.socket.try_clone().ok()?,
+                format!("{}-{}", held.port.number, held.port.protocol),
+            ))
         });
         copies.collect()
     }
@@ -161,8 +251,9 @@ impl Engine {
                 Phase::Removing { .. } | Phase::Dead { .. } => false,
                 _ => continue,
             };
+            let demanded = record.demanded;
             match is_idle {
-                true => self.await_client(name, &manifest),
+                true => self.await_client(name, &manifest, demanded),
                 false => self.release_sockets(name),
             }
         }
@@ -171,23 +262,24 @@ impl Engine {
     fn release_sockets(&mut self, name: &Name) {
         if let Some(sockets) = self.sockets.remove(name) {
             for held in &sockets.held {
-                if let Err(error) = self.hold(&format!("s/{name}/{}", held.key), None) {
-                    tracing::warn!("{error}");
-                }
+                self.close(name, held);
             }
         }
     }
 
-    /// Starts a container when somebody connects.
-    fn await_client(&mut self, name: &Name, manifest: &Container) {
-        if let Err(error) = self.hold_sockets(name, manifest) {
-            tracing::error!("{name}: {error}");
+    /// Starts a container when somebody connects; one that a client waits for already
+    /// is only held ready for it.
+    fn await_client(&mut self, name: &Name, manifest: &Container, demanded: bool) {
+        if let Err(unheld) = self.hold_sockets(name, manifest) {
+            let name = name.clone();
+            tokio::task::spawn_blocking(move || tracing::error!("{name}: {}", unheld.explain()));
         }
         let Some(sockets) = self.sockets.get_mut(name) else { return };
         if let Some(watching) = sockets.watching.take() {
             watching.abort();
         }
-        if sockets.waiting.is_some() {
+        let waits = sockets.waiting.as_ref().is_some_and(|waiting| !waiting.is_finished());
+        if waits || demanded {
             return;
         }
         let mut copies = Vec::new();
@@ -224,30 +316,19 @@ impl Engine {
             watching.abort();
         }
         let Some(idle) = idle else { return };
-        let ports: Vec<u16> = sockets
+        let ports: Vec<Port> = sockets
             .held
             .iter()
-            .filter(|held| held.protocol == Protocol::Tcp)
             .map(|held| held.port)
+            .filter(|port| port.protocol == Protocol::Tcp)
             .collect();
         if ports.is_empty() {
             return;
         }
         let (name, effects) = (name.clone(), self.effects.clone());
         let task = tokio::task::spawn_local(async move {
-            // The kernel tells nobody when a connection ends: it is looked at, only
-            // while such a container runs.
-            let pause = (idle / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
-            let mut quiet_since = tokio::time::Instant::now();
-            loop {
-                tokio::time::sleep(pause).await;
-                if ports::connections(&ports) > 0 {
-                    quiet_since = tokio::time::Instant::now();
-                } else if quiet_since.elapsed() >= idle {
-                    let _ = effects.send(Effect::Event(Event::Idle { name, incarnation }));
-                    return;
-                }
-            }
+            idleness(ports, idle).await;
+            let _ = effects.send(Effect::Event(Event::Idle { name, incarnation }));
         });
         sockets.watching = Some(task.abort_handle());
     }
@@ -267,5 +348,44 @@ impl Engine {
                 self.watch_idle(name, incarnation);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_its_port() {
+        for at in [None, Some("127.0.0.1"), Some("::1")] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let address = at.map(|text| text.parse().unwrap());
+                let port = Port { address, number: 8080, protocol };
+                assert_eq!(read_key(&key(port)), Some(port));
+            }
+        }
+        for wrong in ["", "80.tcp", "*.x.tcp", "zz.80.tcp", "*.80.sctp"] {
+            assert_eq!(read_key(wrong), None, "{wrong}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_connection_that_nobody_saw_keeps_a_container_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let port = Port { address: Some(at.ip()), number: at.port(), protocol: Protocol::Tcp };
+        let idle = Duration::from_millis(600);
+        let began = std::time::Instant::now();
+        let watching = idleness(vec![port], idle);
+        let clients = async {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                // It comes and goes within a millisecond.
+                drop(std::net::TcpStream::connect(at).unwrap());
+                drop(listener.accept().unwrap());
+            }
+        };
+        tokio::join!(watching, clients);
+        assert!(began.elapsed() >= Duration::from_millis(1200) + idle, "{:?}", began.elapsed());
     }
 }

@@ -18,12 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Standstill(Arc<Cgroup>);
 
 impl Standstill {
-    /// Freezes all of it and waits until the last process has stopped. Blocks.
+    /// Freezes all of it and waits until the last process has stopped. What is paused,
+    /// or is meanwhile, stays so. Blocks.
     ///
     /// # Errors
     /// In one sentence; then it goes on.
     pub fn of(cgroup: Arc<Cgroup>) -> Result<Standstill, String> {
-        cgroup.freeze().map_err(|error| error.to_string())?;
+        cgroup.hold_still().map_err(|error| error.to_string())?;
         let standstill = Standstill(cgroup);
         let begun = Instant::now();
         while !standstill.0.is_still() {
@@ -41,7 +42,7 @@ impl Standstill {
 
 impl Drop for Standstill {
     fn drop(&mut self) {
-        if let Err(error) = self.0.thaw() {
+        if let Err(error) = self.0.let_go() {
             tracing::error!("a container stays frozen: {error}");
         }
     }

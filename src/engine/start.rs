@@ -20,8 +20,8 @@ use super::namespaces::Pool;
 use super::networks::Networks;
 use super::paths::Paths;
 use super::prepare::{Filters, Workshop};
-use super::reconcile::{Desired, Event, Observed};
-use super::run::{Effect, Engine, handle, monotonic, wall};
+use super::reconcile::{Desired, Event, Observed, Verb};
+use super::run::{Effect, Engine, handle, monotonic, suspended, wall};
 use super::store::Store;
 use crate::api::Access;
 use crate::cgroup::{Hierarchy, Parent};
@@ -118,6 +118,9 @@ async fn start(options: Options) -> io::Result<()> {
         filters: Filters::default(),
     };
 
+    for dir in [paths.created_dir(), paths.execs_dir()] {
+        super::created::sweep(&dir);
+    }
     let dirs = match options.dirs.is_empty() {
         true => paths.manifest_dirs().into_iter().chain([paths.created_dir()]).collect(),
         false => options.dirs,
@@ -134,11 +137,12 @@ async fn start(options: Options) -> io::Result<()> {
         store,
         events: events.clone(),
         logs: logs.clone(),
-        desired: Desired { zone: local_zone(), ..Desired::default() },
+        desired: Desired { zone: local_zone(), main: options.main, ..Desired::default() },
         observed: Observed::restore(loaded.records, seed, &now),
         sources: BTreeMap::new(),
         network_sources: BTreeMap::new(),
         declared_networks: BTreeMap::new(),
+        broken_networks: std::collections::BTreeSet::new(),
         lives: HashMap::new(),
         flights: HashMap::new(),
         fetches: HashMap::new(),
@@ -159,11 +163,13 @@ async fn start(options: Options) -> io::Result<()> {
         prepared_at: now.mono,
         rest_is_near: false,
         echo: options.echo.then(super::echo::Echo::default),
-        main: options.main,
+        slept: suspended(),
         code: 0,
         workshop,
     };
 
+    // A new order, and not an engine that takes the place of another.
+    let anew = !held.contains_key(API);
     let mut listener = |tag: &str, path: PathBuf, mode: u32| match held.remove(tag) {
         Some(held) => Ok(UnixListener::from(held)),
         None => {
@@ -176,7 +182,7 @@ async fn start(options: Options) -> io::Result<()> {
     };
     let full = listener(API, paths.socket(), 0o660)?;
     let looking = listener(READ_ONLY, paths.read_only_socket(), 0o666)?;
-    let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached);
+    let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached, sure);
 
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
     let loaded = engine.loader.load();
@@ -189,7 +195,10 @@ async fn start(options: Options) -> io::Result<()> {
     }
     engine.take_held(held);
     engine.adopt(told);
-    engine.recover_networks(resolvers).await;
+    if anew {
+        engine.begin_main();
+    }
+    engine.recover_networks(resolvers, sure).await;
     engine.recover_sockets();
     if sure {
         let keep = engine.observed.records().map(|record| record.id.clone()).collect();
@@ -225,6 +234,23 @@ async fn start(options: Options) -> io::Result<()> {
     }
     tell_supervisor();
     engine.run(effects_receiver, requests, watch).await
+}
+
+impl Engine {
+    /// `up --main` was asked for: whatever became of it before, it runs now, unless it does
+    /// already.
+    fn begin_main(&mut self) {
+        let Some(name) = self.desired.main.clone() else { return };
+        let known = self.observed.record(&name);
+        let good = known.is_some_and(|record| record.last_good.is_some());
+        match self.desired.broken.get(&name) {
+            Some(_) if !good => {
+                tracing::error!("without {name} there is nothing to do");
+                self.end_all(125);
+            }
+            _ => self.apply(Event::Verb { name, verb: Verb::Start }),
+        }
+    }
 }
 
 /// Says when the wall clock is set: a timer that never runs out, and that the kernel

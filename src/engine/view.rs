@@ -149,6 +149,7 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
         Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
+        Phase::Exited(Rest::Finished) if waits_for_client(record) => Some(reason(&StopWhy::Idle)),
         _ if is_unlaunched(record) && waits_for_client(record) => Some(reason(&StopWhy::Idle)),
         _ if is_unlaunched(record) => blocked,
         _ => None,

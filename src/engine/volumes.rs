@@ -2,6 +2,7 @@
 //! others. Pure.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::image::Digest;
 use crate::manifest::model::{Container, Mount, MountKind};
@@ -30,6 +31,14 @@ pub fn of_image(id: &str, manifest: &Container, wanted: &[PathBuf]) -> Vec<Mount
             mode: None,
         })
         .collect()
+}
+
+/// Adds [`of_image`] to a manifest.
+pub fn add(id: &str, manifest: &mut Arc<Container>, wanted: &[PathBuf]) {
+    let more = of_image(id, manifest, wanted);
+    if !more.is_empty() {
+        Arc::make_mut(manifest).mounts.extend(more);
+    }
 }
 
 #[cfg(test)]

@@ -55,6 +55,32 @@ pub struct Commit<'a> {
 /// # Errors
 /// If a change is malformed, a blob is missing, or the disk refuses.
 pub fn commit(store: &Store, lease: &Lease, commit: &Commit<'_>) -> Result<Image, Error> {
+    let config = configuration(commit)?;
+    let mut layers = commit.base.map(|base| base.manifest.layers.clone()).unwrap_or_default();
+    // The base may lose its name meanwhile; its parts are the new image's, too.
+    let mut parts: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+    if let Some(layer) = &commit.layer {
+        let media_type = layer.compression.layer_media_type();
+        layers.push(Descriptor::new(media_type, layer.digest, layer.size));
+        parts.push(layer.digest);
+    }
+    parts.extend(config.rootfs.names());
+    for layer in &mut layers {
+        // One manifest, one family of names: those of Docker become OCI's.
+        layer.media_type = oci_layer(&layer.media_type).to_owned();
+    }
+    lease.add(&parts)?;
+    let bytes = config.to_bytes();
+    let digest = store.put(lease, &bytes)?;
+    let described = Descriptor::new(media::OCI_CONFIG, digest, bytes.len() as u64);
+    enter_manifest(store, lease, Manifest::oci(described, layers), &config, commit.name)
+}
+
+/// The configuration of the image: the digest of its bytes is the image's id.
+///
+/// # Errors
+/// If a change is malformed.
+pub(super) fn configuration(commit: &Commit<'_>) -> Result<ImageConfig, Error> {
     let mut config = match commit.base {
         Some(base) => base.config.clone(),
         None => ImageConfig {
@@ -85,25 +111,8 @@ pub fn commit(store: &Store, lease: &Lease, commit: &Commit<'_>) -> Result<Image
         comment: commit.message.map(str::to_owned),
         empty_layer: commit.layer.is_none(),
     });
-    let mut layers = commit.base.map(|base| base.manifest.layers.clone()).unwrap_or_default();
-    // The base may lose its name meanwhile; its parts are the new image's, too.
-    let mut parts: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    if let Some(layer) = &commit.layer {
-        let media_type = layer.compression.layer_media_type();
-        layers.push(Descriptor::new(media_type, layer.digest, layer.size));
-        config.rootfs.diff_ids.push(layer.diff_id);
-        parts.push(layer.digest);
-    }
-    parts.extend(config.rootfs.names());
-    for layer in &mut layers {
-        // One manifest, one family of names: those of Docker become OCI's.
-        layer.media_type = oci_layer(&layer.media_type).to_owned();
-    }
-    lease.add(&parts)?;
-    let bytes = config.to_bytes();
-    let digest = store.put(lease, &bytes)?;
-    let described = Descriptor::new(media::OCI_CONFIG, digest, bytes.len() as u64);
-    enter_manifest(store, lease, Manifest::oci(described, layers), &config, commit.name)
+    config.rootfs.diff_ids.extend(commit.layer.as_ref().map(|layer| layer.diff_id));
+    Ok(config)
 }
 
 /// Enters the manifest of an image whose other blobs are there.

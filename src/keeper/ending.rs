@@ -28,10 +28,15 @@ impl Ending {
             libc::SIGINT | libc::SIGTERM => Some(Ending::Reboot),
             libc::SIGPWR | libc::SIGUSR2 => Some(Ending::PowerOff),
             libc::SIGUSR1 => Some(Ending::Halt),
-            _ => [Ending::Halt, Ending::PowerOff, Ending::Reboot, Ending::Kexec]
-                .into_iter()
-                .find(|ending| ending.signal() == signal),
+            _ => Ending::of_order(signal),
         }
+    }
+
+    /// The one that [`Ending::signal`] stands for.
+    pub fn of_order(signal: i32) -> Option<Ending> {
+        [Ending::Halt, Ending::PowerOff, Ending::Reboot, Ending::Kexec]
+            .into_iter()
+            .find(|ending| ending.signal() == signal)
     }
 
     /// The signal that asks init for it.

@@ -15,5 +15,6 @@ pub mod outbox;
 pub mod process;
 pub mod protocol;
 pub mod run;
+pub mod say;
 pub mod start;
 pub mod table;

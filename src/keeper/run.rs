@@ -13,14 +13,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitOptions, wait};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::duty::{Duty, Going, Pulse};
+use super::duty::{Duty, LAUNCHED, Pulse, Watchdog};
 use super::ending::Ending;
-use super::launch::launch;
+use super::launch::{Born, Launches, Order};
 use super::outbox::Outbox;
 use super::protocol::{self, Fds, Kind, Message, Received};
+use super::say::say;
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
-use crate::sys::process::{Arguments, SharedPid, replace};
+use crate::sys::process::{Arguments, remove_variable, replace};
 use crate::sys::signals::{self, Caught};
 
 /// The first pause before a dead engine is started again; doubled up to
@@ -50,12 +51,14 @@ pub struct Settings {
 }
 
 /// How a keeper ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Finished {
     /// Its exit status.
     pub code: i32,
     /// How the machine is to go down, if it is init and was told so.
     pub ending: Option<Ending>,
+    /// The hardware's watchdog, which is to be fed until the machine is down.
+    pub watchdog: Option<Watchdog>,
 }
 
 /// The engine, as the keeper sees it.
@@ -73,20 +76,19 @@ pub(crate) struct Keeper {
     pause: Duration,
     caught: Caught,
     epoll: OwnedFd,
-    second: SharedPid,
+    launches: Launches,
     arguments: Arguments,
     outbox: Outbox,
-    /// How often the supervisor was told to end, for an engine that can't answer.
-    told_to_end: u32,
     finish: Option<i32>,
     pulse: Pulse,
-    going: Option<Going>,
     /// When the watchdog is fed next.
     feed: Duration,
     /// How often in a row the engine died young.
     young: u32,
     /// The shell on the console, while there is one.
     rescuer: Option<i32>,
+    /// Since when it is what it is.
+    begun: Duration,
 }
 
 /// Every signal that a program may catch and that asks something of it.
@@ -107,29 +109,19 @@ fn signals_to_catch() -> Vec<i32> {
     signals
 }
 
-/// Says something on the console, without allocating.
-macro_rules! say {
-    ($($arg:tt)*) => {{
-        use std::io::Write;
-        let mut line = [0u8; 256];
-        let room = line.len();
-        let mut rest = &mut line[..];
-        let _ = writeln!(rest, $($arg)*);
-        let len = room - rest.len();
-        let _ = rustix::io::write(rustix::stdio::stderr(), &line[..len]);
-    }};
-}
-
-pub(crate) use say;
-
 /// Runs until the engine says `Finish`; gives the exit status. `table` is that
 /// of an earlier self, or empty.
 pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
     // Containers whose keeper step died would go to init; they come to us.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let caught = Caught::new(&signals_to_catch())?;
+    // What an earlier self, or the boot, had no time for comes now.
+    signals::restore(0);
+    // The usual one waits for a console that takes nothing.
+    std::panic::set_hook(Box::new(|panic| say!("berth: {panic}")));
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for process in table.processes.iter().filter(|process| process.adopted) {
+    let watched = |process: &&Process| process.adopted && process.state == State::Running;
+    for process in table.processes.iter().filter(watched) {
         watch(&epoll, process.pidfd.as_fd());
     }
     let mut keeper = Keeper {
@@ -139,16 +131,15 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         pause: MIN_PAUSE,
         caught,
         epoll,
-        second: SharedPid::new()?,
+        launches: Launches::new()?,
         arguments: Arguments::own(),
         outbox: Outbox::default(),
-        told_to_end: 0,
         finish: None,
         pulse: Pulse::default(),
-        going: None,
         feed: Duration::ZERO,
         young: 0,
         rescuer: None,
+        begun: now(),
     };
     for button in &keeper.settings.duty.buttons {
         let data = epoll::EventData::new_u64(BUTTON);
@@ -159,10 +150,15 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         // the same children and descriptors.
         let turn = std::panic::AssertUnwindSafe(|| keeper.turn());
         if std::panic::catch_unwind(turn).is_err() {
-            keeper.begin_anew();
+            let anew = std::panic::AssertUnwindSafe(|| keeper.begin_anew());
+            if std::panic::catch_unwind(anew).is_err() {
+                std::thread::sleep(MAX_PAUSE);
+            }
         }
         if let Some(code) = keeper.finish {
-            return Ok(Finished { code, ending: keeper.going.map(|going| going.ending) });
+            let ending = keeper.table.orders.going.map(|going| going.ending);
+            let watchdog = keeper.settings.duty.watchdog.take();
+            return Ok(Finished { code, ending, watchdog });
         }
     }
 }
@@ -175,9 +171,9 @@ fn watch(epoll: &OwnedFd, pidfd: BorrowedFd<'_>) {
     let _ = epoll::add(epoll, pidfd, data, epoll::EventFlags::IN);
 }
 
-/// The time since boot.
+/// The time since boot without that of a suspend: who slept was not late.
 fn now() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
+    let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
@@ -255,10 +251,7 @@ impl Keeper {
                 continue;
             }
             if matches!(signal, libc::SIGTERM | libc::SIGINT) {
-                self.told_to_end += 1;
-                if self.told_to_end > 2 {
-                    self.give_up();
-                }
+                self.told_to_end();
             }
             self.tell(Message { code: signal, ..Message::new(Kind::Signal) });
         }
@@ -266,7 +259,12 @@ impl Keeper {
 
     /// Asked a third time to end, the engine still has not: end without it. A
     /// container's init takes everything in its pid namespace along.
-    fn give_up(&mut self) {
+    fn told_to_end(&mut self) {
+        let told = &mut self.table.orders.told_to_end;
+        *told = told.saturating_add(1);
+        if *told <= 2 {
+            return;
+        }
         say!("berth: ending every container at once, as asked three times");
         for process in &self.table.processes {
             if process.state == State::Running {
@@ -290,6 +288,12 @@ impl Keeper {
             }
             if self.rescuer == Some(pid) {
                 self.rescuer = None;
+            }
+            if !self.launches.is_empty()
+                && let Some((order, result)) = self.launches.reaped(pid)
+            {
+                self.launched(order, result);
+                continue;
             }
             // Anybody else's child that was left to us is reaped and forgotten.
             if let Some(process) = self.table.running(pid).filter(|process| !process.adopted) {
@@ -359,9 +363,9 @@ impl Keeper {
     fn obey(&mut self, message: Message, mut fds: Fds) {
         match message.kind {
             Kind::Hello => self.tell_all(),
-            Kind::Launch => self.launch(message, &fds),
+            Kind::Launch => self.launch(message, fds),
             Kind::Adopt => {
-                if let Some(pidfd) = fds.take(0) {
+                if let Some(pidfd) = fds.take(0).filter(|_| !self.table.is_full()) {
                     watch(&self.epoll, pidfd.as_fd());
                     let _ = self.table.add(Process {
                         key: message.key,
@@ -398,38 +402,49 @@ impl Keeper {
         }
         self.outbox.push(Message::new(Kind::Told));
         // Whoever was told to end and died of something else has not ended everything.
-        for _ in 0..self.told_to_end.min(2) {
+        for _ in 0..self.table.orders.told_to_end.min(2) {
             self.outbox.push(Message { code: libc::SIGTERM, ..Message::new(Kind::Signal) });
         }
         self.send();
     }
 
-    fn launch(&mut self, message: Message, fds: &Fds) {
-        let born = if fds.is_cut_off() {
+    fn launch(&mut self, message: Message, mut fds: Fds) {
+        let order = Order { key: message.key, tag: message.tag };
+        let begun = if fds.is_cut_off() {
             Err(Errno::MFILE)
-        } else if self.table.is_full() {
+        } else if self.table.room() <= self.launches.len() {
             Err(Errno::AGAIN)
         } else {
-            launch(fds, &self.second, self.arguments)
+            self.launches.begin(order, &mut fds, self.arguments, now())
         };
+        // Otherwise its first process is reaped in a moment.
+        if let Some(born) = begun.transpose() {
+            self.launched(order, born);
+        }
+    }
+
+    fn launched(&mut self, order: Order, born: Result<Born, Errno>) {
         match born {
             Ok(born) => {
                 let process = Process {
-                    key: message.key,
+                    key: order.key,
                     pid: born.pid,
                     start: born.start,
-                    tag: message.tag,
+                    tag: order.tag,
                     pidfd: born.pidfd,
                     state: State::Running,
                     adopted: false,
                 };
+                if let Some(rescuer) = self.rescuer {
+                    let _ = signals::kill(rescuer, LAUNCHED);
+                }
                 let said = described(&process, Kind::Launched);
                 let _ = self.table.add(process);
                 self.tell(said);
             }
             Err(errno) => {
                 let refused = Message {
-                    key: message.key,
+                    key: order.key,
                     code: errno.raw_os_error(),
                     ..Message::new(Kind::Refused)
                 };
@@ -446,9 +461,11 @@ impl Keeper {
             }
             self.young = self.young.saturating_add(1);
             self.outbox.clear();
+            // The next one knows nothing of them, and begins them anew.
+            self.launches.give_up_all();
             say!("berth: the engine ended; starting it again in {} ms", self.pause.as_millis());
-            self.engine = Engine::Down { until: now() + self.pause };
-            self.pause = (self.pause * 2).min(MAX_PAUSE);
+            self.engine = Engine::Down { until: now().saturating_add(self.pause) };
+            self.pause = self.pause.saturating_mul(2).min(MAX_PAUSE);
             self.despair();
         }
     }
@@ -465,8 +482,8 @@ impl Keeper {
             }
             Err(errno) => {
                 say!("berth: can't start the engine: {errno}");
-                self.engine = Engine::Down { until: now() + self.pause };
-                self.pause = (self.pause * 2).min(MAX_PAUSE);
+                self.engine = Engine::Down { until: now().saturating_add(self.pause) };
+                self.pause = self.pause.saturating_mul(2).min(MAX_PAUSE);
             }
         }
     }
@@ -499,6 +516,16 @@ impl Keeper {
     }
 
     fn try_reexec(&mut self, binary: &CStr) -> Result<std::convert::Infallible, Errno> {
+        // What comes from here on, and what has come and was not looked at, stays pending
+        // over execve(2): signals without a handler would be lost.
+        let mask = signals::block_all();
+        signals::raise_again(self.caught.take());
+        let Err(errno) = self.execute(binary);
+        signals::restore(mask);
+        Err(errno)
+    }
+
+    fn execute(&self, binary: &CStr) -> Result<std::convert::Infallible, Errno> {
         use rustix::fs::{MemfdFlags, memfd_create};
         use rustix::io::FdFlags;
         let memfd = memfd_create(c"berth-table", MemfdFlags::empty())?;
@@ -550,10 +577,13 @@ fn described(process: &Process, kind: Kind) -> Message {
     }
 }
 
-/// The table that an earlier self left, if this program was executed by it.
+/// The table that an earlier self left, if this program was executed by it. Before there
+/// is a second thread.
 pub fn resumed_table() -> Option<Table> {
     use std::io::Read;
     let fd: i32 = std::env::var(RESUME).ok()?.parse().ok()?;
+    // Once taken over, the number may become another's.
+    remove_variable(RESUME);
     let fd = crate::sys::process::inherited(fd)?;
     let mut bytes = Vec::new();
     std::fs::File::from(fd).read_to_end(&mut bytes).ok()?;

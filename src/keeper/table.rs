@@ -2,7 +2,10 @@
 //! the start and bounded. Written as a flat file for `reexec`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use super::duty::{Going, Orders};
+use super::ending::Ending;
 use super::protocol::{TAG_LEN, Tag};
 use crate::sandbox::status::End;
 use crate::sys::process::inherited;
@@ -57,6 +60,8 @@ pub struct Table {
     pub processes: Vec<Process>,
     /// The descriptors, in no order.
     pub held: Vec<Held>,
+    /// What it was told to do.
+    pub orders: Orders,
 }
 
 /// Why something does not enter the table.
@@ -66,7 +71,11 @@ pub struct Full;
 impl Default for Table {
     fn default() -> Self {
         // Reserved now and never grown: pages of it that are not used cost nothing.
-        Table { processes: Vec::with_capacity(PROCESSES), held: Vec::with_capacity(HELD) }
+        Table {
+            processes: Vec::with_capacity(PROCESSES),
+            held: Vec::with_capacity(HELD),
+            orders: Orders::default(),
+        }
     }
 }
 
@@ -82,7 +91,12 @@ impl Table {
 
     /// Whether no further process fits.
     pub fn is_full(&self) -> bool {
-        self.processes.len() >= PROCESSES
+        self.room() == 0
+    }
+
+    /// How many further processes fit.
+    pub fn room(&self) -> usize {
+        PROCESSES.saturating_sub(self.processes.len())
     }
 
     /// The process with an id, if it still runs.
@@ -130,7 +144,7 @@ impl Table {
     /// The table as bytes; its descriptors by number, for a program that keeps
     /// them (execve(2) of the new binary).
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(16 + RECORD * (self.processes.len() + self.held.len()));
+        let mut bytes = Vec::with_capacity(RECORD * (1 + self.processes.len() + self.held.len()));
         for process in &self.processes {
             let (state, value) = match process.state {
                 State::Running => (0, 0),
@@ -156,6 +170,18 @@ impl Table {
             bytes.extend_from_slice(&held.fd.as_raw_fd().to_le_bytes());
             bytes.extend_from_slice(held.tag.bytes());
         }
+        let Orders { told_to_end, going, panics } = self.orders;
+        let until = going.and_then(|going| u64::try_from(going.until?.as_nanos()).ok());
+        bytes.extend_from_slice(b"O\0\0\0");
+        let ending = going.map_or(0, |going| going.ending.signal());
+        bytes.extend_from_slice(&ending.to_le_bytes());
+        bytes.extend_from_slice(&until.unwrap_or(NEVER).to_le_bytes());
+        bytes.extend_from_slice(&u64::from(panics).to_le_bytes());
+        bytes.extend_from_slice(&told_to_end.to_le_bytes());
+        // A binary that does not know this record takes it for a descriptor that is not
+        // open.
+        bytes.extend_from_slice(&RawFd::MAX.to_le_bytes());
+        bytes.extend_from_slice(Tag::EMPTY.bytes());
         bytes
     }
 
@@ -167,6 +193,16 @@ impl Table {
             let long = |at: usize| u64::from_le_bytes(array(record, at));
             let raw: RawFd = number(28);
             let tag = Tag::from_bytes(array(record, 32));
+            if record[0] == b'O' {
+                let until = Some(long(8)).filter(|until| *until != NEVER);
+                table.orders = Orders {
+                    told_to_end: number(24).unsigned_abs(),
+                    going: Ending::of_order(number(4))
+                        .map(|ending| Going { ending, until: until.map(Duration::from_nanos) }),
+                    panics: u32::try_from(long(16)).unwrap_or(u32::MAX),
+                };
+                continue;
+            }
             let Some(fd) = inherited(raw) else { continue };
             let added = match record[0] {
                 b'P' => table.add(Process {
@@ -194,6 +230,8 @@ impl Table {
 }
 
 const RECORD: usize = 32 + TAG_LEN;
+/// A time that never comes.
+const NEVER: u64 = u64::MAX;
 
 fn array<const N: usize>(record: &[u8], at: usize) -> [u8; N] {
     let mut part = [0; N];
@@ -245,10 +283,13 @@ mod tests {
                 .unwrap();
         }
         table.hold(Tag::new("api").unwrap(), fd()).unwrap();
-        let bytes = table.encode();
+        let going = Going { ending: Ending::Halt, until: Some(Duration::from_millis(90_001)) };
+        table.orders = Orders { told_to_end: 2, going: Some(going), panics: 1 };
+        let (orders, bytes) = (table.orders, table.encode());
         std::mem::forget(table);
         let again = Table::decode(&bytes);
         assert_eq!(again.encode(), bytes);
+        assert_eq!(again.orders, orders);
         assert_eq!(again.processes.len(), 4);
         assert_eq!(again.held[0].tag.as_str(), "api");
     }

@@ -26,7 +26,7 @@ mod write;
 
 pub use address::{http as http_address, tcp as tcp_address};
 pub use load::{Definition, Loaded, Loader, NetworkDefinition};
-pub use problem::Problem;
+pub use problem::{Problem, nearest};
 pub use schema::{network_schema, schema};
 pub use write::{network_to_toml, to_toml};
 

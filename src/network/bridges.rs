@@ -22,7 +22,7 @@ pub struct Watcher {
 impl Watcher {
     /// Listens in the calling thread's network namespace; within a tokio runtime.
     pub fn open(instance: &Instance) -> Result<Watcher> {
-        let listener = Listener::open(NETLINK_ROUTE, GROUP, "changes of links")?;
+        let listener = Listener::open(NETLINK_ROUTE, &[GROUP], "changes of links")?;
         Ok(Watcher { listener, instance: instance.clone() })
     }
 

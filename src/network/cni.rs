@@ -54,41 +54,83 @@ pub struct Added {
     pub result: Value,
 }
 
-/// What a plugin answers, and how it ends; TimedOut when it takes too long.
-fn finish(child: &mut Child, patience: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
+/// Gives a plugin its input, hears what it answers, and how it ends; TimedOut when all
+/// that takes too long. A plugin that reads nothing says why by its answer; one that
+/// leaves something running behind it has answered when it has ended itself.
+fn converse(
+    child: &mut Child,
+    input: &[u8],
+    patience: Duration,
+) -> io::Result<(ExitStatus, Vec<u8>)> {
     let deadline = Instant::now() + patience;
-    let await_ready = |fd: BorrowedFd<'_>| -> io::Result<()> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        let mut one = [PollFd::new(&fd, PollFlags::IN)];
-        match rustix::io::retry_on_intr(|| poll(&mut one, Some(&left)))? {
-            0 => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("it did not end within {}", humantime::format_duration(patience)),
-            )),
-            _ => Ok(()),
-        }
-    };
     let pidfd = rustix::process::pidfd_open(
         rustix::process::Pid::from_child(child),
         rustix::process::PidfdFlags::empty(),
     )?;
-    let mut answer = Vec::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        let mut bytes = [0; 8192];
-        loop {
-            await_ready(stdout.as_fd())?;
-            match stdout.read(&mut bytes)? {
-                0 => break,
-                length => answer.extend_from_slice(&bytes[..length]),
+    let (mut stdin, mut stdout) = (child.stdin.take(), child.stdout.take());
+    for end in [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd)] {
+        end.map(|end| rustix::io::ioctl_fionbio(end, true)).transpose()?;
+    }
+    let (mut rest, mut answer) = (input, Vec::new());
+    loop {
+        // Before its output is read, so that nothing is missed.
+        let has_ended = is_readable(pidfd.as_fd(), Duration::ZERO)?;
+        if let Some(pipe) = &mut stdin {
+            match pipe.write(rest) {
+                Ok(length) => rest = rest.get(length..).unwrap_or_default(),
+                Err(error) if is_later(&error) => {}
+                Err(_) => rest = &[],
             }
-            if answer.len() > LONGEST {
-                return Err(io::Error::other("its answer is longer than 1 MiB"));
+            if rest.is_empty() {
+                stdin = None;
             }
         }
+        if let Some(pipe) = &mut stdout
+            && is_read(pipe, &mut answer)?
+        {
+            stdout = None;
+        }
+        if has_ended {
+            return Ok((child.wait()?, answer));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let is_over = left.is_zero();
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut any = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        any.extend(stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        any.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+        if is_over || rustix::io::retry_on_intr(|| poll(&mut any, Some(&left)))? == 0 {
+            let why = format!("it did not end within {}", humantime::format_duration(patience));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
     }
-    await_ready(pidfd.as_fd())?;
-    Ok((child.wait()?, answer))
+}
+
+fn is_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn is_readable(fd: BorrowedFd<'_>, within: Duration) -> io::Result<bool> {
+    let within = Timespec::try_from(within).map_err(io::Error::other)?;
+    let mut one = [PollFd::new(&fd, PollFlags::IN)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut one, Some(&within)))? > 0)
+}
+
+/// Reads what is there; says whether that was all.
+fn is_read(pipe: &mut impl Read, answer: &mut Vec<u8>) -> io::Result<bool> {
+    let mut bytes = [0; 8192];
+    loop {
+        match pipe.read(&mut bytes) {
+            Ok(0) => return Ok(true),
+            Ok(length) => answer.extend_from_slice(&bytes[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_later(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        if answer.len() > LONGEST {
+            return Err(io::Error::other("its answer is longer than 1 MiB"));
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -245,11 +287,8 @@ impl Conflist {
             command.env("CNI_NETNS", netns);
         }
         let mut child = command.spawn().map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A plugin that reads nothing says why by its answer.
-            let _ = stdin.write_all(Value::Object(input).to_string().as_bytes());
-        }
-        let finished = finish(&mut child, self.patience);
+        let input = Value::Object(input).to_string();
+        let finished = converse(&mut child, input.as_bytes(), self.patience);
         if finished.is_err() {
             let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);

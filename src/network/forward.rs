@@ -15,6 +15,9 @@ use tokio::sync::{Semaphore, mpsc};
 /// Connections carried at once by one listener; more wait in its backlog.
 const AT_ONCE: usize = 512;
 
+/// How long a socket rests that gives errors.
+const REST: Duration = Duration::from_millis(50);
+
 /// Carries every connection that `listener` accepts to `to`, until it is dropped.
 pub async fn tcp(listener: TcpListener, to: SocketAddr) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
@@ -24,7 +27,7 @@ pub async fn tcp(listener: TcpListener, to: SocketAddr) {
             Ok((client, _)) => client,
             // Out of descriptors, or the client has gone: neither ends the listener.
             Err(_) => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(REST).await;
                 continue;
             }
         };
@@ -48,11 +51,16 @@ pub async fn udp(socket: UdpSocket, to: SocketAddr) {
     let socket = Arc::new(socket);
     let mut clients: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
     let mut bytes = vec![0; DATAGRAM];
+    let mut failed = false;
     loop {
         let Ok((length, from)) = socket.recv_from(&mut bytes).await else {
-            tokio::task::yield_now().await;
+            // One error is that of an earlier answer; one after the other would spin.
+            if std::mem::replace(&mut failed, true) {
+                tokio::time::sleep(REST).await;
+            }
             continue;
         };
+        failed = false;
         let datagram = bytes[..length].to_vec();
         let refused = match clients.get(&from) {
             Some(client) => match client.try_send(datagram) {

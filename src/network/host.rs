@@ -2,7 +2,7 @@
 //! crash left. All of it is idempotent: whoever died half way does it again.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 
 use super::error::{Error, Result};
@@ -65,33 +65,38 @@ impl Host {
         self.links.taken(|name| Host::is_ours(&instance, name))
     }
 
+    /// Whether a network could be made beside all that the host has. Not asked of one
+    /// that stands: whatever came later, who is on it keeps their addresses.
+    ///
+    /// # Errors
+    /// What is in the way: what it says of itself, its missing parent, or a range of the
+    /// host's that it overlaps.
+    pub fn check(&mut self, network: &NetworkSpec) -> Result<()> {
+        let refused = |why: String| Error::refused("make the network", &network.name, why);
+        if let Some(problem) = network.problems().into_iter().next() {
+            return Err(refused(problem));
+        }
+        if let Some(parent) = &network.parent
+            && self.links.find(parent)?.is_none()
+        {
+            return Err(refused(format!("its parent {parent} is no interface of the host")));
+        }
+        let taken = self.taken()?;
+        match network.overlap(&taken) {
+            Some(taken) => Err(refused(format!("{} overlaps {}", network.subnet, taken.by))
+                .with_remedy("choose another subnet, or none: a free one is found then")),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a network, or completes one that exists: the bridge, its addresses, the
     /// settings that it needs. Gives the settings that were changed, to be said.
     ///
     /// # Errors
-    /// It overlaps what the host has, its parent is missing, or the kernel refuses.
+    /// What the kernel refuses.
     pub fn ensure(&mut self, network: &NetworkSpec) -> Result<Vec<String>> {
-        if let Some(problem) = network.problems().into_iter().next() {
-            return Err(Error::refused("make the network", &network.name, problem));
-        }
-        if let Some(parent) = &network.parent {
-            return match self.links.find(parent)? {
-                Some(_) => Ok(Vec::new()),
-                None => Err(Error::refused(
-                    "make the network",
-                    &network.name,
-                    format!("its parent {parent} is no interface of the host"),
-                )),
-            };
-        }
-        let taken = self.taken()?;
-        if let Some(taken) = network.overlap(&taken) {
-            return Err(Error::refused(
-                "make the network",
-                &network.name,
-                format!("{} overlaps {}", network.subnet, taken.by),
-            )
-            .with_remedy("choose another subnet, or none: a free one is found then"));
+        if network.driver != Driver::Bridge {
+            return Ok(Vec::new());
         }
         let bridge = self.instance.bridge(&network.name);
         let mac = Mac::derived(self.instance.seed(&["bridge-mac", &network.name]));
@@ -132,7 +137,7 @@ impl Host {
         })?;
         // The route to the address that is only a name for the other end; and loose
         // checks of sources at the other end, which wants an address for that.
-        let near = |last| IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 77, last));
+        let near = |last| IpAddr::V4(Ipv4Addr::new(169, 254, 77, last));
         self.links.add_address(&sending, near(1), 30)?;
         self.links.add_address(&receiving, near(6), 32)?;
         self.links.add_neighbour(out.index, ADMISSION_V4.into(), mac)?;
@@ -288,6 +293,32 @@ fn configure(network: &NetworkSpec, endpoint: &Endpoint<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The interface of a container that has this address, or any of the network's: for one
+/// that runs already.
+pub fn found(
+    network: &NetworkSpec,
+    lease: Option<Ipv4Addr>,
+    netns: BorrowedFd<'_>,
+) -> Result<Option<(String, Ipv4Addr)>> {
+    netns::inside(netns, || {
+        let mut links = Links::open()?;
+        for link in links.all()? {
+            let addresses = links.addresses(&link.name)?;
+            let here = addresses.into_iter().find_map(|address| match (address, lease) {
+                (IpAddr::V4(address), Some(lease)) => (address == lease).then_some(address),
+                (IpAddr::V4(address), None) => {
+                    Some(address).filter(|ip| network.subnet.contains(ip))
+                }
+                _ => None,
+            });
+            if let Some(address) = here {
+                return Ok(Some((link.name, address)));
+            }
+        }
+        Ok(None)
+    })
 }
 
 /// What a container's interfaces counted, by name, but for its loopback.

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::{self, Lasting};
 use super::error::{Error, Result};
 use super::names::{Instance, Mac};
 use super::spec::NetworkSpec;
@@ -159,7 +160,8 @@ impl Leases {
         self.by_container.remove(container).is_some()
     }
 
-    /// A container has another name; says whether it had any addresses.
+    /// A container has another name, which no other container bears; says whether it had
+    /// any addresses. What a container that is gone left under the new name is released.
     pub fn rename(&mut self, container: &str, to: &str) -> bool {
         match self.by_container.remove(container) {
             Some(lease) => {
@@ -200,40 +202,40 @@ struct File<T> {
     leases: T,
 }
 
-/// Reads a network's leases; none if there is no file yet.
+/// What a network's file of leases says.
+#[derive(Debug)]
+pub enum Read {
+    /// These; none if there is no file yet.
+    Leases(Leases),
+    /// It is torn or of another version, for this reason.
+    Torn(String),
+}
+
+/// Reads a network's leases.
 ///
 /// # Errors
-/// The file can't be read, is torn or is of another version: it must not be taken
-/// for an empty one, or addresses would be given twice.
-pub fn load(path: &Path) -> Result<Leases> {
-    let failed = |error: io::Error| {
-        Error::new("read the leases", path.display().to_string(), error).with_remedy(
-            "move the file away; running containers' addresses must then be leased again",
-        )
-    };
+/// The disk's: what can't be read now must not be taken for none.
+pub fn load(path: &Path) -> Result<Read> {
     let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Leases::default()),
-        other => other.map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Read::Leases(Leases::default()));
+        }
+        other => other
+            .map_err(|error| Error::new("read the leases", path.display().to_string(), error))?,
     };
-    let file: File<Leases> =
-        serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
-    if file.version != VERSION {
-        return Err(failed(io::Error::other(format!("it is of version {}", file.version))));
-    }
-    Ok(file.leases)
+    Ok(match serde_json::from_slice::<File<Leases>>(&bytes) {
+        Ok(file) if file.version == VERSION => Read::Leases(file.leases),
+        Ok(file) => Read::Torn(format!("it is of version {}", file.version)),
+        Err(error) => Read::Torn(error.to_string()),
+    })
 }
 
 /// Replaces a network's leases on disk; when it returns they outlive a power cut.
 pub fn save(path: &Path, leases: &Leases) -> Result<()> {
     let write = || -> io::Result<()> {
-        let dir = path.parent().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new().prefix(".leases").tempfile_in(dir)?;
-        serde_json::to_writer_pretty(&mut file, &File { version: VERSION, leases })?;
-        file.write_all(b"\n")?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        fs::File::open(dir)?.sync_all()
+        let mut text = serde_json::to_vec_pretty(&File { version: VERSION, leases })?;
+        text.push(b'\n');
+        disk::replace(path, &text, 0o600, Lasting::Disk)
     };
     write().map_err(|error| Error::new("save the leases", path.display().to_string(), error))
 }
@@ -325,17 +327,33 @@ mod tests {
     fn leases_come_back_from_disk_and_a_torn_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("networks/n.leases.json");
-        assert_eq!(load(&path).unwrap(), Leases::default());
+        let read = |path: &Path| match load(path).unwrap() {
+            Read::Leases(leases) => Ok(leases),
+            Read::Torn(why) => Err(why),
+        };
+        assert_eq!(read(&path), Ok(Leases::default()));
         let mut leases = Leases::default();
         let first = lease(&mut leases, 24, "web", Wish::default()).unwrap();
         save(&path, &leases).unwrap();
-        let mut again = load(&path).unwrap();
+        let mut again = read(&path).unwrap();
         assert_eq!(lease(&mut again, 24, "web", Wish::default()), Ok(first));
         assert_eq!(again.release_unknown(|_| false), ["web"]);
         fs::write(&path, b"{\"version\":1,").unwrap();
-        assert!(load(&path).is_err());
+        assert!(read(&path).is_err());
         fs::write(&path, b"{\"version\":9,\"leases\":{\"by_container\":{}}}").unwrap();
-        assert!(load(&path).unwrap_err().to_string().contains("version 9"));
+        assert!(read(&path).unwrap_err().contains("version 9"));
+        // What can't be read at all is an error, and never taken for none.
+        assert!(load(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_rename_takes_the_addresses_along_and_none_is_held_twice() {
+        let mut leases = Leases::default();
+        let old = lease(&mut leases, 24, "old", Wish::default()).unwrap();
+        lease(&mut leases, 24, "gone", Wish::default()).unwrap();
+        assert!(leases.rename("old", "gone"));
+        assert_eq!(leases.all().collect::<Vec<_>>(), [("gone", &old)]);
+        assert!(!leases.rename("old", "other"));
     }
 
     #[test]

@@ -10,8 +10,11 @@ use tokio::io::unix::AsyncFd;
 
 use super::error::{Error, Result};
 
-/// How long the messages of one change take to come.
+/// How long the messages of one change take to come; and as long a storm of messages is
+/// let go on before it is looked at again.
 const SETTLE: Duration = Duration::from_millis(3);
+/// So many messages are read at once: others have work, too.
+const AT_ONCE: usize = 256;
 
 /// The socket, and what its changes are called in an error.
 #[derive(Debug)]
@@ -21,16 +24,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens to a group (netlink(7)) in the calling thread's network namespace; within
+    /// Listens to groups (netlink(7)) in the calling thread's network namespace; within
     /// a tokio runtime.
     ///
     /// # Errors
     /// What the system said of the socket; `what` names the changes.
-    pub fn open(protocol: isize, group: u32, what: &'static str) -> Result<Listener> {
+    pub fn open(protocol: isize, groups: &[u32], what: &'static str) -> Result<Listener> {
         let open = || -> io::Result<AsyncFd<OwnedFd>> {
             let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
-            socket.add_membership(group)?;
+            for group in groups {
+                socket.add_membership(*group)?;
+            }
             socket.set_non_blocking(true)?;
             let fd = rustix::io::fcntl_dupfd_cloexec(&socket, 0)?;
             crate::sys::readiness::watch(fd, Interest::READABLE)
@@ -48,20 +53,21 @@ impl Listener {
         let failed = |error| Error::new("hear of", self.what, error);
         loop {
             drop(self.socket.readable().await.map_err(failed)?);
-            if self.drain(&matters).map_err(failed)? {
-                // One change is told in many messages; one answer is enough for them.
-                tokio::time::sleep(SETTLE).await;
+            let found = self.drain(&matters).map_err(failed)?;
+            // One change is told in many messages; one answer is enough for them.
+            tokio::time::sleep(SETTLE).await;
+            if found {
                 self.drain(&matters).map_err(failed)?;
                 return Ok(());
             }
         }
     }
 
-    /// Reads all that is there; says whether something of it matters.
+    /// Reads what is there; says whether something of it matters.
     fn drain(&self, matters: &impl Fn(&[u8]) -> bool) -> io::Result<bool> {
         let mut bytes = vec![0; 64 * 1024];
         let mut found = false;
-        loop {
+        for _ in 0..AT_ONCE {
             let fd = self.socket.get_ref();
             match self.socket.try_io(Interest::READABLE, |_| Ok(rustix::io::read(fd, &mut bytes)?))
             {
@@ -72,5 +78,6 @@ impl Listener {
                 Err(error) => return Err(error),
             }
         }
+        Ok(found)
     }
 }

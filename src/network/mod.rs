@@ -11,6 +11,7 @@
 
 pub mod bridges;
 pub mod cni;
+pub mod disk;
 pub mod dns;
 pub mod error;
 pub mod files;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -22,23 +22,57 @@ use crate::archive::{Dirs, Entry, Kind, Missing, Node, Step, components, walk};
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 impl Writable {
-    /// Copies all changes to where `to` has none yet. Nobody may change either
-    /// meanwhile. What a crash leaves belongs to no container, and is swept.
+    /// Copies all changes to where `to` has none yet; they are on disk when this
+    /// returns. Nobody may change either meanwhile. What a crash leaves belongs to no
+    /// container, and is swept.
     ///
     /// # Errors
     /// If the disk refuses; then nothing is left.
-    pub fn duplicate(&self, to: &Writable) -> Result<(), Error> {
+    pub fn duplicate(&self, to: &Writable) -> Result<Duplicate, Error> {
+        let duplicate = Duplicate(Some(to.clone()));
         private(&to.state.join("roots"))?;
         private(&to.folder())?;
-        let copied = tree(&self.folder(), &to.folder(), &|path| {
-            // What overlayfs works in is empty again with each mount.
-            path == b"work" || path.starts_with(b"sub/") && path.ends_with(b"/work")
-        });
-        if copied.is_err() {
-            let _ = super::discard(to);
-        }
-        copied
+        tree(&self.folder(), &to.folder(), &is_work)?;
+        to_disk(&to.folder())?;
+        Ok(duplicate)
     }
+}
+
+/// A copy that is no container's yet: dropped before it is kept, it goes.
+#[derive(Debug)]
+pub struct Duplicate(Option<Writable>);
+
+impl Duplicate {
+    /// It is a container's from now on.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Duplicate {
+    fn drop(&mut self) {
+        if let Some(writable) = &self.0
+            && let Err(error) = super::discard(writable)
+        {
+            tracing::warn!("{error}; it is swept at the next start");
+        }
+    }
+}
+
+/// Whether overlayfs works in this directory of a container's folder: it is empty again
+/// with each mount. A container's own directories of that name lie deeper.
+fn is_work(path: &[u8]) -> bool {
+    match path.strip_prefix(b"sub/") {
+        Some(of_part) => of_part.strip_suffix(b"/work").is_some_and(|part| !part.contains(&b'/')),
+        None => path == b"work",
+    }
+}
+
+/// Forces what was copied to disk: a record on disk must not name what is not.
+pub(super) fn to_disk(folder: &Path) -> Result<(), Error> {
+    File::open(folder)
+        .and_then(|folder| Ok(rustix::fs::syncfs(&folder)?))
+        .map_err(|e| Error::new("write to disk", folder, e))
 }
 
 /// Copies what is in a directory into another, with owners, modes, times, attributes,
@@ -69,17 +103,19 @@ pub(super) fn tree_of(source: &Node, to: &Path, bare: &dyn Fn(&[u8]) -> bool) ->
     copied
         .and_then(|()| copying.finish().map_err(|e| crate::archive::Error::at("finish", b"", e)))
         .and_then(|()| {
-            let dressed = source.entry(Vec::new()).and_then(|entry| {
-                let Some(entry) = entry else { return Ok(0) };
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                let top = openat(top.as_fd(), ".", flags, Mode::empty())?;
-                let owner = (entry.uid, entry.gid);
-                let dress = Finish { entry: &entry, owner, born: (0, 0), umask: 0o7777 };
-                dress.open(top.as_fd(), false)
-            });
-            dressed.map(drop).map_err(|e| crate::archive::Error::at("finish", b".", e))
+            dress(source, top.as_fd()).map_err(|e| crate::archive::Error::at("finish", b".", e))
         })
         .map_err(|e| Error::new("copy to", to, io::Error::other(e)))
+}
+
+/// Gives a directory the owner, mode, times and attributes of another.
+pub(super) fn dress(source: &Node, directory: BorrowedFd<'_>) -> io::Result<()> {
+    let Some(entry) = source.entry(Vec::new())? else { return Ok(()) };
+    let directory = openat(directory, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let owner = (entry.uid, entry.gid);
+    let dress = Finish { entry: &entry, owner, born: (0, 0), umask: 0o7777 };
+    dress.open(directory.as_fd(), false)?;
+    Ok(())
 }
 
 struct Copying<'r> {
@@ -173,4 +209,19 @@ fn content(from: &File, to: &File) -> io::Result<()> {
         at = end;
     }
     to.set_len(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_overlayfs_works_in_is_left_out() {
+        for work in ["work", "sub/var/work", "sub/var%2Flib/work"] {
+            assert!(is_work(work.as_bytes()), "{work}");
+        }
+        for own in ["upper/work", "upper/a/work", "sub/var/upper/work", "sub/work", "upper"] {
+            assert!(!is_work(own.as_bytes()), "{own}");
+        }
+    }
 }

@@ -10,12 +10,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 use super::error::Error;
 use super::mountinfo::{self, HostMount};
 use super::view::{EMPTY, Entry, Found, Kind, Owned, Rules, is_standard};
+use crate::archive::Time;
 
 /// Larger files are no keys.
 const KEY_FILE_LIMIT: u64 = 1 << 20;
@@ -213,7 +215,8 @@ pub(super) fn owned(there: &Metadata) -> Owned {
     Owned { mode: there.mode() & 0o7777, uid: there.uid(), gid: there.gid() }
 }
 
-/// What a file was when it was looked at; another content is another time of change.
+/// What a file was when it was looked at; another content is another time of change,
+/// once that time is settled.
 type Identity = (u64, u64, u64, i64, i64);
 
 fn identity(there: &Metadata) -> Identity {
@@ -231,7 +234,13 @@ fn key_in(path: &Path, there: &Metadata) -> bool {
     if let Some(holds) = known().get(&identity(there)) {
         return *holds;
     }
+    let now = SystemTime::now();
     let Ok((holds, read)) = holds_private_key(path) else { return true };
+    let changed =
+        Time { seconds: read.ctime(), nanoseconds: u32::try_from(read.ctime_nsec()).unwrap_or(0) };
+    if !changed.is_settled(now) {
+        return holds;
+    }
     let mut known = known();
     if known.len() >= KNOWN_MAX {
         known.clear();

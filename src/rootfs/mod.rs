@@ -16,6 +16,7 @@
 //! Called by the engine, from threads that may block, as root. It knows nothing of
 //! manifests, processes, cgroups or networks.
 
+mod assemble;
 pub mod copy;
 mod cover;
 mod duplicate;
@@ -36,6 +37,8 @@ mod writable;
 mod tests;
 
 pub use crate::sys::userns::{IdRange, userns_and_netns, userns_with_range};
+pub use assemble::{Inside, assemble};
+pub use duplicate::Duplicate;
 pub use error::Error;
 pub use inside::{ensure_dir_in_root, ensure_file_in_root, read_in_root};
 pub use prepare::{
@@ -43,5 +46,5 @@ pub use prepare::{
 };
 pub(crate) use trash::throw_away;
 pub use trash::{discard, empty_trash, sweep};
-pub use volume::{Bind, Source, Volume, Volumes, is_volume_name};
+pub use volume::{Bind, Source, Unnamed, Volume, Volumes, is_volume_name};
 pub use writable::Writable;

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -79,8 +78,9 @@ impl Volumes {
         private(&folder)?;
         let volumes = Volumes { state: state_dir.to_owned(), folder };
         for name in volumes.names()? {
-            if name.starts_with(UNFINISHED) {
-                throw_away(&volumes.state, &volumes.folder.join(name))?;
+            match name.starts_with(UNFINISHED) {
+                true => drop(volumes.throw_away(&volumes.folder.join(name))?),
+                false => volumes.sweep_copies(&volumes.folder.join(name))?,
             }
         }
         Ok(volumes)
@@ -102,42 +102,38 @@ impl Volumes {
         if place.join("_data").is_dir() {
             return self.get(name);
         }
-        let volume = Volume {
-            version: VERSION,
-            name: name.to_owned(),
-            created: jiff::Timestamp::now().to_string(),
-            labels,
-        };
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let unfinished = self.folder.join(format!("{UNFINISHED}{}-{serial}", std::process::id()));
-        let failed = |e: io::Error| Error::new("make the volume", &place, e);
-        if let Err(e) = write(&unfinished, &volume) {
-            // Nothing is lost if this fails too: the next start sweeps it.
-            let _ = throw_away(&self.state, &unfinished);
-            return Err(failed(e));
-        }
-        match renameat_with(CWD, &unfinished, CWD, &place, RenameFlags::NOREPLACE) {
-            Ok(()) => {
-                sync(&self.folder).map_err(failed)?;
-                Ok(volume)
-            }
-            Err(Errno::EXIST) => {
-                throw_away(&self.state, &unfinished)?;
-                self.get(name)
-            }
-            Err(e) => Err(failed(e.into())),
+        match self.unnamed(name, labels)?.publish() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.get(name),
+            made => made,
         }
     }
 
-    /// Makes a volume with the content of another, which nobody may change meanwhile.
-    pub fn duplicate(&self, from: &str, to: &str) -> Result<Volume, Error> {
-        let volume = self.create(to)?;
-        let copied = super::duplicate::tree(&self.data(from)?, &self.data(to)?, &|_| false);
-        if let Err(error) = copied {
-            let _ = self.remove(to);
-            return Err(error);
-        }
-        Ok(volume)
+    /// Copies a volume, which nobody may change meanwhile, for one that is to be `to`.
+    /// The copy is on disk when this returns, and a volume once it is published.
+    pub fn duplicate(&self, from: &str, to: &str) -> Result<Unnamed, Error> {
+        self.end_seeding(from)?;
+        let copy = self.unnamed(to, BTreeMap::new())?;
+        super::duplicate::tree(&self.data(from)?, &copy.folder.join("_data"), &|_| false)?;
+        super::duplicate::to_disk(&copy.folder)?;
+        Ok(copy)
+    }
+
+    fn unnamed(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Unnamed, Error> {
+        check(name)?;
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let unnamed = Unnamed {
+            folder: self.folder.join(format!("{UNFINISHED}{}-{serial}", std::process::id())),
+            volumes: self.clone(),
+            volume: Volume {
+                version: VERSION,
+                name: name.to_owned(),
+                created: jiff::Timestamp::now().to_string(),
+                labels,
+            },
+        };
+        write(&unnamed.folder, &unnamed.volume)
+            .map_err(|e| Error::new("make the volume", &self.folder.join(name), e))?;
+        Ok(unnamed)
     }
 
     /// One volume. What is in it counts, not its metadata: if these are torn or of a
@@ -197,6 +193,7 @@ impl Volumes {
         let (path, recursive) = match source {
             Source::Volume(name) => {
                 self.create(name)?;
+                self.end_seeding(name)?;
                 (self.data(name)?, false)
             }
             Source::Path(path) => (path.to_owned(), true),
@@ -233,6 +230,35 @@ impl Volumes {
             names.extend(entry.map_err(failed)?.file_name().into_string().ok());
         }
         Ok(names)
+    }
+}
+
+/// A volume that is whole, but not there yet: dropped before it is published, it goes.
+#[derive(Debug)]
+pub struct Unnamed {
+    volumes: Volumes,
+    folder: PathBuf,
+    volume: Volume,
+}
+
+impl Unnamed {
+    /// Gives it its name; `AlreadyExists` if another has it.
+    pub fn publish(self) -> Result<Volume, Error> {
+        let place = self.volumes.folder.join(&self.volume.name);
+        let failed = |e: io::Error| Error::new("make the volume", &place, e);
+        renameat_with(CWD, &self.folder, CWD, &place, RenameFlags::NOREPLACE)
+            .map_err(|e| failed(e.into()))?;
+        sync(&self.volumes.folder).map_err(failed)?;
+        Ok(self.volume.clone())
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // Once it is published there is nothing at this path any more.
+        if let Err(error) = self.volumes.throw_away(&self.folder) {
+            tracing::warn!("{error}; it is swept at the next start");
+        }
     }
 }
 
@@ -279,9 +305,8 @@ fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Docker's rule for names of volumes, and no more than a file name can have.
-/// Whether a volume can have this name: `[a-zA-Z0-9][a-zA-Z0-9._-]*`, as with Docker, at
-/// most 255 bytes.
+/// Whether a volume can have this name: `[a-zA-Z0-9][a-zA-Z0-9._-]*`, as with Docker,
+/// and no more than the 255 bytes of a file name.
 pub fn is_volume_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());

@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::AtomicI32;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -32,7 +32,7 @@ pub struct Inherited<'a> {
     /// The other end, which the child must not keep open: the keeper's death
     /// must be an end of file.
     pub go_write: RawFd,
-    /// Where the first of two steps says the second's pid.
+    /// Where the second step's pid is written before that runs.
     pub second: &'a AtomicI32,
     /// The keeper's own arguments.
     pub arguments: process::Arguments,
@@ -83,11 +83,10 @@ pub fn spawn(
     inherited: &Inherited<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> std::io::Result<i32> {
-    // The first of two steps shares nothing and ends soon; VFORK saves a wait.
-    let flags = if is_two_step(&head) { process::flags::VFORK } else { 0 };
+    // Not CLONE_VFORK: in a cgroup that is frozen the caller would stand still with it.
     // SAFETY: the child only runs `run`, which keeps to async-signal-safe calls and
     // never returns.
-    match unsafe { clone3(flags, cgroup) }? {
+    match unsafe { clone3(0, cgroup, None) }? {
         Clone::Parent(pid) => Ok(pid),
         Clone::Child => run(head, tape, inherited),
     }
@@ -153,12 +152,10 @@ fn sequence(
         // parent's child (CLONE_PARENT) the second step is the keeper's to reap.
         // SAFETY: this process has one thread, and both sides keep to
         // async-signal-safe calls until they exec or exit.
-        let cloned = unsafe { clone3(new_namespaces | process::flags::PARENT, None) };
+        let flags = new_namespaces | process::flags::PARENT;
+        let cloned = unsafe { clone3(flags, None, Some(inherited.second)) };
         match at(Step::Clone, 0, cloned.map_err(errno_of))? {
-            Clone::Parent(pid) => {
-                inherited.second.store(pid, Ordering::SeqCst);
-                exit_now(0);
-            }
+            Clone::Parent(_) => exit_now(0),
             Clone::Child => {}
         }
     }
@@ -184,7 +181,7 @@ fn sequence(
         // An init that is not PID 1 adopts orphans only when it says so (prctl(2)).
         at(Step::Fork, 0, rustix::process::set_child_subreaper(Some(rustix::process::getpid())))?;
         // SAFETY: as above, one thread; the parent goes on in `init::run`.
-        let cloned = unsafe { clone3(0, None) };
+        let cloned = unsafe { clone3(0, None, None) };
         match at(Step::Fork, 0, cloned.map_err(errno_of))? {
             Clone::Parent(pid) => become_init(pid, inherited),
             Clone::Child => {}

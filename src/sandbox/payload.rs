@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::child::{Head, Inherited, Stepped, at, borrowed, read};
-use super::plan;
+use super::plan::{self, SOCKETS_MAX};
 use super::status::{Failure, Step};
 use super::tape::Reader;
 use crate::sys::process::{self, close_on_exec_from, execve};
@@ -51,9 +51,6 @@ pub(super) fn become_payload(
     let Err(failure) = with_rights(head, tape, given);
     super::child::fail(&moved, failure)
 }
-
-/// As many as SCM_RIGHTS could bring beside everything else.
-const SOCKETS_MAX: usize = 64;
 
 /// What the payload is given beside its standard streams.
 #[derive(Debug, Clone, Copy)]

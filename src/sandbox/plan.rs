@@ -7,6 +7,10 @@ use super::tape::Writer;
 /// finds another one refuses the launch.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BERTHPL\x02");
 
+/// The most listening sockets that a payload can be given: as many as SCM_RIGHTS could
+/// bring beside everything else.
+pub const SOCKETS_MAX: usize = 64;
+
 /// An index into the descriptors that came with the launch.
 pub type FdIndex = usize;
 

@@ -109,7 +109,8 @@ impl<'a> Reader<'a> {
         self.pointers_with(None)
     }
 
-    /// The same; the digits that the first string ends with become `number`.
+    /// The same; the digits that the first string ends with become `number`, which has no
+    /// more of them. Without zeros before it: who reads those as octal gets another one.
     pub fn pointers_with(&mut self, number: Option<u32>) -> Option<*const *const libc::c_char> {
         let count: usize = self.number()?;
         let array = self.take(count.checked_add(1)?.checked_mul(WORD)?)?;
@@ -130,11 +131,18 @@ impl<'a> Reader<'a> {
         let len: usize = self.number()?;
         let padded = len.checked_add(1)?.checked_next_multiple_of(WORD)?;
         let bytes = self.take(padded)?;
+        let text = bytes.get_mut(..len)?;
+        let room = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        let text = text.get_mut(len - room..)?;
+        let length = number.checked_ilog10().unwrap_or(0) as usize + 1;
+        let (digits, left) = text.split_at_mut_checked(length)?;
         let mut rest = number;
-        for byte in bytes.get_mut(..len)?.iter_mut().rev().take_while(|b| b.is_ascii_digit()) {
+        for byte in digits.iter_mut().rev() {
             *byte = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
+        // The string ends behind the last digit.
+        left.fill(0);
         CStr::from_bytes_until_nul(bytes).ok()
     }
 }
@@ -168,14 +176,25 @@ mod tests {
 
     #[test]
     fn a_number_is_put_into_the_first_string() {
-        let mut writer = Writer::default();
-        writer.pointers(&[b"LISTEN_PID=0000000000".to_vec(), b"A=1".to_vec()]);
-        let mut tape = writer.finish();
-        let mut reader = Reader::new(&mut tape);
-        let array = reader.pointers_with(Some(4711)).unwrap();
-        // SAFETY: the array and its strings are in `tape`, which lives.
-        let first = unsafe { CStr::from_ptr(*array) };
-        assert_eq!(first, c"LISTEN_PID=0000004711");
+        let told = |text: &str, number: u32| {
+            let mut writer = Writer::default();
+            writer.pointers(&[text.as_bytes().to_vec(), b"A=1".to_vec()]);
+            writer.word(7);
+            let mut tape = writer.finish();
+            let mut reader = Reader::new(&mut tape);
+            let array = reader.pointers_with(Some(number))?;
+            assert_eq!(reader.word(), Some(7));
+            // SAFETY: the array and its strings are in `tape`, which lives.
+            Some(
+                unsafe { [CStr::from_ptr(*array), CStr::from_ptr(*array.add(1))] }
+                    .map(|one| one.to_str().unwrap().to_owned()),
+            )
+        };
+        let room = "LISTEN_PID=0000000000";
+        assert_eq!(told(room, 4711).unwrap(), ["LISTEN_PID=4711", "A=1"]);
+        assert_eq!(told(room, 0).unwrap(), ["LISTEN_PID=0", "A=1"]);
+        assert_eq!(told(room, u32::MAX).unwrap(), ["LISTEN_PID=4294967295", "A=1"]);
+        assert_eq!(told("X=00", 100), None);
     }
 
     proptest! {

@@ -32,6 +32,7 @@ fn context() -> Context {
         image: ImageDefaults::default(),
         etc: BTreeMap::new(),
         open_files: None,
+        oom_score_adj: None,
     }
 }
 
@@ -351,4 +352,16 @@ fn open_files_have_the_usual_limit_unless_the_manifest_says_another() {
     };
     assert_eq!(limits("command = ['x']"), [(1024, 4096)]);
     assert_eq!(limits("command = ['x']\nrlimits = { nofile = 64 }"), [(64, 64)]);
+}
+
+/// Berth's own score, which may protect it, is not for containers.
+#[test]
+fn the_oom_score_is_the_manifests_or_the_usual() {
+    let context = Context { oom_score_adj: Some(0), ..context() };
+    let score = |toml| {
+        let spec = build(&container(toml), &context).unwrap();
+        spec.process().as_ref().unwrap().oom_score_adj()
+    };
+    assert_eq!(score("command = ['x']"), Some(0));
+    assert_eq!(score("command = ['x']\noom-score-adj = -100"), Some(-100));
 }

@@ -68,6 +68,9 @@ pub struct Context {
     /// How many open files a process may have (soft and hard `RLIMIT_NOFILE`) when the
     /// manifest does not say; `None` is what the keeper has, who has raised its own.
     pub open_files: Option<(u64, u64)>,
+    /// The score for the kernel's choice of whom to end for lack of memory when the
+    /// manifest does not say; `None` is Berth's own.
+    pub oom_score_adj: Option<i32>,
 }
 
 /// A contiguous range of the host's ids; the container's id 0 is `first`.

@@ -49,7 +49,7 @@ pub(super) fn process(
         .set_capabilities(Some(capabilities.for_process(user.uid)))
         .set_rlimits(rlimits(container, context.open_files)?)
         .set_no_new_privileges(Some(container.security.no_new_privileges))
-        .set_oom_score_adj(oom_score_adj(container)?);
+        .set_oom_score_adj(oom_score_adj(container)?.or(context.oom_score_adj));
     Ok(process)
 }
 

@@ -89,14 +89,18 @@ pub fn has_key(input: BorrowedFd<'_>, code: u16) -> bool {
     len >= 0 && bits.get(byte).is_some_and(|bits| bits & (1 << bit) != 0)
 }
 
-/// Sets the time after which a watchdog that is not fed resets the machine; gives
-/// the time that it took (Documentation/watchdog/watchdog-api.rst).
+/// Sets the time after which a watchdog that is not fed resets the machine; gives the
+/// time that it has, which for some hardware is a fixed one
+/// (Documentation/watchdog/watchdog-api.rst).
 pub fn set_watchdog(watchdog: BorrowedFd<'_>, seconds: i32) -> io::Result<i32> {
     const WDIOC_SETTIMEOUT: libc::Ioctl = 0xc004_5706;
-    let mut taken = seconds;
+    const WDIOC_GETTIMEOUT: libc::Ioctl = 0x8004_5707;
+    let mut time = seconds;
     // SAFETY: the kernel reads and writes one integer.
-    checked(unsafe { libc::ioctl(watchdog.as_raw_fd(), WDIOC_SETTIMEOUT, &mut taken) })?;
-    Ok(taken)
+    let set = checked(unsafe { libc::ioctl(watchdog.as_raw_fd(), WDIOC_SETTIMEOUT, &mut time) });
+    // SAFETY: the kernel writes one integer.
+    let got = checked(unsafe { libc::ioctl(watchdog.as_raw_fd(), WDIOC_GETTIMEOUT, &mut time) });
+    got.or(set).map(|()| time)
 }
 
 /// kexec_file_load(2): the kernel that reboot(2) with LINUX_REBOOT_CMD_KEXEC starts.

@@ -10,5 +10,6 @@ pub mod mount;
 pub mod pause;
 pub mod process;
 pub mod readiness;
+pub mod rights;
 pub mod signals;
 pub mod userns;

@@ -21,8 +21,6 @@ pub enum Clone {
 pub mod flags {
     /// The child's parent is the caller's parent.
     pub const PARENT: u64 = libc::CLONE_PARENT as u64;
-    /// The caller is suspended until the child execs or ends.
-    pub const VFORK: u64 = libc::CLONE_VFORK as u64;
     /// A new mount namespace.
     pub const NEWNS: u64 = libc::CLONE_NEWNS as u64;
     /// A new UTS namespace.
@@ -43,7 +41,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// clone3(2) without a stack of its own: the child goes on from here with a copy
 /// of the caller's memory, as after fork(2). `cgroup` makes it a member of that
-/// cgroup from its first instant (`CLONE_INTO_CGROUP`, Linux 5.7).
+/// cgroup from its first instant (`CLONE_INTO_CGROUP`, Linux 5.7). The child's id is in
+/// `id` before the child runs (`CLONE_PARENT_SETTID`).
 ///
 /// In the child of a process with several threads only async-signal-safe
 /// functions may be called until execve(2).
@@ -51,7 +50,11 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// # Safety
 /// The caller must keep to that, and the child must not return through frames
 /// whose destructors act on what it shares with the parent.
-pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clone> {
+pub unsafe fn clone3(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    id: Option<&AtomicI32>,
+) -> io::Result<Clone> {
     // The layout of `struct clone_args` up to `cgroup` (CLONE_ARGS_SIZE_VER2).
     #[repr(C, align(8))]
     struct Args {
@@ -70,10 +73,12 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
     // With CLONE_PARENT the exit signal is that of the caller (clone(2)).
     let exit_signal = if flags & self::flags::PARENT != 0 { 0 } else { libc::SIGCHLD as u64 };
     let mut args = Args {
-        flags: flags | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
+        flags: flags
+            | cgroup.map_or(0, |_| CLONE_INTO_CGROUP)
+            | id.map_or(0, |_| libc::CLONE_PARENT_SETTID as u64),
         pidfd: 0,
         child_tid: 0,
-        parent_tid: 0,
+        parent_tid: id.map_or(0, |id| id.as_ptr() as u64),
         exit_signal,
         stack: 0,
         stack_size: 0,
@@ -82,9 +87,9 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
         set_tid_size: 0,
         cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
-    // SAFETY: `args` is a valid clone_args of the size given, and without
-    // CLONE_VM the child has its own copy of this stack; the rest is the
-    // caller's promise.
+    // SAFETY: `args` is a valid clone_args of the size given, the kernel writes one
+    // integer to `id`, and without CLONE_VM the child has its own copy of this stack;
+    // the rest is the caller's promise.
     let result =
         unsafe { libc::syscall(libc::SYS_clone3, ptr::from_mut(&mut args), size_of::<Args>()) };
     match result {
@@ -141,7 +146,7 @@ pub fn spawn_engine(
     envp: &[CString],
 ) -> io::Result<i32> {
     // SAFETY: the child calls only async-signal-safe functions until it execs or exits.
-    match unsafe { clone3(0, None) }? {
+    match unsafe { clone3(0, None, None) }? {
         Clone::Parent(pid) => Ok(pid),
         Clone::Child => {
             super::signals::reset_all();
@@ -220,32 +225,38 @@ impl Arguments {
     }
 }
 
-/// One number in memory that a process shares with the processes it clones.
+/// Numbers in memory that a process shares with the processes it clones.
 #[derive(Debug)]
-pub struct SharedPid(*const AtomicI32);
+pub struct SharedPids(*const AtomicI32);
 
-impl SharedPid {
-    /// Maps a page for it; it is never unmapped.
+impl SharedPids {
+    /// How many there are.
+    pub const COUNT: usize = PAGE / size_of::<AtomicI32>();
+
+    /// Maps a page for them; it is never unmapped.
     pub fn new() -> io::Result<Self> {
         // SAFETY: a new anonymous mapping touches no existing memory.
         let page = unsafe {
             rustix::mm::mmap_anonymous(
                 ptr::null_mut(),
-                4096,
+                PAGE,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
             )
         }?;
-        Ok(SharedPid(page.cast::<AtomicI32>()))
+        Ok(SharedPids(page.cast::<AtomicI32>()))
     }
 
-    /// The number.
-    pub fn get(&self) -> &AtomicI32 {
+    /// All of them.
+    pub fn get(&self) -> &[AtomicI32] {
         // SAFETY: the page is mapped, aligned, zeroed by the kernel, lives for the
-        // rest of the process, and is only ever used as this atomic.
-        unsafe { &*self.0 }
+        // rest of the process, and is only ever used as these atomics.
+        unsafe { std::slice::from_raw_parts(self.0, Self::COUNT) }
     }
 }
+
+/// The smallest page there is.
+const PAGE: usize = 4096;
 
 /// A private, writable mapping of a whole file.
 #[derive(Debug)]
@@ -292,6 +303,13 @@ impl Drop for Mapping {
 pub fn set_variable(name: &str, value: &str) {
     // SAFETY: with one thread nobody reads the environment meanwhile.
     unsafe { std::env::set_var(name, value) };
+}
+
+/// Removes a variable of this process's environment (unsetenv(3)). For a process with one
+/// thread only.
+pub fn remove_variable(name: &str) {
+    // SAFETY: with one thread nobody reads the environment meanwhile.
+    unsafe { std::env::remove_var(name) };
 }
 
 /// Keeps malloc(3) to one arena that is given back when it is free: threads that

@@ -136,8 +136,28 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sends this process the signals of [`Caught::take`] once more. Blocked, they stay pending
+/// over execve(2).
+pub fn raise_again(signals: u64) {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    for signal in (1..=64).filter(|signal| signals & (1 << (signal - 1)) != 0) {
+        let _ = kill(own, signal);
+    }
+}
+
 /// pidfd_send_signal(2) by signal number, so that real-time signals work too.
 pub fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    send_with(pidfd, signal, 0)
+}
+
+/// Sends a signal to the process group that the process behind `pidfd` is or was the leader
+/// of, whoever has its number by now. EINVAL before Linux 6.9.
+pub fn send_to_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 4;
+    send_with(pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP)
+}
+
+fn send_with(pidfd: BorrowedFd<'_>, signal: i32, flags: libc::c_uint) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     // SAFETY: the descriptor is borrowed, no siginfo is given.
     let result = unsafe {
@@ -146,7 +166,7 @@ pub fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
             pidfd.as_raw_fd(),
             signal,
             std::ptr::null::<libc::siginfo_t>(),
-            0,
+            flags,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

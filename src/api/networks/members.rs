@@ -128,8 +128,19 @@ async fn change(
     view: View,
     edit: impl FnOnce(&mut Vec<Member>) -> Result<(), Refusal> + Send + 'static,
 ) -> Result<(), Refusal> {
-    let changed = handle.change(&view.name, move |manifest| with_members(manifest, edit)).await?;
-    if !model::is_running(&view) {
+    let runs = model::is_running(&view);
+    let changed = handle.change(&view.name, move |manifest| {
+        let changed = with_members(manifest, edit)?;
+        // The files in `/etc` would have to be others for that.
+        if runs && manifest.image.is_none() && manifest.network_mode() != changed.network_mode() {
+            let why = "without an image it can't leave its last network, or come onto its first \
+                       one, while it runs; stop it first";
+            return Err(Refusal::Conflict(why.to_owned()));
+        }
+        Ok(changed)
+    });
+    let changed = changed.await?;
+    if !runs {
         return Ok(());
     }
     let mut wanted: Vec<String> =

@@ -16,12 +16,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// # Errors
 /// There is none within `wait`; it says which there are.
 pub fn find(source: &str, wait: Duration) -> Result<PathBuf, String> {
-    let end = Instant::now() + wait;
+    let begun = Instant::now();
     loop {
         if let Some(path) = look(source) {
             return Ok(path);
         }
-        if Instant::now() >= end {
+        if begun.elapsed() >= wait {
             let known: Vec<String> = names().collect();
             return Err(match known.is_empty() {
                 true => format!(

@@ -82,8 +82,7 @@ pub fn mount(entry: &Entry) -> Done {
         })?,
         kind => kind,
     };
-    std::fs::create_dir_all(&entry.target)
-        .map_err(|error| format!("making the folder {}: {error}", entry.target.display()))?;
+    make_target(&entry.target, is_bind && source.is_file())?;
     let data = CString::new(data).map_err(|_| "a NUL in its options".to_owned())?;
     let mounted = rustix::mount::mount(&source, &entry.target, kind, flags, data.as_c_str());
     match mounted {
@@ -99,6 +98,21 @@ pub fn mount(entry: &Entry) -> Done {
     if is_bind && flags.contains(MountFlags::RDONLY) {
         rustix::mount::mount_remount(&entry.target, flags | MountFlags::BIND, c"")
             .map_err(|errno| format!("making it read-only: {errno}"))?;
+    }
+    Ok(())
+}
+
+/// What something can be mounted on: a folder, or for a file of its own a file.
+fn make_target(target: &Path, file: bool) -> Done {
+    if target.exists() {
+        return Ok(());
+    }
+    let folder = if file { target.parent().unwrap_or(target) } else { target };
+    std::fs::create_dir_all(folder)
+        .map_err(|error| format!("making the folder {}: {error}", folder.display()))?;
+    if file {
+        std::fs::File::create_new(target)
+            .map_err(|error| format!("making {} to mount on: {error}", target.display()))?;
     }
     Ok(())
 }
@@ -121,4 +135,20 @@ pub fn swap(entry: &Entry) -> Done {
     let priority = entry.value("pri").and_then(|text| text.parse().ok());
     machine::swap_on(&name, priority, entry.has("discard"))
         .map_err(|error| format!("swapon {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_mounted_on_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, folder) = (dir.path().join("a/file"), dir.path().join("b/folder"));
+        for _ in 0..2 {
+            make_target(&file, true).unwrap();
+            make_target(&folder, false).unwrap();
+        }
+        assert!(file.is_file() && folder.is_dir());
+    }
 }

@@ -54,15 +54,21 @@ pub fn machine_id() -> Done {
         .map_err(|errno| format!("laying {temporary} over {MACHINE_ID}: {errno}"))
 }
 
-/// Replaces a file so that after a power cut it is the old one or the new one.
+/// Replaces a file so that after a power cut it is the old one or the new one. Only init
+/// writes these: what an earlier boot left half written has the same name.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    let new = dir.join(name);
+    let _ = fs::remove_file(&new);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
     File::open(dir)?.sync_all()
 }
 

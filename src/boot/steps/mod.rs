@@ -19,7 +19,7 @@ use super::cmdline::CommandLine;
 use super::config::{Config, PATH};
 use super::console::{self, tell};
 use super::fstab;
-use super::init::tell_init;
+use super::init::{tell_init, tell_root};
 use super::plan::{Facts, Planned, Step, plan};
 
 /// What came of a step: an error is a sentence that names what was done to what.
@@ -53,6 +53,7 @@ pub fn run(pipe: &mut File) -> i32 {
     for problem in problems {
         tell(&problem);
     }
+    tell_init(pipe, &config);
     let shells = console::shells_as_text(&config);
     let mut new_init = None;
     for Planned { step, essential } in plan(&config, &line, &facts) {
@@ -76,7 +77,9 @@ pub fn run(pipe: &mut File) -> i32 {
             break;
         }
     }
-    tell_init(pipe, &config, new_init.as_deref());
+    if let Some(init) = new_init {
+        tell_root(pipe, &init);
+    }
     0
 }
 

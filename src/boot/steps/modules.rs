@@ -90,6 +90,12 @@ impl Index {
     }
 
     fn load(&self, name: &str) -> Result<(), String> {
+        self.load_through(name, 0)
+    }
+
+    /// `aliases`: how many led here; they could lead in a circle.
+    fn load_through(&self, name: &str, aliases: usize) -> Result<(), String> {
+        const MOST: usize = 8;
         let name = normal(name);
         let Some((file, needs)) = self.files.get(&name) else {
             if self.builtin.contains(&name) {
@@ -97,7 +103,8 @@ impl Index {
             }
             let by_alias = self.aliases.iter().find(|(pattern, _)| normal(pattern) == name);
             return match by_alias {
-                Some((_, target)) if *target != name => self.load(target),
+                Some((_, target)) if aliases < MOST => self.load_through(target, aliases + 1),
+                Some(_) => Err(format!("the aliases of modprobe.d lead {name} in a circle")),
                 _ => Err(format!("there is no module {name} in {}", self.dir.display())),
             };
         };
@@ -286,5 +293,8 @@ mod tests {
         assert!(index.blacklist.contains("pcspkr"));
         assert_eq!(name_of("kernel/fs/ext4/ext4.ko.xz"), "ext4");
         assert!(index.load("nothing").unwrap_err().contains("no module nothing"));
+        index.settings("alias a b\nalias b a\nalias self self\n");
+        assert!(index.load("a").unwrap_err().contains("in a circle"));
+        assert!(index.load("self").unwrap_err().contains("in a circle"));
     }
 }

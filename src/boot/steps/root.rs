@@ -9,11 +9,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{Done, devices, modules};
 use crate::boot::fstab::flags;
-use crate::boot::init::NEW_ROOT;
+use crate::boot::init::{NEW_ROOT, is_mounted};
 use crate::rootfs::mountinfo;
 
 /// Whether the root is the kernel's own (`rootfs`): the last mount at `/` counts.
@@ -25,6 +25,9 @@ pub fn is_initramfs() -> bool {
 
 /// Mounts the root file system where PID 1 moves to it.
 pub fn mount(source: &str, kind: Option<&str>, options: &str, wait: Duration) -> Done {
+    if is_there_already() {
+        return Ok(());
+    }
     let device = devices::find(source, wait)?;
     let kind = match kind {
         Some(kind) if kind != "auto" => kind.to_owned(),
@@ -39,6 +42,20 @@ pub fn mount(source: &str, kind: Option<&str>, options: &str, wait: Duration) ->
     let data = CString::new(data).map_err(|_| "a NUL in its options".to_owned())?;
     rustix::mount::mount(&device, NEW_ROOT, kind.as_str(), flags, data.as_c_str())
         .map_err(|errno| format!("mounting {} as {kind}: {errno}", device.display()))
+}
+
+/// Whether somebody at the emergency shell has mounted a root already. What an earlier
+/// attempt left there without an init goes.
+fn is_there_already() -> bool {
+    while is_mounted(Path::new(NEW_ROOT)) {
+        if find_init(None).is_ok() {
+            return true;
+        }
+        if rustix::mount::unmount(NEW_ROOT, UnmountFlags::DETACH).is_err() {
+            break;
+        }
+    }
+    false
 }
 
 /// The program to become there.
@@ -64,12 +81,18 @@ pub fn find_init(asked: Option<&str>) -> Result<String, String> {
 /// Copies the initramfs into a tmpfs: on the initramfs itself pivot_root(2) is refused,
 /// and no container could have a root of its own.
 pub fn copy() -> Done {
+    if is_there_already() {
+        return Ok(());
+    }
     fs::create_dir_all(NEW_ROOT).map_err(|error| format!("making {NEW_ROOT}: {error}"))?;
     rustix::mount::mount("tmpfs", NEW_ROOT, "tmpfs", MountFlags::empty(), c"mode=0755,size=90%")
         .map_err(|errno| format!("mounting a tmpfs at {NEW_ROOT}: {errno}"))?;
     let device = fs::metadata("/").map_err(|error| format!("looking at /: {error}"))?.dev();
-    copy_folder(Path::new("/"), Path::new(NEW_ROOT), device)
-        .map_err(|error| format!("copying the initramfs: {error}"))
+    copy_folder(Path::new("/"), Path::new(NEW_ROOT), device).map_err(|error| {
+        // Half of it must not be taken for all.
+        let _ = rustix::mount::unmount(NEW_ROOT, UnmountFlags::DETACH);
+        format!("copying the initramfs: {error}")
+    })
 }
 
 /// One folder with all below it on the same device. No deeper than an initramfs can

@@ -1,13 +1,14 @@
 //! The files in a container that tell of its network.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::join::Place;
 use super::{State, Wanted};
 use crate::manifest::model::Container;
+use crate::network::disk::{self, Lasting};
 use crate::network::files::{self, Resolver};
 use crate::network::spec::Driver;
 
@@ -79,31 +80,38 @@ impl Etc {
         let mut mounted = Vec::new();
         for (name, text) in self.all() {
             let path = dir.join(name);
-            let mut file = tempfile::Builder::new()
-                .prefix(".etc")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(dir)?;
-            file.write_all(text.as_bytes())?;
-            file.persist(&path).map_err(|error| error.error)?;
+            disk::replace(&path, text.as_bytes(), 0o644, Lasting::Boot)?;
             mounted.push((Path::new("/etc").join(name), path));
         }
         Ok(mounted)
     }
 
     /// Writes what differs under a container that runs: the files are mounted in it,
-    /// so they are not replaced.
+    /// so they are not replaced. The container may have made them as long as it likes.
     ///
     /// # Errors
     /// The disk's.
     pub fn rewrite(&self, dir: &Path) -> io::Result<()> {
         for (name, text) in self.all() {
             let path = dir.join(name);
-            if fs::read_to_string(&path).is_ok_and(|now| now != text) {
+            let is_same = match fs::File::open(&path) {
+                Ok(file) => says(file, text.as_bytes())?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if !is_same {
                 fs::write(&path, text)?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether a file says this and nothing more; reads no more of it than that takes.
+fn says(file: fs::File, text: &[u8]) -> io::Result<bool> {
+    let mut now = Vec::with_capacity(text.len() + 1);
+    file.take(text.len() as u64 + 1).read_to_end(&mut now)?;
+    Ok(now == text)
 }
 
 impl State {
@@ -122,5 +130,36 @@ impl State {
         let host = bridged.map(|up| IpAddr::V4(up.spec.gateway));
         let resolver = host.filter(|_| bridged.is_some_and(|up| up.resolver.is_some()));
         Etc::of(wanted.name, wanted.manifest, &own, host, resolver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_container_wrote_into_its_files_is_not_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = |what: &str| what.to_owned();
+        let mut etc = Etc {
+            hosts: text("10.0.0.2\tweb\n"),
+            resolv_conf: text("nameserver 10.0.0.1\n"),
+            hostname: text("web\n"),
+        };
+        assert_eq!(etc.write(dir.path()).unwrap().len(), 3);
+        let hosts = dir.path().join("hosts");
+        // A terabyte that takes no room: reading it would never end.
+        fs::File::options().write(true).open(&hosts).unwrap().set_len(1 << 40).unwrap();
+        etc.hosts.push_str("10.0.0.3\tdb\n");
+        etc.rewrite(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&hosts).unwrap(), etc.hosts);
+        // The mounted file is the same one.
+        use std::os::unix::fs::MetadataExt;
+        let inode = fs::metadata(&hosts).unwrap().ino();
+        etc.rewrite(dir.path()).unwrap();
+        assert_eq!(fs::metadata(&hosts).unwrap().ino(), inode);
+        fs::remove_file(&hosts).unwrap();
+        etc.rewrite(dir.path()).unwrap();
+        assert!(!hosts.exists(), "a root with files of its own has none of ours");
     }
 }

@@ -1,15 +1,16 @@
 //! A container comes onto its networks, and leaves them.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::publish::Claim;
 use super::{Etc, State, Wanted, told};
 use crate::manifest::model::Member;
+use crate::network::NetworkSpec;
 use crate::network::firewall::{Plan, Port, Published};
-use crate::network::host::Endpoint;
+use crate::network::host::{self, Endpoint};
 use crate::network::ipam::{Lease, Wish};
 use crate::network::spec::Driver;
 
@@ -46,8 +47,17 @@ pub(super) struct Place {
     pub network: String,
     pub interface: String,
     pub lease: Lease,
+    /// What its manifest fixes of that.
+    pub wish: Wish,
     pub aliases: Vec<String>,
     pub is_default_route: bool,
+}
+
+/// A container on a network that changes.
+struct Guest {
+    name: String,
+    place: Place,
+    netns: Arc<OwnedFd>,
 }
 
 impl Place {
@@ -65,6 +75,9 @@ impl State {
     /// See [`super::Networks::join`].
     pub(super) fn join(&mut self, wanted: &Wanted<'_>) -> Result<Etc, String> {
         self.open()?;
+        if self.joined.get(wanted.name).is_some_and(|now| now.incarnation > wanted.incarnation) {
+            return Err("it was launched again meanwhile".to_owned());
+        }
         let members = wanted.manifest.network.members();
         for member in &members {
             self.raise(&member.name)?;
@@ -132,25 +145,33 @@ impl State {
             .iter()
             .find(|member| self.up.get(&member.name).is_some_and(|up| !up.spec.internal));
         let way_out = way_out.map(|member| member.name.clone());
-        let mut used: Vec<String> = members
-            .iter()
-            .filter_map(|member| Some(kept(&member.name)?.interface.clone()))
-            .collect();
-        let mut places = Vec::new();
+        let mut found = Vec::new();
         for member in members {
-            let interface = match kept(&member.name) {
-                Some(place) => place.interface.clone(),
-                None => {
-                    let free = (0..).map(|n| format!("eth{n}")).find(|name| !used.contains(name));
-                    let free = free.unwrap_or_default();
-                    used.push(free.clone());
-                    free
-                }
-            };
+            found.push(match kept(&member.name) {
+                Some(place) => (Some(place.interface.clone()), None),
+                None => match self.found(wanted, member) {
+                    Some((interface, address)) => (Some(interface), address),
+                    None => (None, None),
+                },
+            });
+        }
+        let mut used: Vec<String> =
+            found.iter().filter_map(|(interface, _)| interface.clone()).collect();
+        let mut places = Vec::new();
+        for (member, (interface, address)) in members.iter().zip(found) {
+            let interface = interface.unwrap_or_else(|| {
+                let free = (0..).map(|n| format!("eth{n}")).find(|name| !used.contains(name));
+                let free = free.unwrap_or_default();
+                used.push(free.clone());
+                free
+            });
+            let wish = Wish { v4: member.ip, mac: member.mac.map(|mac| mac.0) };
+            let asked = Wish { v4: wish.v4.or(address), ..wish };
             places.push(Place {
                 network: member.name.clone(),
                 interface,
-                lease: self.lease(wanted.name, member)?,
+                lease: self.lease(wanted.name, &member.name, asked)?,
+                wish,
                 aliases: member.alias.clone(),
                 is_default_route: way_out.as_ref() == Some(&member.name),
             });
@@ -158,18 +179,35 @@ impl State {
         Ok(places)
     }
 
+    /// The interface of a container that an engine before us brought onto a network, and
+    /// its address if its lease was lost.
+    fn found(&self, wanted: &Wanted<'_>, member: &Member) -> Option<(String, Option<Ipv4Addr>)> {
+        if !self.recovering {
+            return None;
+        }
+        let up = self.up.get(&member.name)?;
+        let lease = up.leases.of(wanted.name).map(|lease| lease.v4);
+        let (interface, address) = match host::found(&up.spec, lease, wanted.netns) {
+            Ok(found) => found?,
+            Err(error) => {
+                tracing::warn!("{}: {error}", wanted.name);
+                return None;
+            }
+        };
+        Some((interface, Some(address).filter(|_| lease.is_none())))
+    }
+
     /// A container's addresses on a network, on disk before they are used.
-    fn lease(&mut self, container: &str, member: &Member) -> Result<Lease, String> {
-        let up = self.up.get_mut(&member.name).ok_or("the network is not made")?;
-        let before = up.leases.of(container).copied();
-        let wish = Wish { v4: member.ip, mac: member.mac.map(|mac| mac.0) };
-        let lease =
-            up.leases.lease(&self.instance, &up.spec, container, wish).map_err(|refusal| {
-                let asked = member.ip.map(|ip| format!("{ip} ")).unwrap_or_default();
-                format!("no address {asked}on the network {}: {refusal}", member.name)
-            })?;
+    fn lease(&mut self, container: &str, network: &str, wish: Wish) -> Result<Lease, String> {
+        let up = self.up.get(network).ok_or("the network is not made")?;
+        let mut leases = up.leases.clone();
+        let before = leases.of(container).copied();
+        let lease = leases.lease(&self.instance, &up.spec, container, wish).map_err(|refusal| {
+            let asked = wish.v4.map(|ip| format!("{ip} ")).unwrap_or_default();
+            format!("no address {asked}on the network {network}: {refusal}")
+        })?;
         if before != Some(lease) {
-            self.save_leases(&member.name)?;
+            self.commit_leases(network, leases)?;
         }
         Ok(lease)
     }
@@ -205,7 +243,6 @@ impl State {
 
     /// See [`super::Networks::leave`].
     pub(super) fn leave(&mut self, name: &str, incarnation: u64) {
-        self.leave_cni(name, incarnation);
         let left = self.joined.get(name).filter(|joined| joined.incarnation <= incarnation);
         if left.is_none() {
             return;
@@ -235,28 +272,27 @@ impl State {
         self.each_leases(|leases| leases.rename(name, to));
     }
 
-    /// Makes a network anew, as its manifest says now, under the containers on it.
-    pub(super) fn make_anew(&mut self, network: &str) {
-        let on_it: Vec<(String, Place, Arc<OwnedFd>)> = self
+    /// Makes a network anew, as its manifest says now, under the containers on it. What
+    /// can't be made leaves it as it was: who runs stays reachable.
+    pub(super) fn make_anew(&mut self, spec: &NetworkSpec) {
+        let network = &spec.name;
+        let Some(before) = self.up.get(network).map(|up| up.spec.clone()) else { return };
+        let on_it: Vec<Guest> = self
             .joined
             .iter()
             .flat_map(|(name, joined)| {
-                let here = joined.endpoints.iter().filter(|place| place.network == network);
-                here.map(|place| (name.clone(), place.clone(), Arc::clone(&joined.netns)))
+                let here = joined.endpoints.iter().filter(|place| place.network == *network);
+                here.map(|place| Guest {
+                    name: name.clone(),
+                    place: place.clone(),
+                    netns: Arc::clone(&joined.netns),
+                })
             })
             .collect();
-        for (name, place, netns) in &on_it {
-            self.detach(name, place, netns.as_fd());
-        }
-        self.lower(network, false);
-        if let Err(error) = self.raise(network) {
-            tracing::error!("{error}");
-            return;
-        }
-        for (name, place, netns) in on_it {
-            let moved = self.move_place(&name, place, &netns);
-            if let Err(error) = moved {
-                tracing::error!("{name} on the network {network}: {error}");
+        if let Err(error) = self.replace(spec, &on_it) {
+            tracing::error!("changing the network {network}: {error}; it is put back as it was");
+            if let Err(error) = self.replace(&before, &on_it) {
+                tracing::error!("putting the network {network} back: {error}");
             }
         }
         if let Err(error) = self.apply() {
@@ -265,12 +301,35 @@ impl State {
         self.answer_names();
     }
 
-    fn move_place(&mut self, name: &str, mut place: Place, netns: &OwnedFd) -> Result<(), String> {
-        let mut member = Member::of(&place.network);
-        let fits =
-            self.up.get(&place.network).is_some_and(|up| up.spec.subnet.contains(&place.lease.v4));
-        member.ip = Some(place.lease.v4).filter(|_| fits);
-        place.lease = self.lease(name, &member)?;
+    /// Makes a network as `spec` says, in place of what it is. All that can be done is,
+    /// also when something can't.
+    fn replace(&mut self, spec: &NetworkSpec, on_it: &[Guest]) -> Result<(), String> {
+        for guest in on_it {
+            self.detach(&guest.name, &guest.place, guest.netns.as_fd());
+        }
+        self.keep_resolver(&spec.name);
+        self.lower(&spec.name, false);
+        let mut outcome = self.raise_as(spec);
+        if outcome.is_err() {
+            return outcome;
+        }
+        for guest in on_it {
+            let moved = self.move_place(guest).map_err(|why| format!("{}: {why}", guest.name));
+            outcome = outcome.and(moved);
+        }
+        outcome
+    }
+
+    fn move_place(&mut self, Guest { name, place, netns }: &Guest) -> Result<(), String> {
+        let mut place = place.clone();
+        let fits = |ip: &Ipv4Addr| {
+            self.up
+                .get(&place.network)
+                .is_some_and(|up| up.spec.subnet.contains(ip) && up.spec.gateway != *ip)
+        };
+        let address = place.wish.v4.or(Some(place.lease.v4)).filter(fits);
+        let network = place.network.clone();
+        place.lease = self.lease(name, &network, Wish { v4: address, ..place.wish })?;
         let spec = self.up.get(&place.network).map(|up| up.spec.clone());
         let spec = spec.ok_or("the network is not made")?;
         let host = &mut self.kernel()?.host;

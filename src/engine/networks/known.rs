@@ -1,8 +1,8 @@
 //! Named networks: what was chosen for each, kept on disk, and those that are made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use super::{State, told};
 use crate::engine::run::Effect;
 use crate::manifest::model::NetworkFile;
 use crate::network::NetworkSpec;
+use crate::network::disk::{self, Lasting};
 use crate::network::dns::{self, Zone};
 use crate::network::ipam::{self, Leases};
 use crate::network::spec::{DEFAULT_NETWORK, Driver, Taken, choose_subnet, choose_subnet6};
@@ -42,15 +43,24 @@ pub(super) struct Up {
     pub leases: Leases,
     pub zone: watch::Sender<Arc<Zone>>,
     /// Its resolver, if one can listen at its gateway.
-    pub resolver: Option<tokio::task::AbortHandle>,
+    pub resolver: Option<Resolver>,
 }
 
-impl Drop for Up {
+/// A network's resolver, and its sockets by what the keeper holds them under.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    task: tokio::task::AbortHandle,
+    sockets: [(String, OwnedFd); 2],
+}
+
+impl Drop for Resolver {
     fn drop(&mut self) {
-        if let Some(resolver) = &self.resolver {
-            resolver.abort();
-        }
+        self.task.abort();
     }
+}
+
+fn resolver_tags(network: &str) -> [String; 2] {
+    [format!("n/{network}/u"), format!("n/{network}/t")]
 }
 
 fn file(dir: &Path, name: &str) -> PathBuf {
@@ -65,6 +75,10 @@ fn leases_file(dir: &Path, name: &str) -> PathBuf {
 /// All networks on disk, and which files can't be read.
 pub(super) fn load_all(dir: &Path) -> (BTreeMap<String, Known>, Vec<String>) {
     let (mut known, mut problems) = (BTreeMap::new(), Vec::new());
+    // No other Berth writes here, and this one does not yet.
+    for dir in [dir, &dir.join("leases")] {
+        disk::sweep(dir);
+    }
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = entry.file_name();
@@ -82,16 +96,8 @@ pub(super) fn load_all(dir: &Path) -> (BTreeMap<String, Known>, Vec<String>) {
                     Ok(one) => format!("it is of {} and version {}", one.spec.name, one.version),
                 };
                 // Its subnet is chosen anew; a person can still look at it.
-                let aside = path.with_extension("json.bad");
-                let moved = fs::rename(&path, &aside);
-                problems.push(format!(
-                    "reading the network {}: {why}; {}",
-                    path.display(),
-                    match moved {
-                        Ok(()) => format!("it is set aside as {}", aside.display()),
-                        Err(error) => format!("it can't be set aside: {error}"),
-                    }
-                ));
+                let aside = disk::set_aside(&path);
+                problems.push(format!("reading the network {}: {why}; {aside}", path.display()));
             }
         }
     }
@@ -100,14 +106,9 @@ pub(super) fn load_all(dir: &Path) -> (BTreeMap<String, Known>, Vec<String>) {
 
 fn save(path: &Path, known: &Known) -> Result<(), String> {
     let write = || -> io::Result<()> {
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new().prefix(".network").tempfile_in(dir)?;
-        serde_json::to_writer_pretty(&mut file, known)?;
-        file.write_all(b"\n")?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        fs::File::open(dir)?.sync_all()
+        let mut text = serde_json::to_vec_pretty(known)?;
+        text.push(b'\n');
+        disk::replace(path, &text, 0o600, Lasting::Disk)
     };
     write().map_err(|error| format!("saving the network {}: {error}", path.display()))
 }
@@ -147,10 +148,17 @@ impl State {
         let free_of = |net: ipnet::IpNet, all: &[Taken]| {
             !all.iter().any(|taken| taken.net.contains(&net) || net.contains(&taken.net))
         };
-        let chosen_before = before.as_ref().map(|spec| spec.subnet);
+        // Who is on it keeps their addresses, whatever the host got meanwhile.
+        let stands = self.up.contains_key(name)
+            || match (&mut self.kernel, &before) {
+                (Some(kernel), Some(before)) => kernel.host.is_whole(before).unwrap_or(false),
+                _ => false,
+            };
         let usable =
-            |net: ipnet::Ipv4Net| free_of(net.into(), &taken) && free_of(net.into(), &host_taken);
-        let subnet = match (file.subnet, chosen_before.filter(|net| usable(*net))) {
+            |net: ipnet::IpNet| free_of(net, &taken) && (stands || free_of(net, &host_taken));
+        let chosen_before =
+            before.as_ref().map(|spec| spec.subnet).filter(|net| usable((*net).into()));
+        let subnet = match (file.subnet, chosen_before) {
             (Some(subnet), _) => subnet,
             (None, Some(subnet)) => subnet,
             (None, None) => {
@@ -165,10 +173,14 @@ impl State {
             _ if !has_ipv6 => None,
             (_, Some(subnet)) => Some(subnet),
             (false, None) => None,
-            (true, None) => before.as_ref().and_then(|spec| spec.subnet6).or_else(|| {
-                let all = [taken.as_slice(), host_taken.as_slice()].concat();
-                choose_subnet6(&self.instance, name, &all)
-            }),
+            (true, None) => before
+                .as_ref()
+                .and_then(|spec| spec.subnet6)
+                .filter(|net| usable((*net).into()))
+                .or_else(|| {
+                    let all = [taken.as_slice(), host_taken.as_slice()].concat();
+                    choose_subnet6(&self.instance, name, &all)
+                }),
         };
         let mut spec = NetworkSpec::bridge(name, subnet, subnet6);
         spec.driver = file.driver;
@@ -195,15 +207,7 @@ impl State {
     pub(super) fn check(&mut self, name: &str, file: &NetworkFile) -> Result<(), String> {
         self.open()?;
         let spec = self.complete(name, file)?;
-        let taken = self.kernel()?.host.taken().map_err(told)?;
-        match spec.overlap(&taken) {
-            Some(taken) => Err(format!(
-                "the network {name} can't be made: {} overlaps {}; choose another subnet, or \
-                 none: a free one is found then",
-                spec.subnet, taken.by
-            )),
-            None => Ok(()),
-        }
+        self.kernel()?.host.check(&spec).map_err(told)
     }
 
     /// See [`super::Networks::settle`].
@@ -240,26 +244,78 @@ impl State {
         if self.up.contains_key(name) {
             return Ok(());
         }
-        let file = self.file_of(name).ok_or_else(|| {
-            format!(
+        match self.settled(name) {
+            Ok(spec) => self.raise_as(&spec),
+            Err(error) => match self.standing(name) {
+                Some(before) => {
+                    tracing::error!("{error}; it stays as it is");
+                    self.raise_as(&before)
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    /// A network that an engine before us made, as that made it, if it stands: who runs
+    /// on it keeps it, whatever its file says by now.
+    fn standing(&mut self, name: &str) -> Option<NetworkSpec> {
+        let before = self.known.get(name).filter(|_| self.recovering)?.spec.clone();
+        let kernel = self.kernel.as_mut()?;
+        kernel.host.is_whole(&before).unwrap_or(false).then_some(before)
+    }
+
+    /// A network as its file wants it, which nothing is in the way of.
+    fn settled(&mut self, name: &str) -> Result<NetworkSpec, String> {
+        let file = self.file_of(name).ok_or_else(|| match self.broken.contains(name) {
+            true => format!("the manifest of the network {name} is wrong"),
+            false => format!(
                 "there is no network {name}; declare it in {name}.network.toml, or make it with \
                  `berth network create {name}`"
-            )
+            ),
         })?;
         let spec = self.complete(name, &file)?;
-        self.remember(&spec)?;
-        let leases = ipam::load(&leases_file(&self.state_dir, name)).map_err(told)?;
-        let changes = self.kernel()?.host.ensure(&spec).map_err(told)?;
+        let host = &mut self.kernel()?.host;
+        if !host.is_whole(&spec).map_err(told)? {
+            host.check(&spec).map_err(told)?;
+            // What is there of it has other addresses.
+            host.remove(&spec).map_err(told)?;
+        }
+        Ok(spec)
+    }
+
+    /// The same for one whose every detail is settled.
+    pub(super) fn raise_as(&mut self, spec: &NetworkSpec) -> Result<(), String> {
+        let name = &spec.name;
+        self.remember(spec)?;
+        let leases = self.load_leases(name)?;
+        let changes = self.kernel()?.host.ensure(spec).map_err(told)?;
         for change in changes {
             tracing::info!("for the network {name}: {change}");
         }
         let (zone, receiver) = watch::channel(Arc::default());
         let resolver = match spec.driver {
-            Driver::Bridge => self.resolver(&spec, receiver),
+            Driver::Bridge => self.resolver(spec, receiver),
             Driver::Macvlan | Driver::Ipvlan => None,
         };
-        self.up.insert(name.to_owned(), Up { spec, leases, zone, resolver });
+        self.up.insert(name.clone(), Up { spec: spec.clone(), leases, zone, resolver });
         Ok(())
+    }
+
+    /// What the edited file of a network that stands asks for, if that is anything new.
+    fn changed(&mut self, name: &str, file: &NetworkFile) -> Result<Option<NetworkSpec>, String> {
+        let spec = self.complete(name, file)?;
+        let Some(now) = self.up.get(name).map(|up| &up.spec).filter(|now| **now != spec) else {
+            return Ok(None);
+        };
+        // Its own ranges are not in its way.
+        let same_place = |other: &NetworkSpec| {
+            (other.driver, &other.parent, other.subnet, other.subnet6)
+                == (spec.driver, &spec.parent, spec.subnet, spec.subnet6)
+        };
+        if !same_place(now) {
+            self.kernel()?.host.check(&spec).map_err(told)?;
+        }
+        Ok(Some(spec))
     }
 
     /// Serves a network's names at its gateway. A host where that can't be runs its
@@ -268,15 +324,15 @@ impl State {
         &mut self,
         spec: &NetworkSpec,
         zone: watch::Receiver<Arc<Zone>>,
-    ) -> Option<tokio::task::AbortHandle> {
+    ) -> Option<Resolver> {
         let at = SocketAddr::new(IpAddr::V4(spec.gateway), 53);
-        let tags = [format!("n/{}/u", spec.name), format!("n/{}/t", spec.name)];
+        let tags = resolver_tags(&spec.name);
         let held = tags.each_ref().map(|tag| self.held.remove(tag));
         let sockets = match held {
             [Some(udp), Some(tcp)] if is_bound(&udp, at) => Ok([udp, tcp]),
             _ => bind(at),
         };
-        let serve = |sockets: [OwnedFd; 2]| -> io::Result<tokio::task::AbortHandle> {
+        let serve = |sockets: [OwnedFd; 2]| -> io::Result<Resolver> {
             for (tag, socket) in tags.iter().zip(&sockets) {
                 // The keeper holds them: a query that comes while there is no engine
                 // waits in the socket for the next one.
@@ -285,9 +341,13 @@ impl State {
             }
             let _entered = self.runtime.enter();
             let [udp, tcp] = sockets;
+            let kept = [udp.try_clone()?, tcp.try_clone()?];
             let sockets = dns::Sockets::of(udp, tcp)?;
             let upstream = Arc::clone(&self.upstream);
-            Ok(self.runtime.spawn(dns::serve(sockets, zone, upstream)).abort_handle())
+            let task = self.runtime.spawn(dns::serve(sockets, zone, upstream)).abort_handle();
+            let [udp, tcp] = kept;
+            let [udp_tag, tcp_tag] = tags.clone();
+            Ok(Resolver { task, sockets: [(udp_tag, udp), (tcp_tag, tcp)] })
         };
         sockets
             .and_then(serve)
@@ -301,11 +361,22 @@ impl State {
             .ok()
     }
 
+    /// The resolver's sockets of a network that is about to be made anew: they are bound
+    /// until the last copy is closed, so the next resolver can't bind its own.
+    pub(super) fn keep_resolver(&mut self, network: &str) {
+        let resolver = self.up.get_mut(network).and_then(|up| up.resolver.take());
+        for (tag, socket) in resolver.iter().flat_map(|resolver| &resolver.sockets) {
+            if let Ok(socket) = socket.try_clone() {
+                self.held.insert(tag.clone(), socket);
+            }
+        }
+    }
+
     /// Takes a network that nobody is on any more away. `for_good`: its addresses and
     /// its subnet, too.
     pub(super) fn lower(&mut self, name: &str, for_good: bool) {
         if let Some(up) = self.up.remove(name) {
-            for tag in [format!("n/{name}/u"), format!("n/{name}/t")] {
+            for tag in resolver_tags(name) {
                 let _ = self.effects.send(Effect::Hold { tag, fd: None });
             }
             if let Some(kernel) = &mut self.kernel
@@ -326,28 +397,40 @@ impl State {
         }
     }
 
-    /// Writes a network's leases down.
-    pub(super) fn save_leases(&self, name: &str) -> Result<(), String> {
-        match self.up.get(name) {
-            Some(up) => ipam::save(&leases_file(&self.state_dir, name), &up.leases).map_err(told),
-            None => Ok(()),
+    /// Reads a network's leases. A torn file is set aside and told of: its containers get
+    /// addresses anew, but for those that run, which are asked for theirs.
+    fn load_leases(&self, name: &str) -> Result<Leases, String> {
+        let path = leases_file(&self.state_dir, name);
+        match ipam::load(&path).map_err(told)? {
+            ipam::Read::Leases(leases) => Ok(leases),
+            ipam::Read::Torn(why) => {
+                let aside = disk::set_aside(&path);
+                tracing::error!("reading the leases {}: {why}; {aside}", path.display());
+                Ok(Leases::default())
+            }
         }
+    }
+
+    /// Writes a network's leases down, and only then believes in them.
+    pub(super) fn commit_leases(&mut self, name: &str, leases: Leases) -> Result<(), String> {
+        ipam::save(&leases_file(&self.state_dir, name), &leases).map_err(told)?;
+        if let Some(up) = self.up.get_mut(name) {
+            up.leases = leases;
+        }
+        Ok(())
     }
 
     /// Changes the leases of every network, made or not.
     pub(super) fn each_leases(&mut self, mut change: impl FnMut(&mut Leases) -> bool) {
         for name in self.known.keys().cloned().collect::<Vec<_>>() {
-            let path = leases_file(&self.state_dir, &name);
-            let outcome = match self.up.get_mut(&name) {
-                Some(up) => match change(&mut up.leases) {
-                    true => ipam::save(&path, &up.leases),
-                    false => Ok(()),
-                },
-                None => ipam::load(&path).and_then(|mut leases| match change(&mut leases) {
-                    true => ipam::save(&path, &leases),
-                    false => Ok(()),
-                }),
+            let leases = match self.up.get(&name) {
+                Some(up) => Ok(up.leases.clone()),
+                None => self.load_leases(&name),
             };
+            let outcome = leases.and_then(|mut leases| match change(&mut leases) {
+                true => self.commit_leases(&name, leases),
+                false => Ok(()),
+            });
             if let Err(error) = outcome {
                 tracing::error!("{error}");
             }
@@ -356,11 +439,15 @@ impl State {
 
     /// See [`super::Networks::declare`]. A network that changed is made anew under its
     /// containers; one that is declared no more goes when nobody is on it.
-    pub(super) fn declare(&mut self, files: BTreeMap<String, Arc<NetworkFile>>) {
-        if files == self.declared {
+    pub(super) fn declare(
+        &mut self,
+        files: BTreeMap<String, Arc<NetworkFile>>,
+        broken: BTreeSet<String>,
+    ) {
+        if files == self.declared && broken == self.broken {
             return;
         }
-        self.declared = files;
+        (self.declared, self.broken) = (files, broken);
         // Who looks at it before its first use sees what it will be.
         for name in self.declared.keys().cloned().collect::<Vec<_>>() {
             if !self.known.contains_key(&name)
@@ -371,27 +458,26 @@ impl State {
         }
         for name in self.up.keys().cloned().collect::<Vec<_>>() {
             let Some(file) = self.file_of(&name) else { continue };
-            let changed = match (self.complete(&name, &file), self.up.get(&name)) {
-                (Ok(spec), Some(up)) => spec != up.spec,
-                (Err(error), _) => {
-                    tracing::error!("{error}; it stays as it is");
-                    false
-                }
-                _ => false,
-            };
-            if changed {
-                self.make_anew(&name);
+            match self.changed(&name, &file) {
+                Ok(Some(spec)) => self.make_anew(&spec),
+                Ok(None) => {}
+                Err(error) => tracing::error!("{error}; it stays as it is"),
             }
         }
         self.sweep_networks();
     }
 
-    /// Removes networks that nothing declares and nobody is on.
+    /// Removes networks that nothing declares and nobody is on. A file that is wrong
+    /// declares one all the same.
     pub(super) fn sweep_networks(&mut self) {
+        // Who is on them is not known yet.
+        if self.recovering {
+            return;
+        }
         let gone: Vec<String> = self
             .known
             .keys()
-            .filter(|name| self.file_of(name).is_none())
+            .filter(|name| self.file_of(name).is_none() && !self.broken.contains(*name))
             .filter(|name| !self.joined.values().any(|joined| joined.is_on(name)))
             .cloned()
             .collect();

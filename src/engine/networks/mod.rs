@@ -3,8 +3,10 @@
 //! launches.
 //!
 //! One state behind one lock, which is held while the kernel is spoken to: the
-//! methods block, and are called from threads that may. What others look at
-//! ([`Networks::seen`]) is a picture that is replaced as a whole.
+//! methods block, and are called from threads that may. What the engine's loop tells
+//! goes through one queue ([`Networks::later`]), so that nothing older overtakes what
+//! is newer. What others look at ([`Networks::seen`]) is a picture that is replaced as
+//! a whole.
 //!
 //! Nothing is made before the first container needs it. What is made is noted by the
 //! folder `networks` of the run directory, so that an engine that starts knows
@@ -17,9 +19,11 @@ mod plugins;
 mod publish;
 mod recover;
 mod seen;
+mod watching;
 mod zones;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,15 +32,17 @@ use tokio::sync::mpsc;
 
 use self::join::Joined;
 use self::known::{Known, Up};
+use self::plugins::Plugins;
 use self::recover::Removed;
+use self::watching::Watching;
 use super::paths::Paths;
 use super::run::Effect;
-use crate::manifest::model::{Container, NetworkFile};
+use crate::manifest::model::{Container, NetworkFile, NetworkMode};
+use crate::network::Instance;
 use crate::network::dns::Upstream;
 use crate::network::firewall::Firewall;
 use crate::network::host::Host;
 use crate::network::link::Traffic;
-use crate::network::{Instance, bridges, firewall};
 
 pub use etc::Etc;
 pub use recover::Running;
@@ -66,12 +72,21 @@ pub struct Networks {
     /// Held by whoever settles the firewall's rules, before the state.
     turn: Arc<Mutex<()>>,
     seen: Arc<Mutex<Arc<Seen>>>,
-    /// What the manifests declare, until it is taken over.
-    announced: Arc<Mutex<Declared>>,
+    plugins: Arc<Plugins>,
+    jobs: mpsc::UnboundedSender<Job>,
 }
 
-/// Networks by their names, as manifests declare them.
-type Declared = BTreeMap<String, Arc<NetworkFile>>;
+/// Something to be done in its turn, on a thread that may block.
+type Job = Box<dyn FnOnce(&Networks) + Send>;
+
+async fn work(networks: Networks, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    while let Some(job) = jobs.recv().await {
+        let networks = networks.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || job(&networks)).await {
+            tracing::error!("changing the networks: {error}");
+        }
+    }
+}
 
 #[derive(Debug)]
 struct State {
@@ -80,9 +95,9 @@ struct State {
     state_dir: PathBuf,
     /// Free ports that were chosen, a file a container.
     run_dir: PathBuf,
-    /// Where CNI's configuration lists are.
-    cni_dir: PathBuf,
     declared: BTreeMap<String, Arc<NetworkFile>>,
+    /// Networks whose file is wrong.
+    broken: BTreeSet<String>,
     known: BTreeMap<String, Known>,
     kernel: Option<Kernel>,
     up: BTreeMap<String, Up>,
@@ -90,8 +105,10 @@ struct State {
     /// Counts what the firewall must know of, and how far it does.
     generation: u64,
     settled: u64,
-    /// Whether others' changes are listened to.
-    watched: bool,
+    watching: Watching,
+    /// Until it is known who runs: containers are brought in as an engine before us left
+    /// them.
+    recovering: bool,
     /// Sockets of resolvers that the keeper held for us.
     held: HashMap<String, OwnedFd>,
     upstream: Arc<Upstream>,
@@ -120,23 +137,40 @@ impl Networks {
             instance: Instance::of_root(&paths.root().to_string_lossy()),
             state_dir,
             run_dir: paths.run_dir().join("networks"),
-            cni_dir: paths.cni_dir(),
             declared: BTreeMap::new(),
+            broken: BTreeSet::new(),
             known,
             kernel: None,
             up: BTreeMap::new(),
             joined: BTreeMap::new(),
             generation: 0,
             settled: 0,
-            watched: false,
+            watching: Watching::default(),
+            recovering: true,
             held: HashMap::new(),
             upstream: Arc::new(Upstream::of_file("/etc/resolv.conf")),
             runtime: tokio::runtime::Handle::current(),
             effects,
         };
+        let plugins = Arc::new(Plugins::new(paths.cni_dir(), state.run_dir.clone()));
         let seen = Arc::new(Mutex::new(Arc::new(state.picture())));
+        let (jobs, queue) = mpsc::unbounded_channel();
         let state = Arc::new(Mutex::new(state));
-        Networks { state, turn: Arc::default(), seen, announced: Arc::default() }
+        let networks = Networks { state, turn: Arc::default(), seen, plugins, jobs };
+        tokio::spawn(work(networks.clone(), queue));
+        networks
+    }
+
+    /// Has this done when all is done that was asked for before.
+    pub(super) fn later(&self, job: impl FnOnce(&Networks) + Send + 'static) {
+        // The queue is there for as long as the engine's runtime.
+        let _ = self.jobs.send(Box::new(job));
+    }
+
+    /// Does something to the state that nobody sees.
+    fn locked<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        // A panic in between leaves nothing that the next call would not put right.
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is there, as of the last change.
@@ -146,12 +180,12 @@ impl Networks {
 
     /// Does something to the state and takes a new picture of it.
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        // A panic in between leaves nothing that the next call would not put right.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = work(&mut state);
-        let picture = Arc::new(state.picture());
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = picture;
-        result
+        self.locked(|state| {
+            let result = work(state);
+            let picture = Arc::new(state.picture());
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = picture;
+            result
+        })
     }
 
     /// Brings a container onto its networks, publishes its ports, and says what its
@@ -178,61 +212,24 @@ impl Networks {
     /// milliseconds, whatever is in it: one is made for all that came meanwhile.
     fn settle_rules(&self, generation: u64) -> Result<(), String> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.settled >= generation {
+        self.locked(|state| match state.settled >= generation {
             true => Ok(()),
             false => state.apply(),
-        }
+        })
     }
 
-    /// The first one to need the kernel has opened it: from then on changes by others
-    /// are listened to.
-    fn start_watching(&self) {
-        let missing = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_due = !state.watched && !state.up.is_empty();
-            match &state.kernel {
-                Some(kernel) if is_due => {
-                    let _entered = state.runtime.enter();
-                    let rules = firewall::watch::Watcher::open(&state.instance, &kernel.firewall);
-                    let bridges = bridges::Watcher::open(&state.instance);
-                    let runtime = state.runtime.clone();
-                    drop(_entered);
-                    state.watched = true;
-                    Some((rules, bridges, runtime))
-                }
-                _ => None,
-            }
-        };
-        let Some((rules, bridges, runtime)) = missing else { return };
-        let repair = |what: Removed, networks: Networks| async move {
-            let done = tokio::task::spawn_blocking(move || networks.repair(what)).await;
-            if let Err(error) = done {
-                tracing::error!("repairing {what}: {error}");
-            }
-        };
-        match rules {
-            Ok(mut watcher) => {
-                let networks = self.clone();
-                runtime.spawn(async move {
-                    while watcher.removed().await.is_ok() {
-                        repair(Removed::Rules, networks.clone()).await;
-                    }
-                });
-            }
-            Err(error) => tracing::warn!("{error}"),
-        }
-        match bridges {
-            Ok(mut watcher) => {
-                let networks = self.clone();
-                runtime.spawn(async move {
-                    while watcher.removed().await.is_ok() {
-                        repair(Removed::Link, networks.clone()).await;
-                    }
-                });
-            }
-            Err(error) => tracing::warn!("{error}"),
-        }
+    /// Has CNI plugins bring a container onto a network; gives its addresses.
+    ///
+    /// # Errors
+    /// The list is missing or wrong, or a plugin refuses.
+    pub fn join_cni(&self, wanted: Wanted<'_>, list: &str) -> Result<Vec<IpAddr>, String> {
+        self.plugins.join(&wanted, list)
+    }
+
+    /// Has plugins take back what they gave a container that rests. It may take long: to
+    /// be called beside the queue.
+    pub(super) fn leave_cni(&self, name: &str, incarnation: u64) {
+        self.plugins.leave(name, incarnation);
     }
 
     /// Takes a container that rests off its networks, unless it was launched again
@@ -243,11 +240,13 @@ impl Networks {
 
     /// A container is no more: its addresses are free.
     pub fn forget(&self, name: &str) {
+        self.leave_cni(name, u64::MAX);
         self.with(|state| state.forget(name));
     }
 
     /// A container has another name; it does not run.
     pub fn rename(&self, name: &str, to: &str) {
+        self.leave_cni(name, u64::MAX);
         self.with(|state| state.rename(name, to));
     }
 
@@ -257,18 +256,9 @@ impl Networks {
         self.with(|state| state.set_running(name, incarnation, runs));
     }
 
-    /// The manifests declare these networks now: [`Networks::declare`] takes them over.
-    pub(super) fn announce(&self, files: Declared) {
-        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = files;
-    }
-
-    /// Takes over what was announced last. Threads that do so pass each other, so what
-    /// one was started for is no older than what is taken.
-    pub(super) fn declare(&self) {
-        self.with(|state| {
-            let files = self.announced.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            state.declare(files);
-        });
+    /// The manifests declare these networks now; those in `broken` can't be read.
+    pub fn declare(&self, files: BTreeMap<String, Arc<NetworkFile>>, broken: BTreeSet<String>) {
+        self.with(|state| state.declare(files, broken));
     }
 
     /// Finds a good network for a file before it is declared.
@@ -295,8 +285,26 @@ impl Networks {
         known: &dyn Fn(&str) -> bool,
         held: HashMap<String, OwnedFd>,
     ) {
+        // Who has something of plugins and does not run; as of now, for a launch may
+        // come while they work.
+        let runs_by_plugins = |name: &str| {
+            running.iter().any(|one| {
+                one.name == name && matches!(one.manifest.network_mode(), NetworkMode::Cni(_))
+            })
+        };
+        let mut left = self.plugins.all();
+        left.retain(|(name, _)| !runs_by_plugins(name));
+        let runtime = self.locked(|state| state.runtime.clone());
         self.with(|state| state.recover(running, known, held));
         self.start_watching();
+        if !left.is_empty() {
+            let networks = self.clone();
+            runtime.spawn_blocking(move || {
+                for (name, incarnation) in left {
+                    networks.leave_cni(&name, incarnation);
+                }
+            });
+        }
     }
 
     /// Puts back what somebody removed.
@@ -306,15 +314,16 @@ impl Networks {
 
     /// Removes everything that was made.
     pub fn tear_down(&self) {
+        for (name, incarnation) in self.plugins.all() {
+            self.leave_cni(&name, incarnation);
+        }
         self.with(State::tear_down);
     }
 
     /// What a container's interfaces counted.
     pub fn traffic(&self, name: &str) -> Vec<(String, Traffic)> {
-        let netns = {
-            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.joined.get(name).map(|joined| Arc::clone(&joined.netns))
-        };
+        let netns =
+            self.locked(|state| state.joined.get(name).map(|joined| Arc::clone(&joined.netns)));
         let traffic = netns.map(|netns| crate::network::host::traffic(netns.as_fd()));
         traffic.and_then(Result::ok).unwrap_or_default()
     }

@@ -2,7 +2,6 @@
 //! takes it, and its name is known when somebody wants to.
 
 use std::fs;
-use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{State, Wanted, told};
 use crate::manifest::publish::Protocol;
+use crate::network::disk::{self, Lasting};
 use crate::network::forward;
 use crate::network::ipam::Lease;
 use crate::network::ports;
@@ -204,14 +204,10 @@ impl State {
             let _ = fs::remove_file(path);
             return Ok(());
         }
-        let write = || -> std::io::Result<()> {
-            let mut file = tempfile::Builder::new().prefix(".ports").tempfile_in(&self.run_dir)?;
-            serde_json::to_writer(&mut file, &chosen)?;
-            file.flush()?;
-            file.persist(&path).map_err(|error| error.error)?;
-            Ok(())
-        };
-        write().map_err(|error| format!("writing {}: {error}", path.display()))
+        serde_json::to_vec(&chosen)
+            .map_err(std::io::Error::from)
+            .and_then(|text| disk::replace(&path, &text, 0o600, Lasting::Boot))
+            .map_err(|error| format!("writing {}: {error}", path.display()))
     }
 
     fn read_ports(&self, name: &str) -> Vec<Chosen> {

@@ -1,7 +1,7 @@
 //! After a crash, and after others' changes: what is missing is made again, what
 //! belongs to nobody is removed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Kernel, State, Wanted, told};
 use crate::engine::run::Effect;
 use crate::manifest::model::{Container, NetworkMode};
+use crate::network::disk;
 use crate::network::spec::Driver;
 
 /// A container that runs, found by an engine that starts.
@@ -63,13 +64,13 @@ impl State {
         for tag in self.held.drain().map(|(tag, _)| tag) {
             let _ = self.effects.send(Effect::Hold { tag, fd: None });
         }
+        self.recovering = false;
+        self.sweep_networks();
     }
 
     fn recover_from_kernel(&mut self, all: &[Running], known: &dyn Fn(&str) -> bool) {
         let is_bridged = |one: &&Running| one.manifest.network_mode() == NetworkMode::Bridge;
         let running: Vec<&Running> = all.iter().filter(is_bridged).collect();
-        let runs_cni: BTreeSet<&str> =
-            all.iter().filter(|one| !is_bridged(one)).map(|one| one.name.as_str()).collect();
         let mut places: Vec<(String, String)> = Vec::new();
         for one in &running {
             let members = one.manifest.network.members();
@@ -90,7 +91,6 @@ impl State {
         }
         self.each_leases(|leases| !leases.release_unknown(known).is_empty());
         self.forget_ports(&running);
-        self.sweep_cni(&|name| runs_cni.contains(name));
         for one in &running {
             let wanted = Wanted {
                 name: &one.name,
@@ -111,12 +111,14 @@ impl State {
         }
     }
 
-    /// Removes what is noted of containers that do not run.
+    /// Removes what is noted of the ports of containers that do not run. What plugins
+    /// gave is taken back by them alone ([`super::plugins`]).
     fn forget_ports(&self, running: &[&Running]) {
+        disk::sweep(&self.run_dir);
         for entry in fs::read_dir(&self.run_dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let name = name.to_str().and_then(|name| name.strip_suffix(".json"));
-            if !name.is_some_and(|name| running.iter().any(|one| one.name == name)) {
+            let of = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            if of.is_some_and(|name| !running.iter().any(|one| one.name == name)) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -185,7 +187,9 @@ impl State {
             tracing::warn!("{error}");
         }
         if all_gone {
-            let _ = fs::remove_dir_all(&self.run_dir);
+            self.forget_ports(&[]);
+            // It stays while there is something that plugins have to take back.
+            let _ = fs::remove_dir(&self.run_dir);
         }
     }
 }

@@ -108,6 +108,9 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
     let first = crate::engine::namespaces::range_of(inside.pid).unwrap_or(0);
     let owner = (first + user.uid, first + user.gid);
     if let Some(cgroup) = &inside.cgroup {
+        if cgroup.is_frozen() {
+            return Err("the container stands still: it is paused, or being committed".to_owned());
+        }
         preparation.join(cgroup, &mut parts)?;
     }
     let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;

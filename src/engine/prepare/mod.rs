@@ -141,10 +141,7 @@ impl<'a> Preparation<'a> {
     fn make(mut self, order: &mut Order) -> Result<Ready, String> {
         let mut manifest = Arc::clone(&order.manifest);
         if let Some(root) = &order.image {
-            let more = super::volumes::of_image(&order.id, &manifest, &root.image.volumes);
-            if !more.is_empty() {
-                Arc::make_mut(&mut manifest).mounts.extend(more);
-            }
+            super::volumes::add(&order.id, &mut manifest, &root.image.volumes);
         }
         let paths = Arc::clone(&self.workshop.paths);
         let run_dir = paths.container_run_dir(&order.name);
@@ -170,7 +167,13 @@ impl<'a> Preparation<'a> {
             rootfs::discard(&writable).map_err(|error| error.to_string())?;
         }
         // As with Docker: a container's first launch fills empty volumes, none after it.
-        let is_first = !writable.upper().exists();
+        // The upper directory says that it has been, and so is made after that.
+        if let Some(image) = &order.image
+            && manifest.isolation != Isolation::None
+            && !writable.upper().exists()
+        {
+            seed(&self.workshop.volumes, &manifest, &image.layers)?;
+        }
         let mut user = ResolvedUser::root();
         let image = order.image.as_ref();
         let named =
@@ -193,8 +196,7 @@ impl<'a> Preparation<'a> {
             user =
                 resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
-        let seeds = image.filter(|_| is_first).map(|image| image.layers.as_slice());
-        let sources = self.mounts(&manifest, seeds, ids, &mut parts)?;
+        let sources = self.mounts(&manifest, ids, &mut parts)?;
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
@@ -205,7 +207,7 @@ impl<'a> Preparation<'a> {
         let launch = (order.name.as_str(), order.id.as_str(), order.incarnation);
         let etc =
             self.network(launch, order.network.take(), &manifest, kept, &mut parts, &mut context)?;
-        self.etc(&run_dir, etc, ids, &mut parts, &mut context)?;
+        self.etc(&paths.etc_dir(&order.name), etc, ids, &mut parts, &mut context)?;
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
         let notify = self.signs(&manifest, &run_dir, owner, &mut context, &mut parts)?;
@@ -276,7 +278,7 @@ impl<'a> Preparation<'a> {
         };
         parts.root = Some(self.add(mounts.root));
         for submount in mounts.submounts {
-            let file = !is_dir(submount.mount.as_fd());
+            let file = !is_directory(submount.mount.as_fd());
             let index = self.add(submount.mount);
             parts.submounts.push((submount.target, file, index));
         }
@@ -288,7 +290,6 @@ impl<'a> Preparation<'a> {
     fn mounts(
         &mut self,
         manifest: &Container,
-        seeds: Option<&[PathBuf]>,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
@@ -301,12 +302,6 @@ impl<'a> Preparation<'a> {
             let Some(text) = &mount.source else { continue };
             let source = match mount.kind() {
                 MountKind::Volume => {
-                    volumes.create(text).map_err(|error| error.to_string())?;
-                    if let Some(layers) = seeds {
-                        volumes
-                            .seed(text, layers, &mount.target)
-                            .map_err(|error| error.to_string())?;
-                    }
                     let data = volumes.data(text).map_err(|error| error.to_string())?;
                     sources.insert(text.clone(), data);
                     Source::Volume(text)
@@ -397,6 +392,7 @@ impl<'a> Preparation<'a> {
             image: spec::ImageDefaults::default(),
             etc: BTreeMap::new(),
             open_files: open_files(),
+            oom_score_adj: oom_score_adj(),
         })
     }
 
@@ -422,6 +418,31 @@ impl<'a> Preparation<'a> {
         let (warnings, ends, signs) = (self.warnings, self.ends, self.signs);
         Ok(Ready { fds, error_pipe, plan, warnings, ends, signs })
     }
+}
+
+/// Fills the volumes of a container that was never launched, as far as they are empty,
+/// with what its image has at their places.
+pub(super) fn seed(
+    volumes: &Volumes,
+    manifest: &Container,
+    layers: &[PathBuf],
+) -> Result<(), String> {
+    for mount in manifest.mounts.iter().filter(|mount| mount.kind() == MountKind::Volume) {
+        if let Some(name) = &mount.source {
+            volumes
+                .create(name)
+                .and_then(|_| volumes.seed(name, layers, &mount.target))
+                .map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Who protects Berth from the kernel's choice of whom to end for lack of memory does not
+/// mean its containers.
+fn oom_score_adj() -> Option<i32> {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok()?;
+    own.trim().parse::<i32>().is_ok_and(|own| own < 0).then_some(0)
 }
 
 /// The most of /etc/passwd and /etc/group that is read.
@@ -507,7 +528,8 @@ fn open_files() -> Option<(u64, u64)> {
     Some((hard.min(SOFT), hard))
 }
 
-fn is_dir(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+/// Whether a mount is a directory.
+pub(super) fn is_directory(fd: std::os::fd::BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(fd).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
     })

@@ -104,7 +104,7 @@ impl Preparation<'_> {
     /// Mounts the files in `/etc`.
     pub(super) fn etc(
         &mut self,
-        run_dir: &Path,
+        dir: &Path,
         files: Files,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
@@ -113,10 +113,10 @@ impl Preparation<'_> {
         let mounted: Vec<(PathBuf, PathBuf)> = match files {
             Files::None => return Ok(()),
             Files::Own(etc) => etc
-                .write(run_dir)
-                .map_err(|error| format!("writing into {}: {error}", run_dir.display()))?,
+                .write(dir)
+                .map_err(|error| format!("writing into {}: {error}", dir.display()))?,
             Files::Of(owner) => {
-                let dir = self.workshop.paths.container_run_dir(&owner);
+                let dir = self.workshop.paths.etc_dir(&owner);
                 ["hosts", "resolv.conf", "hostname"]
                     .into_iter()
                     .map(|name| (Path::new("/etc").join(name), dir.join(name)))

@@ -53,9 +53,10 @@ impl Observed {
             return;
         }
         self.unconfirmed.remove(&name);
-        if let Phase::Launching { .. } = record.phase {
-            let ready_by = self.ready_by(&name, now);
-            let run = Run { health: self.first_health(&name), ready_by, ..run };
+        if let Phase::Launching { ready: early, .. } = record.phase {
+            let ready_by = self.ready_by(&name, now).filter(|_| !early);
+            let ready = early.then_some(started);
+            let run = Run { health: self.first_health(&name), ready, ready_by, ..run };
             let run = Run { well_since: run.health.is_none().then_some(started), ..run };
             self.edit(&name, |record| {
                 record.renew = false;
@@ -81,7 +82,7 @@ impl Observed {
             self.edit(name, |record| {
                 record.incarnation = incarnation;
                 record.boot_id = now.boot_id.clone();
-                record.phase = Phase::Launching { since: now.mono };
+                record.phase = Phase::Launching { since: now.mono, ready: false };
             });
         }
     }
@@ -200,7 +201,7 @@ mod tests {
         record.incarnation = 3;
         record.last_good = Some(Arc::new(Container::default()));
         record.applied = record.last_good.clone();
-        record.phase = Phase::Launching { since: Duration::ZERO };
+        record.phase = Phase::Launching { since: Duration::ZERO, ready: false };
         let mut desired = Desired::default();
         desired.containers.insert(name.clone(), Arc::new(Container::default()));
 

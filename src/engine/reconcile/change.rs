@@ -48,9 +48,14 @@ impl Change {
             return Change::None;
         }
         let mut keys = changed_keys(old, new);
-        // Where it has a network namespace of its own, all that is in it changes live.
-        let own = |mode: NetworkMode| matches!(mode, NetworkMode::Bridge | NetworkMode::None);
-        let same_network = own(old.network_mode()) && own(new.network_mode());
+        // Where there is an interface already, all that is on it changes live; and one that
+        // comes or goes, where the files in `/etc` are of Berth's making in either case.
+        let bridged = |manifest: &Container| manifest.network_mode() == NetworkMode::Bridge;
+        let apart = |manifest: &Container| {
+            manifest.image.is_some()
+                && matches!(manifest.network_mode(), NetworkMode::Bridge | NetworkMode::None)
+        };
+        let same_network = (bridged(old) && bridged(new)) || (apart(old) && apart(new));
         let same_sockets = held(old).eq(held(new));
         if old.network_mode() != new.network_mode() && !keys.iter().any(|key| key == "network.mode")
         {
@@ -141,12 +146,16 @@ mod tests {
         let none = read("rootfs = \"/\"\n");
         let published = read("rootfs = \"/\"\n[network]\npublish = [\"80:80\"]\n");
         let keys = vec!["network.publish".to_owned(), "network.mode".to_owned()];
-        assert_eq!(Change::between(&none, &published), Change::InPlace { keys });
-        let host = read("rootfs = \"/\"\n[network]\nmode = \"host\"\n");
-        let keys = vec!["network.mode".to_owned()];
-        assert_eq!(Change::between(&none, &host), Change::Replace { keys });
+        assert_eq!(Change::between(&none, &published), Change::Replace { keys });
         let held = read("image = \"x\"\n[network]\npublish = [{ host = 80, hold = true }]\n");
         assert!(matches!(Change::between(&old, &held), Change::Replace { .. }));
+        // The last network is left, and another one joined.
+        let alone = read("image = \"x\"\nnetwork.mode = \"none\"\n");
+        let host = read("image = \"x\"\nnetwork.mode = \"host\"\n");
+        for (old, new) in [(&old, &alone), (&alone, &new)] {
+            assert!(matches!(Change::between(old, new), Change::InPlace { .. }));
+        }
+        assert!(matches!(Change::between(&alone, &host), Change::Replace { .. }));
     }
 
     #[test]

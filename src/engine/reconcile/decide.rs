@@ -16,7 +16,7 @@ use super::desired::Desired;
 use super::judge::{Force, block, in_force, judge};
 use super::observed::{KILL_AGAIN, Live, Observed};
 use super::record::{Asked, Joined, Phase, Record, Rest, StopWhy, Timing};
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Start};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::service::Kind;
 use crate::manifest::variants::{NetworkMode, RestartPolicy};
@@ -56,7 +56,7 @@ pub fn decide(desired: &Desired, observed: &mut Observed, now: &Now) -> Decision
         actions: std::mem::take(&mut observed.queue),
         wake_at: [&observed.timers, &observed.watches]
             .into_iter()
-            .filter_map(|timers| timers.iter().map(|(at, _)| *at).find(|at| *at > now.mono))
+            .filter_map(|timers| timers.next(now.mono))
             .filter(|at| *at < std::time::Duration::MAX)
             .min(),
     }
@@ -65,12 +65,8 @@ pub fn decide(desired: &Desired, observed: &mut Observed, now: &Now) -> Decision
 /// Everything that has to be looked at: what is due, and all where all is concerned.
 fn wake(desired: &Desired, observed: &mut Observed, now: &Now) {
     for timers in [&mut observed.timers, &mut observed.watches] {
-        while let Some((at, _)) = timers.first()
-            && *at <= now.mono
-        {
-            if let Some((_, name)) = timers.pop_first() {
-                observed.dirty.insert(name);
-            }
+        while let Some(name) = timers.take_due(now.mono) {
+            observed.dirty.insert(name);
         }
     }
     let ending = observed.shutdown != desired.shutdown;
@@ -177,7 +173,13 @@ fn step(desired: &Desired, observed: &mut Observed, name: &Name, now: &Now) {
         (Phase::Ended { why }, down) => {
             let why = down.filter(|_| why.is_none()).or(why.clone());
             let phase = after_the_end(desired, record, why, now);
-            observed.set_phase(name, phase);
+            // Whom clients start waits for the next one, as it did for the first.
+            let waits = phase == Phase::Exited(Rest::Finished)
+                && record.last_good.as_ref().is_some_and(|last| last.start == Start::OnDemand);
+            observed.edit(name, |record| {
+                record.phase = phase;
+                record.demanded &= !waits;
+            });
         }
         (Phase::Created | Phase::Exited(_) | Phase::Scheduled { .. }, Some(StopWhy::Removed))
             if matches!(force, Force::Gone) && !observed.strays.contains_key(name) =>
@@ -269,8 +271,11 @@ fn after_the_end(desired: &Desired, record: &Record, why: Option<StopWhy>, now: 
     let timed = manifest.filter(|manifest| manifest.is_timed());
     let oneshot = manifest.is_some_and(|manifest| manifest.kind == Kind::Oneshot);
     let success = !fault && record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success());
+    let is_main = desired.main.as_ref() == Some(&record.name);
     let again = match restart.policy {
         RestartPolicy::No => false,
+        // Its end is that of all; whoever started Berth decides whether it begins again.
+        RestartPolicy::Always | RestartPolicy::UnlessStopped if is_main => false,
         RestartPolicy::OnFailure { max } => !success && max.is_none_or(|max| record.streak <= max),
         RestartPolicy::Always | RestartPolicy::UnlessStopped if timed.is_some() => false,
         // Once is enough, but once it has to be.
@@ -326,13 +331,18 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
         record.live_error = None;
         record.boot_id = now.boot_id.clone();
         if manifest.is_timed() {
-            record.last_run = Some(now.wall);
+            // A clock that lags behind comes to this time once more.
+            let due = match record.phase {
+                Phase::Scheduled { due, .. } => due,
+                _ => now.wall,
+            };
+            record.last_run = Some(now.wall.max(due));
         }
         if record.timing.is_none() {
             let incarnation = record.incarnation;
             record.timing = Some(Timing { incarnation, ordered: now.mono, ..Timing::default() });
         }
-        record.phase = Phase::Launching { since: now.mono };
+        record.phase = Phase::Launching { since: now.mono, ready: false };
         Action::Launch {
             name: record.name.clone(),
             incarnation: record.incarnation,

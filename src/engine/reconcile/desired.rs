@@ -19,6 +19,9 @@ pub struct Desired {
     pub shutdown: Option<Shutdown>,
     /// The time zone that schedules are meant in.
     pub zone: jiff::tz::TimeZone,
+    /// The container that all others are there for: a policy `always` does not start it
+    /// again.
+    pub main: Option<Name>,
 }
 
 impl Default for Desired {
@@ -28,6 +31,7 @@ impl Default for Desired {
             broken: BTreeMap::new(),
             shutdown: None,
             zone: jiff::tz::TimeZone::UTC,
+            main: None,
         }
     }
 }

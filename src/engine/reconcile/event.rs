@@ -106,6 +106,18 @@ pub enum Event {
         /// Which condition, in a sentence.
         unmet: String,
     },
+    /// It was found frozen, whoever did that: it could not say anything.
+    StoodStill {
+        /// Which container.
+        name: Name,
+        /// Which run.
+        incarnation: u64,
+    },
+    /// The machine was suspended for so long. Told before anything else of the time after.
+    Slept {
+        /// How long.
+        by: Duration,
+    },
     /// The wall clock was set: times of a calendar are elsewhere now.
     ClockSet,
     /// The outcome of [`Action::ApplyLive`](super::Action::ApplyLive).
@@ -221,6 +233,8 @@ pub enum Refused {
     PausedAlready,
     /// See [`Refused::PausedAlready`].
     NotPaused,
+    /// It is frozen, and nothing can be run in it.
+    Paused,
     /// Its manifest has no `signals.reload`.
     NoReload,
     /// Berth is ending.
@@ -236,6 +250,7 @@ impl std::fmt::Display for Refused {
             Refused::Running => "it is running; stop it first",
             Refused::PausedAlready => "it is paused already",
             Refused::NotPaused => "it is not paused",
+            Refused::Paused => "it is paused; unpause it first",
             Refused::NoReload => {
                 "its manifest does not say how it reloads; add signals.reload = \"SIGHUP\", or \
                  signals.reload = { exec = [...] }"

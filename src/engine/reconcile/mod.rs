@@ -21,6 +21,7 @@ mod adoption;
 mod backoff;
 mod change;
 mod clock;
+mod deadlines;
 mod decide;
 mod desired;
 mod event;

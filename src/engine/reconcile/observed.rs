@@ -8,6 +8,7 @@ use super::action::Action;
 use super::adoption::reboot;
 use super::backoff::spread;
 use super::clock::Now;
+use super::deadlines::Deadlines;
 use super::desired::Shutdown;
 use super::event::{Event, Refused};
 use super::graph::Graph;
@@ -37,13 +38,11 @@ pub struct Observed {
     pub(super) unsaved: BTreeSet<Name>,
     pub(super) forgotten: BTreeSet<Name>,
     pub(super) queue: Vec<Action>,
-    pub(super) timers: BTreeSet<(Duration, Name)>,
+    /// What their phases say.
+    pub(super) timers: Deadlines,
     /// By when those with a watchdog must say that they are well. Not persisted: a new
     /// engine gives each its whole time once more.
-    pub(super) watched: BTreeMap<Name, Duration>,
-    pub(super) watches: BTreeSet<(Duration, Name)>,
-    /// Said to be ready before the launch was told of.
-    pub(super) early: BTreeSet<(Name, u64)>,
+    pub(super) watches: Deadlines,
     pub(super) alive: BTreeSet<Name>,
     /// Live changes under way or refused: tried once for each version of a manifest.
     pub(super) live: BTreeMap<Name, Live>,
@@ -78,10 +77,8 @@ impl Observed {
             unsaved: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             queue: Vec::new(),
-            timers: BTreeSet::new(),
-            watched: BTreeMap::new(),
-            watches: BTreeSet::new(),
-            early: BTreeSet::new(),
+            timers: Deadlines::default(),
+            watches: Deadlines::default(),
             alive: BTreeSet::new(),
             live: BTreeMap::new(),
             forced: BTreeSet::new(),
@@ -153,10 +150,12 @@ impl Observed {
             Event::Adopted(adopted) => self.adopt(adopted, now),
             Event::AdoptionDone => self.adoption_done(now),
             Event::ImageChosen { name, incarnation, image } => {
-                if self
-                    .is_current(&name, incarnation)
-                    .is_some_and(|r| r.image.as_ref() != Some(&image))
-                {
+                // Before its first launch, too: files may lie upon that image already.
+                let current = self.record(&name).filter(|record| {
+                    record.incarnation == incarnation
+                        && (record.phase.is_alive() || record.image.is_none())
+                });
+                if current.is_some_and(|record| record.image.as_ref() != Some(&image)) {
                     self.edit(&name, |record| record.image = Some(image));
                 }
             }
@@ -205,12 +204,18 @@ impl Observed {
             Event::Skipped { name, incarnation, unmet } => {
                 self.skipped(&name, incarnation, unmet);
             }
-            Event::ClockSet => self.clock_set(),
+            Event::StoodStill { name, incarnation } => {
+                if self.is_current(&name, incarnation).is_some() {
+                    self.time_anew(&name, now);
+                }
+            }
+            Event::Slept { by } => self.slept(by),
+            Event::ClockSet => self.clock_set(now),
             Event::LiveApplied { name, result } => self.live_applied(&name, result),
             Event::Discarded { name, result } => self.discarded(&name, result, now),
             Event::Demanded { name } => {
                 if self.record(&name).is_some_and(|record| !record.demanded) {
-                    self.edit(&name, super::verb::demand);
+                    self.edit(&name, |record| super::verb::demand(record, now));
                 }
             }
             Event::Idle { name, incarnation } => {
@@ -240,9 +245,7 @@ impl Observed {
 
     fn insert(&mut self, record: Record) {
         let name = record.name.clone();
-        if let Some(at) = record.phase.deadline() {
-            self.timers.insert((at, name.clone()));
-        }
+        self.timers.set(&name, record.phase.deadline());
         if record.phase.is_alive() {
             self.alive.insert(name.clone());
         }
@@ -258,24 +261,15 @@ impl Observed {
         change: impl FnOnce(&mut Record) -> R,
     ) -> Option<R> {
         let record = self.records.get_mut(name)?;
-        let before = record.phase.deadline();
         let result = change(record);
-        let after = record.phase.deadline();
-        if before != after {
-            if let Some(at) = before {
-                self.timers.remove(&(at, name.clone()));
-            }
-            if let Some(at) = after {
-                self.timers.insert((at, name.clone()));
-            }
-        }
+        self.timers.set(name, record.phase.deadline());
         if record.phase.is_alive() {
             self.alive.insert(name.clone());
         } else {
             self.alive.remove(name);
         }
         if !matches!(record.phase, Phase::Running(_)) {
-            self.watch(name, None);
+            self.watches.set(name, None);
         }
         self.unsaved.insert(name.clone());
         self.dirty.insert(name.clone());
@@ -353,11 +347,9 @@ impl Observed {
     }
 
     pub(super) fn forget(&mut self, name: &Name) {
-        if let Some(record) = self.records.remove(name)
-            && let Some(at) = record.phase.deadline()
-        {
-            self.timers.remove(&(at, name.clone()));
-        }
+        self.records.remove(name);
+        self.timers.set(name, None);
+        self.watches.set(name, None);
         self.draw(name, None);
         self.nodes.remove(name);
         self.live.remove(name);

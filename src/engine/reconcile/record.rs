@@ -180,6 +180,9 @@ pub enum Phase {
     Launching {
         /// When it was ordered.
         since: Duration,
+        /// It has said that it is ready already.
+        #[serde(default)]
+        ready: bool,
     },
     /// Its payload runs.
     Running(Run),

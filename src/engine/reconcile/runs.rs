@@ -20,9 +20,8 @@ impl Observed {
             return;
         };
         match record.phase {
-            Phase::Launching { .. } => {
+            Phase::Launching { ready: early, .. } => {
                 let health = self.first_health(name);
-                let early = self.early.remove(&(name.clone(), incarnation));
                 let ready_by = self.ready_by(name, now).filter(|_| !early);
                 self.edit(name, |record| {
                     record.renew = false;
@@ -97,7 +96,7 @@ impl Observed {
         let record = self.is_current(name, incarnation)?;
         Some(match &record.phase {
             // Its end is told before its beginning, or the engine died in between.
-            Phase::Launching { since } => (
+            Phase::Launching { since, .. } => (
                 Run {
                     pid: 0,
                     started: *since,

@@ -1,6 +1,9 @@
 //! What a person asks for, noted down; [`decide`](super::decide) acts on it.
 
+use std::time::Duration;
+
 use super::action::Action;
+use super::backoff::{pause, spread};
 use super::clock::Now;
 use super::event::{Refused, Verb};
 use super::observed::{KILL_AGAIN, Observed};
@@ -75,7 +78,10 @@ impl Observed {
             Verb::Kill(signal) => self.kill(name, signal, now)?,
             Verb::Reload => self.reload(name)?,
             Verb::Pause => self.freeze(name, true)?,
-            Verb::Unpause => self.freeze(name, false)?,
+            Verb::Unpause => {
+                self.freeze(name, false)?;
+                self.time_anew(name, now);
+            }
             Verb::Remove { force } => {
                 if force {
                     self.forced.insert(name.clone());
@@ -128,12 +134,14 @@ impl Observed {
     }
 
     fn reload(&mut self, name: &Name) -> Result<(), Refused> {
-        let (incarnation, _) = self.running(name)?;
+        let (incarnation, run) = self.running(name)?;
+        let paused = run.paused;
         let container = self.record(name).and_then(|r| r.last_good.as_ref().or(r.applied.as_ref()));
         let reload = container.and_then(|container| container.signals.reload.clone());
         let name = name.clone();
         self.queue.push(match reload.ok_or(Refused::NoReload)? {
             Reload::Signal(signal) => Action::Signal { name, incarnation, signal },
+            Reload::Exec { .. } if paused => return Err(Refused::Paused),
             Reload::Exec { exec } => Action::ReloadExec { name, incarnation, command: exec },
         });
         Ok(())
@@ -182,12 +190,25 @@ impl Observed {
     }
 }
 
-/// Somebody connects: it is to run, unless a person stopped it.
-pub(super) fn demand(record: &mut Record) {
+/// Somebody connects: it is to run, unless a person stopped it. One that ended by itself a
+/// moment ago, perhaps without having taken the connection, gets the pause that its policy
+/// would have made: the same client must not start it over and over.
+pub(super) fn demand(record: &mut Record, now: &Now) {
     record.demanded = true;
-    if record.phase == Phase::Exited(Rest::Finished) {
-        record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Idle });
+    if record.phase != Phase::Exited(Rest::Finished) {
+        return;
     }
+    let (failed, since) = match &record.last_exit {
+        Some(exit) => (!exit.status.is_success(), now.wall.saturating_sub(exit.finished)),
+        None => (false, i64::MAX),
+    };
+    let attempt = if failed { record.streak.max(1) } else { 1 };
+    let pause = pause(&record.restart(), attempt, spread(&record.id, record.incarnation));
+    let left = pause.saturating_sub(Duration::from_nanos(since.max(0).unsigned_abs()));
+    record.phase = match left.is_zero() {
+        true => Phase::Exited(Rest::Stopped { why: StopWhy::Idle }),
+        false => Phase::Backoff { until: now.mono.saturating_add(left), attempt },
+    };
 }
 
 /// Nothing that a person or its policy decided speaks against a launch any more.

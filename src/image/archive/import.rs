@@ -43,24 +43,27 @@ pub fn import(
         NewLayer { digest, size, compression: unpacked.compression, diff_id: unpacked.diff_id };
     let diff_id = unpacked.diff_id;
     unpacked.finish(diff_id, &[], &lease)?;
-    let image = commit(
-        store,
-        &lease,
-        &Commit {
+    let image = commit(store, &lease, &import.of(layer))?;
+    store.settle_soon();
+    Ok(image)
+}
+
+impl<'a> Import<'a> {
+    /// The image that it becomes with this layer.
+    pub(super) fn of(&self, layer: NewLayer) -> Commit<'a> {
+        Commit {
             base: None,
             layer: Some(layer),
             process: None,
-            changes: import.changes,
-            platform: import.platform.clone(),
+            changes: self.changes,
+            platform: self.platform.clone(),
             author: None,
-            message: import.message,
+            message: self.message,
             created_by: None,
-            created: import.created,
-            name: import.name,
-        },
-    )?;
-    store.settle_soon();
-    Ok(image)
+            created: self.created,
+            name: self.name,
+        }
+    }
 }
 
 /// A reader that keeps what goes by.

@@ -3,19 +3,34 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::Puller;
-use crate::image::document::Descriptor;
+use crate::image::document::{CONFIG_MAX, Descriptor, Manifest};
 use crate::image::progress::{Reporter, Status};
+use crate::image::registry::Client;
 use crate::image::{Digest, Error, Kind, Reference};
 
-impl Puller {
-    /// A blob that fits into memory, verified.
-    pub(super) async fn small_blob(
+impl Client {
+    /// The configuration of an image, into memory, verified.
+    ///
+    /// # Errors
+    /// As [`Client::blob`]; [`Kind::TooLarge`], and [`Kind::Corrupt`] if it has not the
+    /// digest that the manifest says.
+    pub async fn config(
         &self,
         name: &Reference,
-        blob: &Descriptor,
+        manifest: &Manifest,
         reporter: &Reporter,
     ) -> Result<Vec<u8>, Error> {
+        let blob = &manifest.config;
+        if blob.size > CONFIG_MAX {
+            return Err(Error::new(
+                Kind::TooLarge,
+                format!(
+                    "the configuration of {} has {} bytes, at most {CONFIG_MAX} are read",
+                    name.familiar(),
+                    blob.size
+                ),
+            ));
+        }
         let mut taker = Taker::Memory(Vec::new());
         self.fetch(name, blob, 0, reporter, &mut taker).await?;
         let Taker::Memory(bytes) = taker else {
@@ -23,7 +38,8 @@ impl Puller {
         };
         if Digest::of(&bytes) != blob.digest {
             return Err(Error::corrupt(format!(
-                "the content of the blob {} has another digest",
+                "the configuration of {} has not the digest {}",
+                name.familiar(),
                 blob.digest
             )));
         }
@@ -44,7 +60,7 @@ impl Puller {
         // An empty blob has a digest too, and is asked for to be sure.
         while offset < blob.size || blob.size == 0 {
             let before = offset;
-            let error = match self.client.blob(name, blob, offset, reporter).await {
+            let error = match self.blob(name, blob, offset, reporter).await {
                 Err(error) => return Err(error),
                 Ok(mut stream) => loop {
                     match stream.piece().await {
@@ -63,10 +79,10 @@ impl Puller {
                 return Err(error);
             }
             failed = if offset > before { 1 } else { failed + 1 };
-            if failed >= self.client.retry().attempts {
+            if failed >= self.retry().attempts {
                 return Err(error);
             }
-            self.client.pause(failed, None, &error, reporter).await;
+            self.pause(failed, None, &error, reporter).await;
         }
         Ok(())
     }

@@ -240,7 +240,7 @@ impl Puller {
         let bytes = match known.await? {
             Some(bytes) => bytes,
             None => {
-                let bytes = self.small_blob(name, &blob, reporter).await?;
+                let bytes = self.client.config(name, manifest, reporter).await?;
                 let (kept, lease) = (bytes.clone(), lease.clone());
                 self.blocking(move |store| store.put(&lease, &kept)).await?;
                 bytes
@@ -363,7 +363,7 @@ impl Puller {
             let counter = Reporter::new(sink, Some(blob.digest.short()));
             let mut taker =
                 Taker::Queue { pieces: pieces.clone(), counter, done: offset, size: blob.size };
-            fetched = self.fetch(name, blob, offset, &reporter, &mut taker).await;
+            fetched = self.client.fetch(name, blob, offset, &reporter, &mut taker).await;
             if fetched.is_ok() {
                 // An empty piece is the end. If nobody listens, the worker says why.
                 let _ = pieces.send(Bytes::new()).await;

@@ -6,7 +6,7 @@ use reqwest::{Response, StatusCode};
 
 use super::client::{Client, Failures, header, refused, scope};
 use super::endpoint::Endpoint;
-use crate::image::document::{CONFIG_MAX, Descriptor, Manifest};
+use crate::image::document::Descriptor;
 use crate::image::error::root_cause;
 use crate::image::progress::Reporter;
 use crate::image::{Digest, Error, Kind, Reference};
@@ -22,39 +22,6 @@ pub struct BlobStream {
 }
 
 impl Client {
-    /// The configuration of an image, into memory.
-    ///
-    /// # Errors
-    /// As [`Client::blob`] and [`BlobStream::piece`]; [`Kind::TooLarge`], and
-    /// [`Kind::Corrupt`] if it has not the digest that the manifest says.
-    pub async fn config(
-        &self,
-        name: &Reference,
-        manifest: &Manifest,
-        reporter: &Reporter,
-    ) -> Result<Vec<u8>, Error> {
-        let (digest, size) = (manifest.config.digest, manifest.config.size);
-        if size > CONFIG_MAX {
-            let text = format!("the configuration of {} has {size} bytes", name.familiar());
-            return Err(Error::new(
-                Kind::TooLarge,
-                format!("{text}, at most {CONFIG_MAX} are read"),
-            ));
-        }
-        let mut stream = self.blob(name, &manifest.config, 0, reporter).await?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = stream.piece().await? {
-            bytes.extend_from_slice(&piece);
-        }
-        match Digest::of(&bytes) == digest {
-            true => Ok(bytes),
-            false => Err(Error::corrupt(format!(
-                "the configuration of {} has not the digest {digest}",
-                name.familiar()
-            ))),
-        }
-    }
-
     /// Begins to get a blob at `offset`. A reader goes on to [`BlobStream::piece`]
     /// until the end; after an error the rest is asked for by another call.
     ///

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::lock::Lock;
 use super::{Entry, Store, list, list_digests, remove_file};
 use crate::image::document::{CONFIG_MAX, Document, MANIFEST_MAX};
-use crate::image::{Digest, Error, ImageConfig};
+use crate::image::{Digest, Error, ImageConfig, Kind};
 
 /// What the caller's containers hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +20,24 @@ pub struct Pins {
     pub images: BTreeSet<Digest>,
     /// Unpacked layers by their names: mounted, whatever the index says.
     pub layers: BTreeSet<Digest>,
+    /// Why it is not known what else is held; then nothing is collected.
+    pub unknown: Vec<String>,
+}
+
+impl Pins {
+    /// Whether all that is held is known.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.unknown.as_slice() {
+            [] => Ok(()),
+            why => {
+                let why = why.join("; ");
+                Err(Error::corrupt(format!("no layer and no blob is removed: {why}")))
+            }
+        }
+    }
 }
 
 /// What a collection spares.
@@ -84,8 +102,10 @@ impl Store {
     /// Removes what neither the index nor a live lease nor `pins` reach.
     ///
     /// # Errors
-    /// If the disk refuses; then less is gone, and nothing that is needed.
+    /// If it is not known what is held, or something can't be read now: then nothing is
+    /// gone. If the disk refuses; then less is gone, and nothing that is needed.
     pub fn collect(&self, pins: &Pins, keep: Keep) -> Result<Collected, Error> {
+        pins.check()?;
         let mut collected = Collected::default();
         {
             let lock = self.lock_exclusive()?;
@@ -100,7 +120,7 @@ impl Store {
             let mut marked = leased;
             marked.extend(&pins.layers);
             for entry in &entries {
-                self.mark(entry.descriptor.digest, &mut marked, 0);
+                self.mark(entry.descriptor.digest, &mut marked, 0)?;
             }
             self.sweep_blobs(&marked, keep.young, &mut collected)?;
             for (name, _) in list_digests(&self.layers())? {
@@ -111,6 +131,7 @@ impl Store {
                 }
             }
             self.sweep_partials(keep.partial, &mut collected)?;
+            self.sweep_import_stamps()?;
             for path in list(&self.work("damaged"))? {
                 collected.bytes += size(&path);
                 remove_file(&path)?;
@@ -134,9 +155,9 @@ impl Store {
         let (kept, gone): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| {
             let pinned = || match self.image(&entry.descriptor) {
                 Ok(image) => pins.images.contains(&image.id),
-                // What can't be read may be what a container runs from, unless
-                // none does.
-                Err(_) => !pins.images.is_empty(),
+                // What can't be read now may be whole, and what is damaged may be what
+                // a container runs from, unless none does.
+                Err(error) => error.kind() == Kind::System || !pins.images.is_empty(),
             };
             let stays = match which {
                 Untagged::All => true,
@@ -152,29 +173,31 @@ impl Store {
         Ok(kept)
     }
 
-    /// Marks a manifest or index and all below it. What can't be read marks itself
-    /// alone: what it needed can't be known, and comes again with the next pull.
-    fn mark(&self, digest: Digest, marked: &mut BTreeSet<Digest>, depth: u32) {
+    /// Marks a manifest or index and all below it. What is damaged or not there marks
+    /// itself alone: what it needed can't be known, and comes again with the next pull.
+    ///
+    /// # Errors
+    /// If something that may be whole can't be read now.
+    fn mark(&self, digest: Digest, marked: &mut BTreeSet<Digest>, depth: u32) -> Result<(), Error> {
         marked.insert(digest);
-        let Ok(bytes) = self.read_blob(digest, MANIFEST_MAX) else {
-            return;
-        };
+        let Some(bytes) = whole(self.read_blob(digest, MANIFEST_MAX))? else { return Ok(()) };
         match Document::parse(&bytes, None) {
             Ok(Document::Manifest(manifest)) => {
                 marked.extend(manifest.blobs().map(|blob| blob.digest));
-                let config = self.read_blob(manifest.config.digest, CONFIG_MAX);
-                if let Ok(config) = config.and_then(|bytes| ImageConfig::parse(&bytes)) {
+                let config = whole(self.read_blob(manifest.config.digest, CONFIG_MAX))?;
+                if let Some(Ok(config)) = config.map(|bytes| ImageConfig::parse(&bytes)) {
                     marked.extend(config.rootfs.names());
                 }
             }
             // Indexes in indexes are OCI's; ever deeper ones are an attack.
             Ok(Document::Index(index)) if depth < 4 => {
                 for manifest in index.manifests {
-                    self.mark(manifest.digest, marked, depth + 1);
+                    self.mark(manifest.digest, marked, depth + 1)?;
                 }
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn sweep_blobs(
@@ -205,6 +228,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// What was read; `None` of what is damaged or not there.
+fn whole(read: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
+    match read {
+        Err(error) if error.kind() == Kind::System => Err(error),
+        read => Ok(read.ok()),
     }
 }
 

@@ -139,6 +139,21 @@ impl Store {
         })
     }
 
+    /// An image that lost its name, or whoever made it, is needed again: it stays.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn want_again(&self, image: &Image) -> Result<(), Error> {
+        let is_it = |entry: &Entry| entry.descriptor.digest == image.descriptor.digest;
+        if !self.read_index()?.iter().any(|entry| is_it(entry) && entry.superseded().is_some()) {
+            return Ok(());
+        }
+        self.change_index(|entries| {
+            entries.iter_mut().filter(|entry| is_it(entry)).for_each(Entry::want_again);
+            Ok(())
+        })
+    }
+
     /// All images. What can't be read is left out; [`Store::verify`] says why.
     ///
     /// # Errors
@@ -317,7 +332,8 @@ fn set(entries: &mut Vec<Entry>, new: Entry) {
         // A named image needs no nameless entry.
         kept.retain(|entry| entry.is_named() || entry.descriptor.digest != digest);
         *entries = kept;
-    } else if entries.iter().any(|entry| entry.descriptor.digest == digest) {
+    } else if let Some(entry) = entries.iter_mut().find(|entry| entry.descriptor.digest == digest) {
+        entry.want_again();
         return;
     }
     entries.push(new);

@@ -39,8 +39,9 @@ impl Entry {
         name: Option<&Reference>,
         source: Option<Digest>,
     ) -> Entry {
-        descriptor.annotations.remove(NAME);
-        descriptor.annotations.remove(SUPERSEDED);
+        for ours in [NAME, SUPERSEDED, SOURCE] {
+            descriptor.annotations.remove(ours);
+        }
         if let Some(name) = name {
             descriptor.annotations.insert(NAME.to_owned(), name.canonical().to_string());
         }
@@ -76,6 +77,11 @@ impl Entry {
         let now = now.map_or(0, |now| now.as_secs());
         self.descriptor.annotations.insert(SUPERSEDED.to_owned(), now.to_string());
         self
+    }
+
+    /// It is needed, also without a name.
+    pub(super) fn want_again(&mut self) {
+        self.descriptor.annotations.remove(SUPERSEDED);
     }
 
     /// Since when it has lost its name; `None` if it has one, or never had.

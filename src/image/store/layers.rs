@@ -179,7 +179,10 @@ impl Store {
         for (name, path) in list_digests(&self.layers())? {
             let whole = match self.layer_marker(name) {
                 Some(marker) => marker.boot == boot || path.join(SETTLED).exists(),
-                None => false,
+                // What can't be read now may be whole, and mounted.
+                None => {
+                    fs::read(path.join(MARKER)).is_err_and(|e| e.kind() != io::ErrorKind::NotFound)
+                }
             };
             if !whole {
                 tracing::info!("the layer {name} may be torn; it will be unpacked again");

@@ -49,7 +49,7 @@ pub use images::{Image, Listed, Removed};
 pub use index::Entry;
 pub use layers::{Made, Marker, StagedLayer};
 pub use lease::Lease;
-pub use measure::disk_of;
+pub use measure::{disk_of, disk_of_each};
 pub use partial::{Claim, Partial};
 pub use unpack::{UnpackedLayer, Unpacker};
 pub use usage::{ImageUsage, Usage};

@@ -96,7 +96,7 @@ fn a_layer_that_takes_from_those_below_it_belongs_to_its_chain() {
         let (here, below) = (layers[0].join("here"), layers[0].join("bin/below"));
         assert_eq!(fs::metadata(here).unwrap().ino(), fs::metadata(below).unwrap().ino());
     }
-    assert!(store.verify(false, &BTreeSet::new()).unwrap().is_empty());
+    assert!(store.verify(false, None).unwrap().is_empty());
     collect_all(&store, &Pins::default());
     assert!(store.root_layers(&one).is_ok() && store.root_layers(&two).is_ok());
     // Torn away, it comes again from the blob.
@@ -144,8 +144,11 @@ fn what_is_held_is_not_collected() {
     let kept = image(&store, "kept", std::slice::from_ref(&base), Compress::Gzip);
     let pinned = image(&store, "pinned", &[base.clone(), tar_of(&[("p", b"p")])], Compress::Gzip);
     let mounted = image(&store, "mounted", &[tar_of(&[("m", b"m")])], Compress::Gzip);
-    let pins =
-        Pins { images: BTreeSet::from([pinned.id]), layers: BTreeSet::from([mounted.layers()[0]]) };
+    let pins = Pins {
+        images: BTreeSet::from([pinned.id]),
+        layers: BTreeSet::from([mounted.layers()[0]]),
+        unknown: Vec::new(),
+    };
     assert_eq!(store.remove(&pinned, &pins, true).unwrap_err().kind(), Kind::Conflict);
     assert_eq!(store.untag(&name("pinned"), &pins).unwrap().images, []);
     store.remove(&mounted, &pins, true).unwrap();
@@ -166,6 +169,32 @@ fn what_is_held_is_not_collected() {
     assert_eq!((collected.images.len(), collected.layers), (1, 2));
     assert!(!store.has_blob(leased, 12).unwrap());
     assert_eq!(store.find(&name("kept")).unwrap().unwrap().id, kept.id);
+    assert_whole(&store);
+}
+
+#[test]
+fn where_it_is_not_known_what_is_held_nothing_goes() {
+    let (_dir, store) = store();
+    let made = image(&store, "app", &[busybox_layer()], Compress::Gzip);
+    store.remove(&made, &Pins::default(), true).unwrap();
+    let pins = Pins { unknown: vec!["a record is torn".to_owned()], ..Pins::default() };
+    let error = store.collect(&pins, Keep::nothing()).unwrap_err();
+    assert!(error.to_string().contains("a record is torn"), "{error}");
+    assert!(store.layer_path(made.layers()[0]).is_some());
+    assert!(store.blob_path(made.id).exists());
+
+    // A manifest that can't be read now is not one that needs nothing.
+    let kept = image(&store, "kept", &[tar_of(&[("k", b"k")])], Compress::Gzip);
+    let manifest = store.blob_path(kept.descriptor.digest);
+    let aside = manifest.with_extension("aside");
+    fs::rename(&manifest, &aside).unwrap();
+    fs::create_dir(&manifest).unwrap();
+    store.collect(&Pins::default(), Keep::nothing()).unwrap_err();
+    assert!(store.layer_path(kept.layers()[0]).is_some());
+    fs::remove_dir(&manifest).unwrap();
+    fs::rename(&aside, &manifest).unwrap();
+    collect_all(&store, &Pins::default());
+    assert!(store.layer_path(made.layers()[0]).is_none());
     assert_whole(&store);
 }
 
@@ -271,6 +300,13 @@ fn an_image_that_lost_its_name_goes_by_itself() {
         store.remove(&made, &Pins::default(), true).unwrap();
         store.enter(&lease, &made.descriptor, None, None).unwrap()
     };
+    // Somebody entered it again without a name: it is nobody's leftover any more.
+    let again = {
+        let lease = store.lease().unwrap();
+        let made = image(&store, "app:5", &[tar_of(&[("a", b"gain")])], Compress::Gzip);
+        image(&store, "app:5", &[tar_of(&[("other", b"one")])], Compress::Gzip);
+        store.enter(&lease, &made.descriptor, None, None).unwrap()
+    };
     let pins = Pins { images: BTreeSet::from([held.id]), ..Pins::default() };
     let has = |image: &Image| store.resolve(&image.id.to_string()).is_ok();
     // Not within its time.
@@ -279,7 +315,7 @@ fn an_image_that_lost_its_name_goes_by_itself() {
     let now = Untagged::Lost(Duration::ZERO);
     store.collect(&pins, Keep { untagged: now, ..Keep::nothing() }).unwrap();
     assert!(!has(&old));
-    assert!(has(&held) && has(&nameless));
+    assert!(has(&held) && has(&nameless) && has(&again));
     // Its container is gone.
     store.collect(&Pins::default(), Keep { untagged: now, ..Keep::nothing() }).unwrap();
     assert!(!has(&held) && has(&nameless));

@@ -77,11 +77,15 @@ impl fmt::Display for Damage {
 impl Store {
     /// Re-reads every blob and counts every layer. With `repair`, what is damaged is
     /// moved out of the way, so that the next pull brings it anew; layers in
-    /// `mounted` (diff ids) stay, a container runs on them.
+    /// `mounted` (by their names) stay, a container runs on them. `None`: any may be.
     ///
     /// # Errors
     /// If the disk refuses, or the index can't be read.
-    pub fn verify(&self, repair: bool, mounted: &BTreeSet<Digest>) -> Result<Vec<Damage>, Error> {
+    pub fn verify(
+        &self,
+        repair: bool,
+        mounted: Option<&BTreeSet<Digest>>,
+    ) -> Result<Vec<Damage>, Error> {
         let mut damages = Vec::new();
         let mut bad = BTreeSet::new();
         for (digest, path) in list_digests(&self.blobs())? {
@@ -113,7 +117,7 @@ impl Store {
     fn verify_layers(
         &self,
         repair: bool,
-        mounted: &BTreeSet<Digest>,
+        mounted: Option<&BTreeSet<Digest>>,
         damages: &mut Vec<Damage>,
     ) -> Result<(), Error> {
         for (diff_id, path) in list_digests(&self.layers())? {
@@ -134,7 +138,7 @@ impl Store {
                     Err(e) => e.to_string(),
                 },
             };
-            if repair && !mounted.contains(&diff_id) {
+            if repair && mounted.is_some_and(|mounted| !mounted.contains(&diff_id)) {
                 self.discard_layer(diff_id)?;
             }
             damages.push(Damage::Layer { diff_id, why });

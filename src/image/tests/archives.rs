@@ -4,12 +4,12 @@ use std::fs;
 
 use super::support::*;
 use super::tools::skopeo;
-use crate::image::archive::{Format, Import, import, load, save};
+use crate::image::archive::{Format, Import, import, import_file, load, save};
 use crate::image::commit::{Commit, NewLayer, commit};
 use crate::image::compression::Compression;
 use crate::image::config::Process;
 use crate::image::history::history;
-use crate::image::store::{Image, Keep, Pins};
+use crate::image::store::{Image, Keep, Pins, Untagged};
 use crate::image::{Digest, Kind, Platform, Reference, Store};
 
 const CREATED: &str = "2026-01-02T03:04:05Z";
@@ -236,4 +236,70 @@ fn a_commit_is_a_layer_upon_its_base() {
     let oci = format!("oci:{}:{name}", store.layout().display());
     let copied = format!("dir:{}", dir.path().join("copy").display());
     skopeo(&["copy", &oci, &copied]);
+}
+
+/// An archive is the image that it was imported as, and nobody else's with that layer.
+#[test]
+fn an_archive_is_its_own_image() {
+    let (dir, store) = store();
+    let path = dir.path().join("app.tar.gz");
+    fs::write(&path, gzip(&busybox_layer())).unwrap();
+    let made = import_file(&store, &path).unwrap().unwrap();
+    let layer = NewLayer {
+        digest: made.manifest.layers[0].digest,
+        size: made.manifest.layers[0].size,
+        compression: Compression::Gzip,
+        diff_id: made.layers()[0],
+    };
+    let lease = store.lease().unwrap();
+    let other = commit(
+        &store,
+        &lease,
+        &Commit {
+            base: None,
+            layer: Some(layer),
+            process: None,
+            changes: &["ENTRYPOINT [\"/evil\"]".to_owned()],
+            platform: Platform::host(),
+            author: None,
+            message: None,
+            created_by: None,
+            created: made.config.created.as_deref().unwrap(),
+            name: None,
+        },
+    )
+    .unwrap();
+    assert_ne!(other.id, made.id);
+    let pins = Pins::default();
+    store.remove(&made, &pins, true).unwrap();
+    let again = dir.path().join("again.tar.gz");
+    fs::copy(&path, &again).unwrap();
+    assert_eq!(import_file(&store, &again).unwrap().unwrap().id, made.id);
+    // One that comes back is not what was superseded any more.
+    store.supersede(&made).unwrap();
+    import_file(&store, &again).unwrap();
+    let keep = Keep::nothing();
+    let lost = Untagged::Lost(std::time::Duration::ZERO);
+    store.collect(&pins, Keep { untagged: lost, ..keep }).unwrap();
+    store.resolve(&made.id.to_string()).unwrap();
+    // What is remembered of archives goes with their images.
+    let stamps = || fs::read_dir(dir.path().join("image-work/imports")).unwrap().count();
+    assert_eq!(stamps(), 2);
+    store.collect(&pins, keep).unwrap();
+    assert_eq!(stamps(), 0);
+
+    let folder = dir.path().join("folder.tar");
+    fs::create_dir(&folder).unwrap();
+    assert!(import_file(&store, &folder).unwrap().is_none());
+    let fifo = dir.path().join("fifo.tar");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from(0o600),
+        0,
+    )
+    .unwrap();
+    let error = import_file(&store, &fifo).unwrap_err();
+    assert!(error.to_string().contains("not a regular file"), "{error}");
 }

@@ -220,7 +220,7 @@ async fn damaged_images_heal_by_a_pull() {
                 1 => std::fs::write(&path, &whole[1..]).unwrap(),
                 _ => std::fs::remove_file(&path).unwrap(),
             }
-            assert!(!to.verify(true, &Default::default()).unwrap().is_empty());
+            assert!(!to.verify(true, Some(&Default::default())).unwrap().is_empty());
             let healed = puller(&to).ensure(&name, Policy::Missing, None, &silent()).await;
             // What only the blobs' bytes show is healed by a pull, not by a start.
             let healed = match healed {
@@ -234,7 +234,7 @@ async fn damaged_images_heal_by_a_pull() {
     // An unpacked layer that lost a file.
     let layer = to.layer_path(pulled.layers()[0]).unwrap();
     std::fs::remove_file(layer.join("etc/os-release")).unwrap();
-    assert_eq!(to.verify(true, &Default::default()).unwrap().len(), 2);
+    assert_eq!(to.verify(true, Some(&Default::default())).unwrap().len(), 2);
     puller(&to).ensure(&name, Policy::Missing, None, &silent()).await.unwrap();
     assert_whole(&to);
     let kept = to.collect(&Pins::default(), Keep::nothing()).unwrap();

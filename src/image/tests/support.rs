@@ -124,7 +124,7 @@ pub fn busybox_layer() -> Vec<u8> {
 
 /// The store is whole, and the layers of the image are there with this file.
 pub fn assert_whole(store: &Store) {
-    let damages = store.verify(false, &Default::default()).unwrap();
+    let damages = store.verify(false, None).unwrap();
     assert!(damages.is_empty(), "{damages:?}");
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::{Engine, Keeper, MAX_PAUSE, now, say};
-use crate::keeper::duty::{Due, Going, Pulse};
+use super::{Engine, Keeper, WELL, now};
+use crate::keeper::duty::{Due, Going, Pulse, pause_after_panic};
 use crate::keeper::ending::Ending;
 use crate::keeper::protocol::{Kind, Message};
+use crate::keeper::say::say;
 use crate::sys::signals;
 
 /// An engine that died young as often as this won't get well by itself.
@@ -20,34 +21,40 @@ impl Keeper {
     /// Gives the time at which the next of these is.
     pub(super) fn keep_time(&mut self) -> Option<Duration> {
         let now = now();
+        if self.table.orders.panics > 0 && now >= self.begun.saturating_add(WELL) {
+            self.table.orders.panics = 0;
+        }
+        self.give_up_launches(now);
         let mut next: Option<Duration> = None;
         let mut sooner = |at: Duration| next = Some(next.map_or(at, |next| next.min(at)));
+        if let Some(at) = self.launches.due() {
+            sooner(at);
+        }
         if let (Some(period), Engine::Running { pid, .. }) =
             (self.settings.duty.heartbeat, &self.engine)
         {
             match self.pulse.due(period, now) {
                 Due::Nothing(at) => sooner(at),
                 Due::Ask => {
-                    sooner(now + period);
+                    sooner(now.saturating_add(period));
                     self.tell(Message::new(Kind::Ping));
                 }
                 Due::End => {
                     say!("berth: the engine does not answer; ending it");
                     let _ = signals::kill(*pid, libc::SIGKILL);
                     self.pulse = Pulse::begin(now);
-                    sooner(now + period);
+                    sooner(now.saturating_add(period));
                 }
             }
         }
-        if let Some((watchdog, period)) = &self.settings.duty.watchdog {
+        if let Some(watchdog) = &self.settings.duty.watchdog {
             if now >= self.feed {
-                // Any byte but `V` feeds it (Documentation/watchdog/watchdog-api.rst).
-                let _ = rustix::io::write(watchdog, b".");
-                self.feed = now + *period;
+                watchdog.feed();
+                self.feed = now.saturating_add(watchdog.period);
             }
             sooner(self.feed);
         }
-        if let Some(Going { until: Some(until), .. }) = self.going {
+        if let Some(Going { until: Some(until), .. }) = self.table.orders.going {
             if now >= until && self.finish.is_none() {
                 say!("berth: not everything could be stopped in time; going on without");
                 self.finish = Some(0);
@@ -57,19 +64,24 @@ impl Keeper {
         next
     }
 
+    /// Launches that stand still: whoever asked for them need not wait any longer.
+    fn give_up_launches(&mut self, now: Duration) {
+        while let Some(order) = self.launches.overdue(now) {
+            let code = Errno::TIMEDOUT.raw_os_error();
+            self.tell(Message { key: order.key, code, ..Message::new(Kind::Refused) });
+        }
+    }
+
     /// The machine is to go down: the engine stops everything first. Who asks again
     /// wants no more waiting.
     pub(super) fn go_down(&mut self, ending: Ending) {
         say!("berth: the machine is going down ({})", ending.word());
-        self.told_to_end = self.told_to_end.saturating_add(1);
-        let until = match self.going {
+        let until = match self.table.orders.going {
             Some(going) => going.until,
-            None => self.settings.duty.patience.map(|patience| now() + patience),
+            None => self.settings.duty.patience.map(|patience| now().saturating_add(patience)),
         };
-        self.going = Some(Going { ending, until });
-        if self.told_to_end > 2 {
-            self.give_up();
-        }
+        self.table.orders.going = Some(Going { ending, until });
+        self.told_to_end();
         self.tell(Message { code: libc::SIGTERM, ..Message::new(Kind::Signal) });
     }
 
@@ -107,8 +119,14 @@ impl Keeper {
     /// After a panic: becomes a new keeper with the same table. What caused it may
     /// come again, so there is a pause.
     pub(super) fn begin_anew(&mut self) {
+        let Some(pause) = pause_after_panic(&self.table.orders) else {
+            say!("berth: a bug in the keeper again and again; going down without it");
+            self.finish = Some(0);
+            return;
+        };
+        self.table.orders.panics = self.table.orders.panics.saturating_add(1);
         say!("berth: a bug in the keeper; it begins anew with what it has");
-        std::thread::sleep(MAX_PAUSE / 50);
+        std::thread::sleep(pause);
         let Err(errno) = self.try_reexec(c"/proc/self/exe");
         say!("berth: can't begin anew: {errno}; going on");
     }
@@ -119,7 +137,7 @@ impl Keeper {
         if self.young < HOPELESS || !self.settings.duty.is_init {
             return;
         }
-        if self.going.is_some() {
+        if self.table.orders.going.is_some() {
             say!("berth: the engine can't stop anything; going on without");
             self.finish = Some(0);
         } else if self.rescuer.is_none() {

@@ -96,6 +96,12 @@ fn service(container: &Container, found: &mut Vec<Objection>) {
     if ready.fd.is_some_and(|fd| !(3..1024).contains(&fd)) {
         found.push(objection("ready.fd", "it goes from 3 to 1023", "0, 1 and 2 are its output"));
     }
+    let held = network::held(container);
+    let is_taken = |fd: u32| usize::try_from(fd).is_ok_and(|fd| (3..3 + held).contains(&fd));
+    if ready.fd.is_some_and(is_taken) {
+        let message = format!("descriptors 3 to {} are its held sockets", 2 + held);
+        found.push(objection("ready.fd", message, "take a number above them"));
+    }
     if ready.listen == Some(0) {
         found.push(objection("ready.listen", "0 is not a port", ""));
     }

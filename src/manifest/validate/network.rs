@@ -1,7 +1,7 @@
 //! Networks: what a container asks of them, and what a network itself is.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -10,6 +10,7 @@ use super::{Objection, objection};
 use crate::manifest::model::{Container, NetworkFile, NetworkMode, Start};
 use crate::manifest::network::{RESERVED_NETWORKS, is_network_name};
 use crate::network::spec::{Driver, NetworkSpec};
+use crate::sandbox::plan::SOCKETS_MAX;
 
 pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
     let network = &container.network;
@@ -55,22 +56,39 @@ pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
             found.push(objection("network.dns-search", message, ""));
         }
     }
-    let mut ports = BTreeSet::new();
+    let mut ports: BTreeMap<_, Vec<Option<IpAddr>>> = BTreeMap::new();
     for one in &network.publish {
         let mapping = &one.mapping;
         for (host, _) in mapping.pairs() {
             let Some(port) = host else { continue };
-            if !ports.insert((mapping.address, port, mapping.protocol)) {
+            let others = ports.entry((port, mapping.protocol)).or_default();
+            // All addresses are this one, too.
+            let meets = |other: &Option<IpAddr>| {
+                other.is_none() || mapping.address.is_none() || *other == mapping.address
+            };
+            if others.iter().any(meets) {
                 let message = format!("port {port}/{} is published twice", mapping.protocol);
                 found.push(objection("network.publish", message, "take one of them out"));
                 break;
             }
+            others.push(mapping.address);
         }
         if one.hold && mapping.host.is_none() {
             let message = "a held socket needs a port of the host";
             found.push(objection("network.publish", message, "write { host = 80, hold = true }"));
         }
     }
+    let held = held(container);
+    if held > SOCKETS_MAX {
+        let message = format!("{held} held sockets; a program can be given {SOCKETS_MAX}");
+        found.push(objection("network.publish", message, "publish the others without `hold`"));
+    }
+}
+
+/// How many listening sockets it is handed, from descriptor 3 on.
+pub(super) fn held(container: &Container) -> usize {
+    let held = container.network.publish.iter().filter(|one| one.hold);
+    held.map(|one| usize::from(one.mapping.count)).sum()
 }
 
 pub(super) fn start(container: &Container, found: &mut Vec<Objection>) {
@@ -124,4 +142,45 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
         objection(&key.to_ascii_lowercase(), problem, "")
     }));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objections(text: &str) -> Vec<String> {
+        let container: Container =
+            toml::from_str(&format!("rootfs = \"/\"\ncommand = [\"x\"]\n{text}")).unwrap();
+        super::super::alone(&container).into_iter().map(|one| one.message).collect()
+    }
+
+    #[test]
+    fn a_port_of_all_addresses_is_also_that_of_one() {
+        let twice = |ports: &str| objections(&format!("network.publish = [{ports}]"));
+        let bridge = "network.mode = \"bridge\"\n";
+        assert_eq!(
+            objections(&format!(
+                "{bridge}network.publish = [\"127.0.0.1:80:80\", \"[::1]:80:80\", \"80:80/udp\"]"
+            )),
+            [""; 0]
+        );
+        for ports in ["\"80:80\", \"127.0.0.1:80:80\"", "\"[::1]:80:1\", \"79-81:79-81\""] {
+            assert!(
+                twice(ports)
+                    .iter()
+                    .any(|message| message.contains("port 80/tcp is published twice"))
+            );
+        }
+    }
+
+    #[test]
+    fn held_sockets_have_numbers_of_their_own_and_are_not_too_many() {
+        let held = |ports: &str, more: &str| {
+            objections(&format!("{more}network.publish = [{{ host = \"{ports}\", hold = true }}]"))
+        };
+        assert_eq!(held("7001-7064", ""), [""; 0]);
+        assert!(held("7001-7065", "")[0].contains("65 held sockets"));
+        assert_eq!(held("7001-7002", "ready.fd = 5\n"), [""; 0]);
+        assert!(held("7001-7002", "ready.fd = 4\n")[0].contains("held socket"));
+    }
 }

@@ -53,6 +53,8 @@ fn naming(container: &Container, other: &Name) -> &'static str {
         "after"
     } else if container.requires.contains(other) {
         "requires"
+    } else if container.is_target() && container.wants.contains(other) {
+        "wants"
     } else {
         "network.mode"
     }
@@ -116,5 +118,16 @@ mod tests {
         let found = together(&all);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].1.message.contains("a → b → c → a"), "{}", found[0].1.message);
+    }
+
+    #[test]
+    fn a_circle_is_told_at_the_key_that_makes_it() {
+        let mut all = BTreeMap::new();
+        all.insert("t".parse().unwrap(), Arc::new(container("type = \"target\"\nwants = [\"u\"]")));
+        let other = "rootfs = \"/\"\ncommand = [\"x\"]\nafter = [\"t\"]";
+        all.insert("u".parse().unwrap(), Arc::new(container(other)));
+        let found = together(&all);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].1.key, "wants");
     }
 }

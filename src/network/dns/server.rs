@@ -1,19 +1,20 @@
 //! The resolver's sockets: UDP and TCP on a network's gateway, and the questions that
 //! go on to the host's servers. Memory is bounded: so many questions at once and no
-//! more, each of at most 64 KiB (TCP) or 4 KiB (UDP), each for a few seconds.
+//! more, each of at most 64 KiB (TCP) or 4 KiB (UDP), each for a few seconds; and no
+//! container can take the places of all others.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hickory_proto::rr::RecordType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Answer, Zone, answer, failure};
@@ -21,12 +22,16 @@ use crate::network::error::{Error, Result};
 
 /// Questions that wait for an upstream server, and TCP connections, at once.
 const AT_ONCE: usize = 256;
+/// The same of one that asks: a container has two addresses at a network.
+const AT_ONCE_EACH: usize = 32;
 /// The largest datagram that is taken.
 const DATAGRAM: usize = 4096;
 /// Names whose turn is remembered.
 const TURNS: usize = 4096;
 /// What every client takes by UDP (RFC 1035, section 2.3.4).
 const SHORT: usize = 512;
+/// How long a socket rests that gives one error after the other.
+const REST: Duration = Duration::from_millis(50);
 /// How long one upstream server is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -87,22 +92,68 @@ impl Upstream {
     }
 }
 
+/// Places for what takes time, so many in all and so many for each that asks.
+#[derive(Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    each: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    source: IpAddr,
+    _one: OwnedSemaphorePermit,
+}
+
+impl Places {
+    fn new() -> Arc<Places> {
+        Arc::new(Places { all: Arc::new(Semaphore::new(AT_ONCE)), each: Mutex::default() })
+    }
+
+    /// A place for this one, unless it has its share already, or there is none.
+    fn take(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
+        let one = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        self.share(source, one)
+    }
+
+    fn share(self: &Arc<Self>, source: IpAddr, one: OwnedSemaphorePermit) -> Option<Place> {
+        let source = source.to_canonical();
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = each.entry(source).or_default();
+        if *count >= AT_ONCE_EACH {
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: Arc::clone(self), source, _one: one })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut each = self.places.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = each.get_mut(&self.source) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                each.remove(&self.source);
+            }
+        }
+    }
+}
+
 struct Resolver {
     zone: watch::Receiver<Arc<Zone>>,
     upstream: Arc<Upstream>,
     /// How often each name with several addresses was asked for.
     turns: Mutex<HashMap<(String, RecordType), usize>>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 /// Answers until it is dropped. A change of the zone counts from the next query on.
 pub async fn serve(sockets: Sockets, zone: watch::Receiver<Arc<Zone>>, upstream: Arc<Upstream>) {
-    let resolver = Arc::new(Resolver {
-        zone,
-        upstream,
-        turns: Mutex::default(),
-        places: Arc::new(Semaphore::new(AT_ONCE)),
-    });
+    let resolver =
+        Arc::new(Resolver { zone, upstream, turns: Mutex::default(), places: Places::new() });
     let Sockets { udp, tcp } = sockets;
     tokio::join!(
         datagrams(Arc::new(udp), Arc::clone(&resolver)),
@@ -137,12 +188,20 @@ impl Resolver {
 
 async fn datagrams(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {
     let mut bytes = [0; DATAGRAM];
+    let mut failed = false;
     loop {
-        // An error is that of an earlier answer (ICMP unreachable): the next is fine.
-        let Ok((length, from)) = socket.recv_from(&mut bytes).await else {
-            tokio::task::yield_now().await;
-            continue;
+        let (length, from) = match socket.recv_from(&mut bytes).await {
+            Ok(received) => received,
+            Err(_) => {
+                // One error is that of an earlier answer (ICMP unreachable): the next is
+                // fine. Of one after the other nothing good comes at once.
+                if std::mem::replace(&mut failed, true) {
+                    tokio::time::sleep(REST).await;
+                }
+                continue;
+            }
         };
+        failed = false;
         let query = &bytes[..length];
         match resolver.look(query, from, SHORT) {
             Answer::Ignore => {}
@@ -151,7 +210,7 @@ async fn datagrams(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {
             }
             Answer::Forward(named) => {
                 // Too many wait already: the client asks again.
-                let Ok(place) = Arc::clone(&resolver.places).try_acquire_owned() else { continue };
+                let Some(place) = resolver.places.take(from.ip()) else { continue };
                 let (query, socket) = (query.to_vec(), Arc::clone(&socket));
                 let resolver = Arc::clone(&resolver);
                 tokio::spawn(async move {
@@ -199,13 +258,14 @@ async fn ask(query: &[u8], upstream: &[SocketAddr]) -> Option<Vec<u8>> {
 }
 
 async fn connections(listener: TcpListener, resolver: Arc<Resolver>) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let places = Places::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(one) = Arc::clone(&places.all).acquire_owned().await else { return };
         let Ok((stream, from)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(REST).await;
             continue;
         };
+        let Some(place) = places.share(from.ip(), one) else { continue };
         let resolver = Arc::clone(&resolver);
         tokio::spawn(async move {
             // Who says nothing for long makes room for others.
@@ -252,4 +312,28 @@ async fn ask_by_tcp(query: &[u8], upstream: &[SocketAddr]) -> Option<Vec<u8>> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_much_leaves_places_to_others() {
+        let places = Places::new();
+        let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let mut greedy: Vec<Place> = std::iter::from_fn(|| places.take(ip(2))).collect();
+        assert_eq!(greedy.len(), AT_ONCE_EACH);
+        assert!(places.take(ip(3)).is_some());
+        greedy.pop();
+        // The same container by its other notation.
+        let mapped = IpAddr::V6("::ffff:10.0.0.2".parse().unwrap());
+        let again = places.take(mapped);
+        assert!(again.is_some() && places.take(ip(2)).is_none());
+        drop((greedy, again));
+        assert!(places.each.lock().unwrap().is_empty());
+        let all: Vec<Place> = (0..=u8::MAX).flat_map(|last| places.take(ip(last))).collect();
+        assert_eq!(all.len(), AT_ONCE);
+        assert!(places.take(ip(1)).is_none());
+    }
 }

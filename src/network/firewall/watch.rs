@@ -28,7 +28,8 @@ impl Watcher {
     /// Listens in the calling thread's network namespace for removals in the tables
     /// of `firewall`. To be called within a tokio runtime.
     pub fn open(instance: &Instance, firewall: &super::Firewall) -> Result<Watcher> {
-        let listener = Listener::open(NETLINK_NETFILTER, GROUP, "changes of the nftables ruleset")?;
+        let listener =
+            Listener::open(NETLINK_NETFILTER, &[GROUP], "changes of the nftables ruleset")?;
         let mut table = instance.table().into_bytes();
         table.push(0);
         Ok(Watcher { listener, table, own: firewall.wire.port() })

@@ -203,7 +203,7 @@ impl Wire {
                     tables.iter().for_each(|table| batch.table(table, false));
                 });
                 self.owned = again.is_err();
-                again.map_err(|_| error)
+                again
             }
             other => other,
         }

@@ -66,14 +66,43 @@ fn a_list_that_would_run_something_else_is_refused() {
 fn a_plugin_that_hangs_is_ended_with_all_that_it_started() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("sleepy");
+    // Nor does it read its input, which is more than a pipe holds.
     std::fs::write(&program, "#!/bin/sh\nsleep 1000\n").unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-    let text = r#"{ "cniVersion": "1.0.0", "name": "x", "plugins": [{ "type": "sleepy" }] }"#;
-    let list = Conflist::parse(text).unwrap().with_patience(Duration::from_millis(100));
+    let much = "x".repeat(300_000);
+    let text = serde_json::json!({
+        "cniVersion": "1.0.0", "name": "x", "plugins": [{ "type": "sleepy", "much": much }],
+    });
+    let list =
+        Conflist::parse(&text.to_string()).unwrap().with_patience(Duration::from_millis(100));
     let place = Attachment { container: "c", netns: None, interface: "eth0" };
     let began = std::time::Instant::now();
     let error = list.add(&[dir.path().into()], place).unwrap_err().to_string();
     assert!(error.contains("did not end within 100ms"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_plugin_is_given_all_its_input_and_may_leave_something_running() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("busy");
+    let script = "#!/bin/sh\nsleep 30 &\necho $! >$0.pid\nn=$(wc -c)\necho \"{\\\"n\\\": $n}\"\n";
+    std::fs::write(&program, script).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let text = serde_json::json!({
+        "cniVersion": "1.0.0", "name": "x",
+        "plugins": [{ "type": "busy", "much": "x".repeat(300_000) }],
+    });
+    let list = Conflist::parse(&text.to_string()).unwrap().with_patience(Duration::from_secs(20));
+    let place = Attachment { container: "c", netns: None, interface: "eth0" };
+    let began = std::time::Instant::now();
+    let added = list.add(&[dir.path().into()], place).unwrap();
+    assert!(added.result["n"].as_u64().unwrap() > 300_000, "{:?}", added.result);
+    assert!(began.elapsed() < Duration::from_secs(20));
+    let left: i32 =
+        std::fs::read_to_string(dir.path().join("busy.pid")).unwrap().trim().parse().unwrap();
+    let left = nix::unistd::Pid::from_raw(left);
+    nix::sys::signal::kill(left, nix::sys::signal::Signal::SIGKILL).unwrap();
 }

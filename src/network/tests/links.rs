@@ -66,7 +66,7 @@ fn a_subnet_that_the_host_has_is_refused_with_its_owner() {
         let _outside = outside();
         let mut host = Host::open(Instance::of_root("/test")).unwrap();
         let spec = NetworkSpec::bridge("back", "192.0.2.0/25".parse().unwrap(), None);
-        let error = host.ensure(&spec).unwrap_err().to_string();
+        let error = host.check(&spec).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1/24 of uplink"), "{error}");
     });
 }

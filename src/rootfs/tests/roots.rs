@@ -232,3 +232,23 @@ fn a_missing_root_says_which() {
         assert!(Writable::at(&bed.state(), id).is_err(), "{id:?}");
     }
 }
+
+/// A copy is a container's once it is kept, and has all but what overlayfs works in.
+#[test]
+fn changes_are_copied_whole_or_not_at_all() {
+    let bed = Bed::new();
+    bed.of_directory("one");
+    let one = Writable::at(&bed.state(), "one").unwrap();
+    for own in ["upper/work", "sub/var/upper/a/work", "sub/var/work/work"] {
+        fs::create_dir_all(one.folder().join(own)).unwrap();
+        fs::write(one.folder().join(own).join("file"), "x").unwrap();
+    }
+    let two = Writable::at(&bed.state(), "two").unwrap();
+    drop(one.duplicate(&two).unwrap());
+    assert!(!two.folder().exists());
+    one.duplicate(&two).unwrap().keep();
+    for copied in ["upper/work/file", "sub/var/upper/a/work/file", "work", "sub/var/work"] {
+        assert!(two.folder().join(copied).exists(), "{copied}");
+    }
+    assert_eq!(fs::read_dir(two.folder().join("sub/var/work")).unwrap().count(), 0);
+}

@@ -59,3 +59,120 @@ fn a_path_is_mounted_with_its_owners_mapped_and_a_missing_one_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("make it"), "{error}");
 }
+
+/// A layer with `data/seed`, `data/sub/deep` and `data/more`, and a volume `v`.
+fn to_seed(bed: &Bed) -> (Volumes, PathBuf, Vec<PathBuf>) {
+    let layer = bed.folder("layer");
+    bed.folder("layer/data/sub");
+    fs::write(layer.join("data/seed"), "seed").unwrap();
+    fs::write(layer.join("data/sub/deep"), "deep").unwrap();
+    fs::write(layer.join("data/more"), "more").unwrap();
+    std::os::unix::fs::chown(layer.join("data"), Some(33), Some(34)).unwrap();
+    let volumes = Volumes::open(&bed.state()).unwrap();
+    volumes.create("v").unwrap();
+    (volumes, bed.state().join("volumes/v"), vec![layer])
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn a_volume_is_filled_once_and_only_while_it_is_empty() {
+    let bed = Bed::new();
+    let (volumes, folder, layers) = to_seed(&bed);
+    let target = Path::new("/data");
+    assert!(!volumes.seed("v", &layers, Path::new("/none")).unwrap());
+    assert!(volumes.seed("v", &layers, target).unwrap());
+    assert_eq!(text(&folder.join("_data/sub/deep")), "deep");
+    let owner = fs::metadata(folder.join("_data")).unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (33, 34));
+    fs::remove_file(folder.join("_data/seed")).unwrap();
+    assert!(!volumes.seed("v", &layers, target).unwrap());
+    assert!(!folder.join("_data/seed").exists());
+    let names = fs::read_dir(&folder).unwrap().count();
+    assert_eq!(names, 2, "no more than `_data` and `volume.json`");
+}
+
+/// What a crash leaves before the copy is whole counts for nothing; what it leaves after
+/// that is completed, and what containers have written meanwhile stays as it is.
+#[test]
+fn a_filling_that_was_cut_short_is_redone_and_takes_nothing_away() {
+    let bed = Bed::new();
+    let (volumes, folder, layers) = to_seed(&bed);
+    fs::create_dir(folder.join("seed.new")).unwrap();
+    fs::write(folder.join("seed.new/half"), "half").unwrap();
+    assert!(volumes.seed("v", &layers, Path::new("/data")).unwrap());
+    assert!(!folder.join("_data/half").exists());
+    assert_eq!(text(&folder.join("_data/more")), "more");
+
+    volumes.create("w").unwrap();
+    let folder = bed.state().join("volumes/w");
+    fs::create_dir_all(folder.join("seed/sub")).unwrap();
+    fs::write(folder.join("seed/sub/deep"), "deep").unwrap();
+    fs::write(folder.join("seed/seed"), "seed").unwrap();
+    // `more` was moved already, and a container has written.
+    fs::write(folder.join("_data/more"), "changed").unwrap();
+    fs::write(folder.join("_data/seed"), "mine").unwrap();
+    fs::write(folder.join("_data/own"), "own").unwrap();
+    // Whoever mounts it, first launch or not, gets all of it.
+    let bind = volumes.mount(Source::Volume("w"), bed.ids(), false).unwrap();
+    drop(bind);
+    let data = folder.join("_data");
+    for (name, content) in
+        [("more", "changed"), ("seed", "mine"), ("own", "own"), ("sub/deep", "deep")]
+    {
+        assert_eq!(text(&data.join(name)), content, "{name}");
+    }
+    assert!(!folder.join("seed").exists());
+    // Half a copy that nobody begins anew is swept.
+    fs::create_dir(folder.join("seed.new")).unwrap();
+    Volumes::open(&bed.state()).unwrap();
+    assert!(!folder.join("seed.new").exists());
+}
+
+#[test]
+fn a_copy_is_a_volume_once_it_is_published() {
+    let bed = Bed::new();
+    let (volumes, folder, layers) = to_seed(&bed);
+    volumes.seed("v", &layers, Path::new("/data")).unwrap();
+    drop(volumes.duplicate("v", "gone").unwrap());
+    assert!(volumes.duplicate("none", "gone").is_err());
+    assert_eq!(fs::read_dir(bed.state().join("volumes")).unwrap().count(), 1);
+    let copy = volumes.duplicate("v", "copy").unwrap();
+    assert!(volumes.get("copy").is_err());
+    copy.publish().unwrap();
+    assert_eq!(text(&folder.with_file_name("copy").join("_data/sub/deep")), "deep");
+    let again = volumes.duplicate("v", "copy").unwrap().publish().unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+}
+
+/// A path leads through volumes as in the container, also by links.
+#[test]
+fn a_root_is_assembled_with_what_is_mounted_in_it() {
+    let bed = Bed::new();
+    let (volumes, folder, _) = to_seed(&bed);
+    symlink("/data", bed.rootfs().join("way")).unwrap();
+    symlink("../../etc", folder.join("_data/out")).unwrap();
+    let writable = Writable::at(&bed.state(), "c").unwrap();
+    let root = prepare(&Lower::Layers(vec![bed.rootfs()]), &writable, None).unwrap();
+    let inside = |target: &str, source| {
+        let bind = volumes.mount(source, None, false).unwrap();
+        Inside { target: target.into(), mount: bind.mount, directory: bind.directory }
+    };
+    let passwd = bed.rootfs().join("etc/passwd");
+    let mounts = vec![
+        inside("/data/deep", Source::Volume("w")),
+        inside("/data", Source::Volume("v")),
+        inside("/data/file", Source::Path(&passwd)),
+    ];
+    let tree = assemble(root.mounts.root, mounts).unwrap();
+    write_at(tree.as_fd(), "/way/x", "x").unwrap();
+    write_at(tree.as_fd(), "/way/deep/y", "y").unwrap();
+    assert_eq!(text(&folder.join("_data/x")), "x");
+    assert_eq!(text(&folder.with_file_name("w").join("_data/y")), "y");
+    for path in ["/data/out/passwd", "/way/file"] {
+        let read = read_in_root(tree.as_fd(), Path::new(path), 1000).unwrap();
+        assert!(read.starts_with(b"root:"), "{path}");
+    }
+}

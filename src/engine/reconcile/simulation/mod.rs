@@ -419,6 +419,17 @@ impl History {
                     self.apply(Event::Alive { name, incarnation });
                 }
             }
+            21 => {
+                if let Some((name, incarnation)) = self.living() {
+                    self.apply(Event::StoodStill { name, incarnation });
+                }
+            }
+            22 => {
+                self.note("the machine sleeps");
+                let by = Duration::from_secs(self.world.random.below(100_000));
+                self.world.pass(by);
+                self.apply(Event::Slept { by });
+            }
             _ => {}
         }
         self.quiet();

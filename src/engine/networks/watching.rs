@@ -1,0 +1,165 @@
+//! Others' changes, heard of and put right.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::recover::Removed;
+use super::{Networks, State};
+use crate::network::{Result, bridges, firewall};
+
+/// Which of others' changes are listened to.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    links: bool,
+    rules: bool,
+    /// It was said that this can't be.
+    told: bool,
+}
+
+impl Watching {
+    fn of(&mut self, what: Removed) -> &mut bool {
+        match what {
+            Removed::Link => &mut self.links,
+            Removed::Rules => &mut self.rules,
+        }
+    }
+}
+
+/// Hears of one kind of change.
+enum Watcher {
+    Links(bridges::Watcher),
+    Rules(firewall::watch::Watcher),
+}
+
+impl Watcher {
+    async fn removed(&mut self) -> Result<()> {
+        match self {
+            Watcher::Links(watcher) => watcher.removed().await,
+            Watcher::Rules(watcher) => watcher.removed().await,
+        }
+    }
+}
+
+/// Who removes again what was put back makes the pauses before the next repair longer:
+/// two programs that fight must not take the machine.
+#[derive(Debug, Default)]
+struct Brake {
+    pause: Duration,
+    last: Option<Instant>,
+}
+
+impl Brake {
+    const LEAST: Duration = Duration::from_millis(10);
+    const MOST: Duration = Duration::from_secs(1);
+    /// After so long without a repair the next one is made at once.
+    const QUIET: Duration = Duration::from_secs(5);
+
+    fn pause(&mut self, now: Instant) -> Duration {
+        let fights = self.last.is_some_and(|last| now.duration_since(last) < Self::QUIET);
+        self.pause = match fights {
+            true => (self.pause * 2).clamp(Self::LEAST, Self::MOST),
+            false => Duration::ZERO,
+        };
+        self.last = Some(now + self.pause);
+        self.pause
+    }
+}
+
+impl State {
+    /// Listens to one kind of change, if it is time to and nobody does.
+    fn watch(&mut self, what: Removed) -> Option<Watcher> {
+        let kernel = self.kernel.as_ref().filter(|_| !self.up.is_empty())?;
+        if *self.watching.of(what) {
+            return None;
+        }
+        let entered = self.runtime.enter();
+        let opened = match what {
+            Removed::Link => bridges::Watcher::open(&self.instance).map(Watcher::Links),
+            Removed::Rules => {
+                firewall::watch::Watcher::open(&self.instance, &kernel.firewall).map(Watcher::Rules)
+            }
+        };
+        drop(entered);
+        match opened {
+            Ok(watcher) => {
+                *self.watching.of(what) = true;
+                Some(watcher)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.watching.told, true) {
+                    tracing::warn!("{error}; who removes {what} is not noticed");
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Networks {
+    /// The first one to need the kernel has opened it: from then on changes by others
+    /// are listened to. What can't be listened to now is tried with the next launch.
+    pub(super) fn start_watching(&self) {
+        for what in [Removed::Rules, Removed::Link] {
+            let (watcher, runtime) =
+                self.locked(|state| (state.watch(what), state.runtime.clone()));
+            if let Some(watcher) = watcher {
+                runtime.spawn(self.clone().keep_right(what, watcher));
+            }
+        }
+    }
+
+    async fn keep_right(self, what: Removed, mut watcher: Watcher) {
+        let mut brake = Brake::default();
+        loop {
+            let heard = watcher.removed().await;
+            tokio::time::sleep(brake.pause(Instant::now())).await;
+            let networks = self.clone();
+            let is_lost = heard.is_err();
+            if let Err(error) = heard {
+                tracing::warn!("{error}; listening anew");
+            }
+            let repaired = tokio::task::spawn_blocking(move || {
+                let again = is_lost.then(|| {
+                    networks.locked(|state| {
+                        *state.watching.of(what) = false;
+                        state.watch(what)
+                    })
+                });
+                // Nobody listened meanwhile: it is looked at, whatever was heard.
+                networks.repair(what);
+                again
+            });
+            match repaired.await {
+                Ok(None) => {}
+                Ok(Some(Some(another))) => watcher = another,
+                // The next launch tries again.
+                Ok(Some(None)) => return,
+                Err(error) => tracing::error!("repairing {what}: {error}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fight_gets_slower_and_a_single_removal_is_put_right_at_once() {
+        let mut brake = Brake::default();
+        let mut now = Instant::now();
+        assert_eq!(brake.pause(now), Duration::ZERO);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            now += Duration::from_millis(5);
+            let pause = brake.pause(now);
+            now += pause;
+            pauses.push(pause);
+        }
+        assert_eq!(pauses.first(), Some(&Brake::LEAST));
+        assert_eq!(pauses.last(), Some(&Brake::MOST));
+        assert!(pauses.is_sorted());
+        assert_eq!(brake.pause(now + Brake::QUIET), Duration::ZERO);
+    }
+}

@@ -1,0 +1,67 @@
+//! One tree of a root and what is mounted in it, for those who look into a container
+//! that does not run.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sched::CloneFlags;
+use rustix::fs::CWD;
+use rustix::mount::{
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
+};
+
+use super::error::Error;
+use super::inside::{ensure_dir_in_root, ensure_file_in_root};
+use super::thread;
+
+/// A detached mount that belongs into a root.
+#[derive(Debug)]
+pub struct Inside {
+    /// Where, as the container names it.
+    pub target: PathBuf,
+    /// The mount.
+    pub mount: OwnedFd,
+    /// Whether it is a directory, and so is its target.
+    pub directory: bool,
+}
+
+/// Mounts them in the root, those at the shorter paths first, as a launch does, and
+/// gives the tree, detached: a path in it leads where it leads in the container.
+/// Targets that are not there are made in the root.
+pub fn assemble(root: OwnedFd, mut mounts: Vec<Inside>) -> Result<OwnedFd, Error> {
+    if mounts.is_empty() {
+        return Ok(root);
+    }
+    mounts.sort_by_key(|mount| mount.target.components().count());
+    let mut failed = None;
+    let tree = thread::with_ids(0, 0, || {
+        // A detached mount can't be mounted upon before Linux 6.15. So all are attached
+        // in a mount namespace that goes with this thread; a clone of them stays.
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        for Inside { target, mount, directory } in &mounts {
+            let place = match directory {
+                true => ensure_dir_in_root(root.as_fd(), target, None),
+                false => ensure_file_in_root(root.as_fd(), target, None),
+            };
+            let place = match place {
+                Ok(place) => place,
+                Err(error) => {
+                    failed = Some(error);
+                    return Err(io::Error::other("no place to mount upon"));
+                }
+            };
+            let flags =
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            move_mount(mount, "", &place, "", flags)?;
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        Ok(open_tree(&root, "", flags)?)
+    });
+    tree.map_err(|e| failed.unwrap_or_else(|| Error::new("mount the parts of", Path::new("/"), e)))
+}

@@ -195,20 +195,22 @@ fn a_shared_network_comes_back_with_its_owner() {
 
 #[test]
 fn everything_of_a_container_ends_with_it() {
-    let plain = "isolation = \"none\"\ncommand = [\"sh\", \"-c\", \"sleep 5432 & (sleep 5433 &) ; echo ready; wait\"]\n";
-    let berth = Berth::up_with(&[("plain.toml", plain)]);
+    // A length of sleep that is nobody else's on this machine.
+    let long = format!("sleep {}", 1_000_000 + std::process::id());
+    let script = format!("{long} & ({long} &) ; echo ready; wait");
+    let plain = format!("isolation = \"none\"\ncommand = [\"sh\", \"-c\", \"{script}\"]\n");
+    let berth = Berth::up_with(&[("plain.toml", &plain)]);
     berth.wait_log("plain", "ready");
+    let cmdline = format!("{}\0", long.replace(' ', "\0"));
     let sleepers = || {
         std::fs::read_dir("/proc")
             .unwrap()
             .flatten()
             .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-            .filter(|cmdline| {
-                cmdline.starts_with(b"sleep\x005432") || cmdline.starts_with(b"sleep\x005433")
-            })
+            .filter(|found| found == cmdline.as_bytes())
             .count()
     };
-    assert_eq!(sleepers(), 2);
+    berth.wait("both to be what they will be", || sleepers() == 2);
     berth.ok(&["stop", "-t", "1", "plain"]);
     assert_eq!(sleepers(), 0);
 }

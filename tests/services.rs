@@ -303,6 +303,31 @@ fn who_is_paused_need_not_say_anything() {
     assert_eq!(berth.status("fed"), "running");
 }
 
+/// Berth knows nothing of it, and neither an exec nor a health check waits in there.
+#[test]
+fn a_cgroup_that_somebody_froze_holds_nobody_else() {
+    let probed = "[health]\nexec = [\"true\"]\ninterval = \"50ms\"\n";
+    let berth = Berth::up_with(&[("web.toml", &(shell("sleep 1000") + probed))]);
+    let health = || berth.inspect("web")["State"]["Health"]["Status"].clone();
+    berth.wait("it to be well", || health() == "healthy");
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", berth.pid("web"))).unwrap();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    let unified = std::path::Path::new("/sys/fs/cgroup/unified");
+    let base = if unified.is_dir() { unified } else { std::path::Path::new("/sys/fs/cgroup") };
+    let file = base.join(group.trim_start_matches('/')).join("cgroup.freeze");
+    std::fs::write(&file, "1").unwrap();
+    let exec = berth.cli(&["exec", "web", "true"]);
+    // Where Docker's command line says it, too.
+    assert!(String::from_utf8_lossy(&exec.stdout).contains("stands still"), "{exec:?}");
+    berth.write("other.toml", &shell("echo runs; sleep 1000"));
+    berth.wait_log("other", "runs");
+    berth.wait("it to be unwell", || health() == "unhealthy");
+    std::fs::write(&file, "0").unwrap();
+    berth.wait("it to be well again", || health() == "healthy");
+    berth.ok(&["exec", "web", "true"]);
+    assert_eq!(berth.restarts("web"), 0);
+}
+
 #[test]
 fn applying_tells_by_its_exit_status() {
     let berth = Berth::up_with(&[("good.toml", &plain("", "sleep 1000"))]);

@@ -165,8 +165,9 @@ pub fn member(name: &str, settings: &EndpointSettings) -> Result<Member, String>
     let ipam = settings.ipam_config.as_ref();
     let ip = ipam.and_then(|ipam| said(&ipam.ipv4_address));
     let ip = ip.map(|ip| ip.parse().map_err(|_| format!("invalid IPv4 address: {ip}")));
+    let ip6 = ipam.and_then(|ipam| said(&ipam.ipv6_address));
+    let ip6 = ip6.map(|ip| ip.parse().map_err(|_| format!("invalid IPv6 address: {ip}")));
     let unserved = [
-        ("IPAMConfig.IPv6Address", ipam.is_some_and(|ipam| said(&ipam.ipv6_address).is_some())),
         (
             "IPAMConfig.LinkLocalIPs",
             ipam.is_some_and(|ipam| ipam.link_local_ips.iter().flatten().any(|ip| !ip.is_empty())),
@@ -182,15 +183,45 @@ pub fn member(name: &str, settings: &EndpointSettings) -> Result<Member, String>
         name: our_name(name).to_owned(),
         alias: settings.aliases.clone().unwrap_or_default(),
         ip: ip.transpose()?,
+        ip6: ip6.transpose()?,
         mac: mac.transpose()?,
     })
 }
 
-/// Port bindings as the manifest has them, in order.
+/// Where the ports of a container that left its last network are remembered.
+const BINDINGS: &str = "HostConfig.PortBindings";
+
+/// Puts a container on these networks alone. Without any it has loopback and publishes
+/// nothing; its ports are remembered, and are back with its next network.
 ///
 /// # Errors
-/// One that is none.
-pub fn published(bindings: Option<&PortMap>) -> Result<Vec<Publish>, String> {
+/// What was remembered can't be read.
+pub fn put_on(manifest: &mut Container, members: Vec<Member>) -> Result<(), String> {
+    let network = &mut manifest.network;
+    // Berth has no container in bridge mode without a network.
+    network.mode = Some(match members.is_empty() {
+        true => NetworkMode::None,
+        false => NetworkMode::Bridge,
+    });
+    if members.is_empty() {
+        (network.ip, network.ip6, network.mac) = (None, None, None);
+        network.alias.clear();
+        if !network.publish.is_empty() {
+            let bindings = super::inspect::host_config(manifest)["PortBindings"].to_string();
+            manifest.docker.insert(BINDINGS.to_owned(), bindings);
+            manifest.network.publish.clear();
+        }
+    } else if let Some(text) = manifest.docker.remove(BINDINGS) {
+        let bindings: PortMap = serde_json::from_str(&text)
+            .map_err(|error| format!("reading the ports that it published: {error}"))?;
+        network.publish = published(Some(&bindings))?;
+    }
+    manifest.network.networks = members;
+    Ok(())
+}
+
+/// Port bindings as the manifest has them, in order.
+fn published(bindings: Option<&PortMap>) -> Result<Vec<Publish>, String> {
     let mut all = Vec::new();
     let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     for (port, hosts) in bindings.into_iter().flatten() {
@@ -313,7 +344,12 @@ pub fn summary(view: &View) -> Vec<PortSummary> {
 /// A network that a container is in.
 fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -> Value {
     let aliases = asked.map(|member| member.alias.clone()).filter(|alias| !alias.is_empty());
-    let ipam = asked.and_then(|member| member.ip).map(|ip| json!({ "IPv4Address": ip }));
+    let fixed = [
+        ("IPv4Address", asked.and_then(|member| member.ip).map(|ip| ip.to_string())),
+        ("IPv6Address", asked.and_then(|member| member.ip6).map(|ip| ip.to_string())),
+    ];
+    let fixed = fixed.into_iter().filter_map(|(key, ip)| Some((key.to_owned(), ip?.into())));
+    let ipam = Some(fixed.collect::<Map<String, Value>>()).filter(|fixed| !fixed.is_empty());
     // Off the network it has what was asked for.
     let mac = match place {
         Some(place) => Some(place.mac.clone()),
@@ -389,4 +425,32 @@ pub fn settings(view: &View, image_exposes: &[String]) -> Value {
         "MacAddress": first["MacAddress"],
         "Networks": networks,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_come_back_with_the_next_network() {
+        let text =
+            "image = \"x\"\nnetwork.publish = [\"8080:80\", \"127.0.0.1:53:53/udp\", \"81\"]";
+        let before: Container = toml::from_str(text).unwrap();
+        let mut manifest = before.clone();
+        put_on(&mut manifest, Vec::new()).unwrap();
+        assert!(manifest.network.publish.is_empty());
+        assert_eq!(manifest.network_mode(), NetworkMode::None);
+        assert_eq!(crate::manifest::objections(&manifest), [""; 0]);
+        let mut member = Member::of("back");
+        member.ip6 = "fd00::9".parse().ok();
+        put_on(&mut manifest, vec![member]).unwrap();
+        let ports = |one: &Container| {
+            let mut all: Vec<String> =
+                one.network.publish.iter().map(|one| one.mapping.to_string()).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(ports(&manifest), ports(&before));
+        assert_eq!((manifest.network.networks.len(), manifest.docker.len()), (1, 0));
+    }
 }

@@ -50,6 +50,9 @@ pub enum Network {
         /// Its IPv4 address there.
         #[arg(long, value_name = "ADDRESS")]
         ip: Option<String>,
+        /// Its IPv6 address there.
+        #[arg(long, value_name = "ADDRESS")]
+        ip6: Option<String>,
         /// Which network.
         network: String,
         /// Which container.
@@ -105,8 +108,9 @@ pub async fn network(client: &Client, command: Network) -> Result {
         Network::Create(create) => make(client, create).await,
         Network::Rm { names } => remove(client, &names).await,
         Network::Prune => prune(client).await,
-        Network::Connect { alias, ip, network, container } => {
-            let ipam = ip.map(|ip| json!({ "IPv4Address": ip }));
+        Network::Connect { alias, ip, ip6, network, container } => {
+            let fixed = ip.is_some() || ip6.is_some();
+            let ipam = fixed.then(|| json!({ "IPv4Address": ip, "IPv6Address": ip6 }));
             let settings = json!({ "Aliases": alias, "IPAMConfig": ipam });
             let body = json!({ "Container": container, "EndpointConfig": settings });
             post(client, &format!("/networks/{}/connect", encode(&network)), &body).await?;

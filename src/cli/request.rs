@@ -113,12 +113,13 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
 
 /// What is asked of the network that it is on.
 fn networking(args: &Create) -> Value {
-    if args.network_alias.is_empty() && args.ip.is_none() && args.mac_address.is_none() {
+    let fixed = args.ip.is_some() || args.ip6.is_some();
+    if args.network_alias.is_empty() && !fixed && args.mac_address.is_none() {
         return Value::Null;
     }
     let settings = json!({
         "Aliases": args.network_alias,
-        "IPAMConfig": args.ip.as_ref().map(|ip| json!({ "IPv4Address": ip })),
+        "IPAMConfig": fixed.then(|| json!({ "IPv4Address": args.ip, "IPv6Address": args.ip6 })),
         "MacAddress": args.mac_address,
     });
     let network = args.network.as_deref().unwrap_or("bridge");

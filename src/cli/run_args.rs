@@ -89,6 +89,9 @@ pub struct Create {
     /// Its IPv4 address.
     #[arg(long, value_name = "ADDRESS")]
     pub ip: Option<String>,
+    /// Its IPv6 address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<String>,
     /// Its hardware address.
     #[arg(long, value_name = "ADDRESS")]
     pub mac_address: Option<String>,

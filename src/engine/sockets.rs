@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 
-use super::reconcile::{Event, Phase};
+use super::reconcile::{Event, Phase, Rest, StopWhy};
 use super::run::{Effect, Engine};
 use crate::manifest::model::{Container, Start};
 use crate::manifest::publish::{PortMapping, Protocol};
@@ -98,6 +98,22 @@ fn read_key(key: &str) -> Option<Port> {
         }
     };
     Some(Port { address, number, protocol })
+}
+
+/// Whether what stopped for this reason is about to run again.
+fn is_between(why: &StopWhy) -> bool {
+    match why {
+        StopWhy::Restart | StopWhy::Edited { .. } | StopWhy::Network { .. } | StopWhy::Lost => true,
+        // It may be long until the other one is back: its clients need not wait for it.
+        StopWhy::Dependency { .. } => false,
+        StopWhy::ByHand
+        | StopWhy::Removed
+        | StopWhy::Conflict { .. }
+        | StopWhy::Idle
+        | StopWhy::NotReady
+        | StopWhy::Watchdog
+        | StopWhy::Shutdown => false,
+    }
 }
 
 /// Waits until nobody was connected to these ports for so long.
@@ -245,9 +261,19 @@ impl Engine {
             };
             let Some(manifest) = record.last_good.clone() else { continue };
             let is_idle = match &record.phase {
-                Phase::Created | Phase::Exited(_) => {
-                    manifest.start == Start::OnDemand && record.held.is_none()
+                Phase::Created | Phase::Exited(_)
+                    if manifest.start == Start::OnDemand && record.held.is_none() =>
+                {
+                    true
                 }
+                // It is launched again as soon as what was there is gone: till then its
+                // clients wait.
+                Phase::Exited(Rest::Stopped { why })
+                    if is_between(why) && record.held.is_none() =>
+                {
+                    continue;
+                }
+                Phase::Created | Phase::Exited(_) => false,
                 Phase::Removing { .. } | Phase::Dead { .. } => false,
                 _ => continue,
             };

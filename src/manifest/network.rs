@@ -34,6 +34,9 @@ pub struct Network {
     /// Its IPv4 address on its first network; one is chosen otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<Ipv4Addr>,
+    /// The same of IPv6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
     /// Its hardware address on its first network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
@@ -56,6 +59,7 @@ impl Network {
         };
         if let Some(first) = members.first_mut() {
             first.ip = first.ip.or(self.ip);
+            first.ip6 = first.ip6.or(self.ip6);
             first.mac = first.mac.or(self.mac);
         }
         members
@@ -65,6 +69,7 @@ impl Network {
     pub fn needs_bridge(&self) -> bool {
         !self.networks.is_empty()
             || self.ip.is_some()
+            || self.ip6.is_some()
             || self.mac.is_some()
             || self.publish.iter().any(|one| !one.hold)
     }
@@ -79,6 +84,8 @@ pub struct Member {
     pub alias: Vec<String>,
     /// Its IPv4 address.
     pub ip: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ip6: Option<Ipv6Addr>,
     /// Its hardware address.
     pub mac: Option<Mac>,
 }
@@ -102,6 +109,9 @@ struct MemberTable {
     /// Its IPv4 address there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ip: Option<Ipv4Addr>,
+    /// Its IPv6 address there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip6: Option<Ipv6Addr>,
     /// Its hardware address there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<Mac>,
@@ -120,8 +130,8 @@ impl Serialize for Member {
         if *self == Member::of(&self.name) {
             return serializer.serialize_str(&self.name);
         }
-        let Member { name, alias, ip, mac } = self.clone();
-        MemberTable { name, alias, ip, mac }.serialize(serializer)
+        let Member { name, alias, ip, ip6, mac } = self.clone();
+        MemberTable { name, alias, ip, ip6, mac }.serialize(serializer)
     }
 }
 
@@ -132,7 +142,7 @@ impl<'de> Deserialize<'de> for Member {
             type Value = Member;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a network's name, or a table with name, alias, ip and mac")
+                f.write_str("a network's name, or a table with name, alias, ip, ip6 and mac")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Member, E> {
@@ -141,8 +151,8 @@ impl<'de> Deserialize<'de> for Member {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
                 let table = MemberTable::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                let MemberTable { name, alias, ip, mac } = table;
-                Ok(Member { name, alias, ip, mac })
+                let MemberTable { name, alias, ip, ip6, mac } = table;
+                Ok(Member { name, alias, ip, ip6, mac })
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -465,7 +475,7 @@ mod tests {
             mode = "bridge"
             publish = ["8080:80", { host = 80, hold = true }, 
                        { host = "9000-9001", container = "90-91", protocol = "udp", firewall = "bypass" }]
-            networks = ["front", { name = "back", alias = ["db"], ip = "10.0.0.9" }]
+            networks = ["front", { name = "back", alias = ["db"], ip = "10.0.0.9", ip6 = "fd00::9" }]
             extra-hosts = ["a:10.0.0.1", "b:host-gateway", "c:::1"]
             mac = "02:42:ac:11:00:02"
         "#;
@@ -474,6 +484,7 @@ mod tests {
         assert_eq!(network.publish[1].mapping.container, 80);
         assert_eq!(network.publish[2].mapping.count, 2);
         assert_eq!(network.networks[1].alias, ["db"]);
+        assert_eq!(network.networks[1].ip6, "fd00::9".parse().ok());
         assert_eq!(network.extra_hosts[2].address, "::1".parse().ok());
         assert_eq!(network.members()[0].mac, network.mac);
         let json = serde_json::to_string(&network).unwrap();

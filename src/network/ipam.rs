@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ pub struct Lease {
 pub struct Wish {
     /// This IPv4 address and no other.
     pub v4: Option<Ipv4Addr>,
+    /// This IPv6 address and no other.
+    pub v6: Option<Ipv6Addr>,
     /// This hardware address and no other.
     pub mac: Option<Mac>,
 }
@@ -48,7 +50,7 @@ pub enum Refusal {
     /// The wished address is another container's.
     Held(String),
     /// The wished address is not a host of the subnet, or the gateway's.
-    Unusable(Ipv4Addr),
+    Unusable(IpAddr),
     /// Every address is given out.
     Full,
 }
@@ -106,7 +108,7 @@ impl Leases {
                 .map(|(name, _)| name.clone())
         };
         let v4 = match wish.v4 {
-            Some(address) if !usable(&address) => return Err(Refusal::Unusable(address)),
+            Some(address) if !usable(&address) => return Err(Refusal::Unusable(address.into())),
             Some(address) => match holder(self, address) {
                 Some(by) => return Err(Refusal::Held(by)),
                 None => address,
@@ -128,9 +130,47 @@ impl Leases {
             // From the address, so that it is as unique as that.
             None => Mac::derived(instance.seed(&["mac", &network.name, &v4.to_string()])),
         };
-        let lease = Lease { v4, v6: v6_of(network, v4), mac };
+        let v6 = self.v6(network, container, v4, wish.v6)?;
+        let lease = Lease { v4, v6, mac };
         self.by_container.insert(container.to_owned(), lease);
         Ok(lease)
+    }
+
+    /// The IPv6 address beside an IPv4 one, if the network has such: the one that is asked
+    /// for, or the same host's number in the other subnet. Where that is the router's, or
+    /// was asked for by another container, the number gets bits that no IPv4 host has.
+    fn v6(
+        &self,
+        network: &NetworkSpec,
+        container: &str,
+        v4: Ipv4Addr,
+        wish: Option<Ipv6Addr>,
+    ) -> std::result::Result<Option<Ipv6Addr>, Refusal> {
+        let holder = |address: Ipv6Addr| {
+            let mut others = self.by_container.iter().filter(|(name, _)| *name != container);
+            others.find(|(_, lease)| lease.v6 == Some(address)).map(|(name, _)| name.clone())
+        };
+        let usable = |address: Ipv6Addr| {
+            network.subnet6.is_some_and(|net| net.contains(&address) && net.network() != address)
+                && network.gateway6() != Some(address)
+        };
+        if let Some(address) = wish {
+            return match (usable(address), holder(address)) {
+                (false, _) => Err(Refusal::Unusable(address.into())),
+                (true, Some(by)) => Err(Refusal::Held(by)),
+                (true, None) => Ok(Some(address)),
+            };
+        }
+        let Some(net) = network.subnet6 else { return Ok(None) };
+        let bits = 32 - u32::from(network.subnet.prefix_len());
+        let host = u128::from(u32::from(v4) & u32::from(network.subnet.hostmask()));
+        // At most as many are in the way as there are other leases, and a router.
+        let tries = 0..=self.by_container.len() as u128 + 1;
+        tries
+            .map(|beyond| Ipv6Addr::from(u128::from(net.network()) | host | beyond << bits))
+            .find(|address| usable(*address) && holder(*address).is_none())
+            .map(Some)
+            .ok_or(Refusal::Full)
     }
 
     fn free(
@@ -181,19 +221,6 @@ impl Leases {
         }
         gone
     }
-}
-
-/// The IPv6 address beside an IPv4 one: the same host's number in the other subnet.
-fn v6_of(network: &NetworkSpec, v4: Ipv4Addr) -> Option<Ipv6Addr> {
-    let net = network.subnet6?;
-    let host = u32::from(v4) & u32::from(network.subnet.hostmask());
-    let address = Ipv6Addr::from(u128::from(net.network()) | u128::from(host));
-    // Should it be the router's, the number gets a bit that no IPv4 host has.
-    if network.gateway6() == Some(address) {
-        let beyond = 1u128 << (32 - network.subnet.prefix_len());
-        return Some(Ipv6Addr::from(u128::from(address) | beyond));
-    }
-    Some(address)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -269,6 +296,7 @@ mod tests {
     enum Step {
         Lease(u8),
         Fixed(u8, u8),
+        Fixed6(u8, u8),
         Release(u8),
     }
 
@@ -276,6 +304,7 @@ mod tests {
         prop_oneof![
             (0u8..20).prop_map(Step::Lease),
             (0u8..20, any::<u8>()).prop_map(|(name, host)| Step::Fixed(name, host)),
+            (0u8..20, any::<u8>()).prop_map(|(name, host)| Step::Fixed6(name, host)),
             (0u8..20).prop_map(Step::Release),
         ]
     }
@@ -300,9 +329,16 @@ mod tests {
                     }
                     Step::Fixed(name, host) => {
                         let v4 = Ipv4Addr::new(10, 1, 2, host);
-                        let wish = Wish { v4: Some(v4), mac: None };
+                        let wish = Wish { v4: Some(v4), ..Wish::default() };
                         if let Ok(now) = lease(&mut leases, 28, &name.to_string(), wish) {
                             prop_assert_eq!(now.v4, v4);
+                        }
+                    }
+                    Step::Fixed6(name, host) => {
+                        let v6 = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, host.into());
+                        let wish = Wish { v6: Some(v6), ..Wish::default() };
+                        if let Ok(now) = lease(&mut leases, 28, &name.to_string(), wish) {
+                            prop_assert_eq!(now.v6, Some(v6));
                         }
                     }
                     Step::Release(name) => {
@@ -360,10 +396,21 @@ mod tests {
     fn a_fixed_address_is_given_or_refused_with_its_holder() {
         let mut leases = Leases::default();
         let v4 = Ipv4Addr::new(10, 1, 2, 77);
-        let wish = Wish { v4: Some(v4), mac: Some("02:00:00:00:00:07".parse().unwrap()) };
+        let mac = "02:00:00:00:00:07".parse().ok();
+        let wish = Wish { v4: Some(v4), mac, v6: "fd00:1::77:1".parse().ok() };
         assert_eq!(lease(&mut leases, 24, "a", wish).unwrap().v4, v4);
         assert_eq!(lease(&mut leases, 24, "b", wish), Err(Refusal::Held("a".into())));
-        let gateway = Wish { v4: Some(Ipv4Addr::new(10, 1, 2, 1)), mac: None };
+        let gateway = Wish { v4: Some(Ipv4Addr::new(10, 1, 2, 1)), ..Wish::default() };
         assert!(matches!(lease(&mut leases, 24, "b", gateway), Err(Refusal::Unusable(_))));
+        assert_eq!(leases.of("a").unwrap().v6, wish.v6);
+        let six = |text: &str| Wish { v6: text.parse().ok(), ..Wish::default() };
+        assert_eq!(
+            lease(&mut leases, 24, "b", six("fd00:1::77:1")),
+            Err(Refusal::Held("a".into()))
+        );
+        for wrong in ["fd00:1::1", "fd00:1::", "fd00:2::5"] {
+            let refused = lease(&mut leases, 24, "b", six(wrong));
+            assert!(matches!(refused, Err(Refusal::Unusable(_))), "{wrong}");
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, fstat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -96,13 +97,22 @@ pub struct Root {
     /// Lower parts that can't be idmapped (NFS, overlay): the container sees their
     /// files as nobody's, reads what others may, and can't change them. To be told.
     pub unmapped: Vec<PathBuf>,
+    /// The directories below it, and which they were: device and inode.
+    lowers: Vec<(PathBuf, (u64, u64))>,
 }
 
 impl Root {
     /// Clones of the mounts, for one more launch on the same files. `None` where the
-    /// kernel can't clone a detached mount (before Linux 6.15): drop this root, and
-    /// prepare it anew.
+    /// kernel can't clone a detached mount (before Linux 6.15), or where another
+    /// directory has taken the place of one below it (a damaged layer that was unpacked
+    /// again): drop this root, and prepare it anew.
     pub fn again(&self) -> Result<Option<Mounts>, Error> {
+        let is_same = |(path, was): &(PathBuf, (u64, u64))| {
+            std::fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == *was)
+        };
+        if !self.lowers.iter().all(is_same) {
+            return Ok(None);
+        }
         let Some(root) = reclone(self.mounts.root.as_fd(), Path::new("/"))? else {
             return Ok(None);
         };
@@ -143,7 +153,12 @@ pub fn prepare(lower: &Lower, writable: &Writable, ids: Option<IdMap<'_>>) -> Re
                 return Err(Error::refused("make the root of", Path::new(&writable.id), why));
             }
             let root = work.overlay(&lowers, Path::new("/"), STANDARD)?;
-            Ok(work.root(Mounts { root, submounts: Vec::new() }))
+            let mut root = work.root(Mounts { root, submounts: Vec::new() });
+            for (path, lower) in layers.iter().zip(&lowers) {
+                let there = fstat(lower).map_err(|e| Error::new("look at", path, e))?;
+                root.lowers.push((path.clone(), (there.st_dev, there.st_ino)));
+            }
+            Ok(root)
         }
         Lower::Host { expose, own } => {
             let mut own = own.clone();
@@ -177,7 +192,12 @@ struct Workshop<'a> {
 
 impl Workshop<'_> {
     fn root(self, mounts: Mounts) -> Root {
-        Root { mounts, ids: self.way.unwrap_or(Ids::Host), unmapped: self.unmapped }
+        Root {
+            mounts,
+            ids: self.way.unwrap_or(Ids::Host),
+            unmapped: self.unmapped,
+            lowers: Vec::new(),
+        }
     }
 
     fn part(&mut self, part: &Part) -> Result<OwnedFd, Error> {

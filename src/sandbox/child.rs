@@ -150,9 +150,9 @@ fn sequence(
     if head.flags & plan::flags::TWO_STEP != 0 {
         // A pid namespace takes in only children (pid_namespaces(7)); as our
         // parent's child (CLONE_PARENT) the second step is the keeper's to reap.
+        let flags = new_namespaces | process::flags::PARENT;
         // SAFETY: this process has one thread, and both sides keep to
         // async-signal-safe calls until they exec or exit.
-        let flags = new_namespaces | process::flags::PARENT;
         let cloned = unsafe { clone3(flags, None, Some(inherited.second)) };
         match at(Step::Clone, 0, cloned.map_err(errno_of))? {
             Clone::Parent(_) => exit_now(0),

@@ -106,7 +106,6 @@ fn what_can_t_be_is_said_in_docker_s_words() {
         made(json!({"Image": "x", "NetworkingConfig": config}))
     };
     for settings in [
-        json!({"IPAMConfig": {"IPv6Address": "fd00::9"}}),
         json!({"IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}}),
         json!({"DriverOpts": {"a": "b"}}),
         json!({"GwPriority": 5}),

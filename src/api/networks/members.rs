@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use bollard_stubs::models::{NetworkConnectRequest, NetworkDisconnectRequest, PortMap};
+use bollard_stubs::models::{NetworkConnectRequest, NetworkDisconnectRequest};
 use hyper::body::Incoming;
-use serde_json::Value;
 
-use super::super::create::kept_of_host;
-use super::super::endpoints::{docker_name, member, port_bindings, published};
+use super::super::endpoints::{docker_name, member, put_on};
 use super::super::respond::{Answer, empty, refused};
 use super::super::{body, model};
 use super::{missing, named};
@@ -72,9 +70,6 @@ pub async fn disconnect(handle: &Handle, which: &str, body: Incoming) -> Answer 
     }
 }
 
-/// Where ports are kept that can't be published: of a container on no network.
-const PORTS: &str = "HostConfig.PortBindings";
-
 /// The same container on other networks. Without any it has loopback alone; what it
 /// publishes is kept until it is on one again, as Docker's daemon does.
 fn with_members(
@@ -92,32 +87,13 @@ fn with_members(
     };
     edit(&mut members)?;
     let network = &mut manifest.network;
-    // They were the first member's; another one is first now.
-    (network.ip, network.mac) = (None, None);
-    if members.is_empty() {
-        if network.publish.iter().any(|one| one.hold) {
-            let why = "it is handed sockets of the host (hold), which need a network";
-            return Err(Refusal::Conflict(why.to_owned()));
-        }
-        let ports = port_bindings(&manifest);
-        if !ports.is_empty() {
-            manifest.docker.insert(PORTS.to_owned(), Value::Object(ports).to_string());
-        }
-        let network = &mut manifest.network;
-        network.mode = Some(NetworkMode::None);
-        network.publish.clear();
-        network.alias.clear();
-    } else {
-        network.mode = Some(NetworkMode::Bridge);
-        if network.publish.is_empty()
-            && let Some(ports) = kept_of_host(&manifest, "PortBindings")
-        {
-            let ports: PortMap = serde_json::from_value(ports).unwrap_or_default();
-            manifest.network.publish = published(Some(&ports)).map_err(Refusal::Invalid)?;
-        }
-        manifest.docker.remove(PORTS);
+    if members.is_empty() && network.publish.iter().any(|one| one.hold) {
+        let why = "it is handed sockets of the host (hold), which need a network";
+        return Err(Refusal::Conflict(why.to_owned()));
     }
-    manifest.network.networks = members;
+    // They were the first member's; another one is first now.
+    (network.ip, network.ip6, network.mac) = (None, None, None);
+    put_on(&mut manifest, members).map_err(Refusal::Failed)?;
     Ok(manifest)
 }
 

@@ -165,7 +165,7 @@ impl State {
                 used.push(free.clone());
                 free
             });
-            let wish = Wish { v4: member.ip, mac: member.mac.map(|mac| mac.0) };
+            let wish = Wish { v4: member.ip, v6: member.ip6, mac: member.mac.map(|mac| mac.0) };
             let asked = Wish { v4: wish.v4.or(address), ..wish };
             places.push(Place {
                 network: member.name.clone(),
@@ -309,10 +309,8 @@ impl State {
         }
         self.keep_resolver(&spec.name);
         self.lower(&spec.name, false);
-        let mut outcome = self.raise_as(spec);
-        if outcome.is_err() {
-            return outcome;
-        }
+        self.raise_as(spec)?;
+        let mut outcome = Ok(());
         for guest in on_it {
             let moved = self.move_place(guest).map_err(|why| format!("{}: {why}", guest.name));
             outcome = outcome.and(moved);
@@ -328,8 +326,11 @@ impl State {
                 .is_some_and(|up| up.spec.subnet.contains(ip) && up.spec.gateway != *ip)
         };
         let address = place.wish.v4.or(Some(place.lease.v4)).filter(fits);
+        let subnet6 = self.up.get(&place.network).and_then(|up| up.spec.subnet6);
+        let address6 = place.wish.v6.filter(|ip| subnet6.is_some_and(|net| net.contains(ip)));
+        let wish = Wish { v4: address, v6: address6, mac: place.wish.mac };
         let network = place.network.clone();
-        place.lease = self.lease(name, &network, Wish { v4: address, ..place.wish })?;
+        place.lease = self.lease(name, &network, wish)?;
         let spec = self.up.get(&place.network).map(|up| up.spec.clone());
         let spec = spec.ok_or("the network is not made")?;
         let host = &mut self.kernel()?.host;

@@ -301,7 +301,8 @@ mod tests {
         let mut observed = begun(&desired, &at(1, 0));
         let ready = Event::Ready { name: name.clone(), incarnation: 1 };
         observed.apply(ready, &at(1, 0)).unwrap();
-        assert_eq!(decide(&desired, &mut observed, &at(1, 0)).save, [name.clone()]);
+        let saved = decide(&desired, &mut observed, &at(1, 0)).save;
+        assert!(saved.contains(&name), "{saved:?}");
         let record = observed.record(&name).unwrap().clone();
         let mut next = Observed::restore([record], 1, &at(2, 0));
         let adopted = Adopted {

@@ -21,6 +21,7 @@ pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
         ("network.networks", !network.networks.is_empty()),
         ("network.alias", !network.alias.is_empty()),
         ("network.ip", network.ip.is_some()),
+        ("network.ip6", network.ip6.is_some()),
         ("network.mac", network.mac.is_some()),
     ];
     for (key, _) in meaningless.iter().filter(|(_, set)| *set && !bridged) {

@@ -252,3 +252,18 @@ fn changes_are_copied_whole_or_not_at_all() {
     }
     assert_eq!(fs::read_dir(two.folder().join("sub/var/work")).unwrap().count(), 0);
 }
+
+/// A layer that was unpacked again is another directory: nobody goes on with the old one.
+#[test]
+fn a_root_is_had_again_only_upon_the_same_directories() {
+    let bed = Bed::new();
+    let root = bed.of_directory("one");
+    if root.again().unwrap().is_none() {
+        eprintln!("left out: this kernel can't clone a detached mount");
+        return;
+    }
+    fs::rename(bed.rootfs(), bed.temp.path().join("old")).unwrap();
+    assert!(root.again().unwrap().is_none());
+    bed.folder("rootfs/etc");
+    assert!(root.again().unwrap().is_none());
+}

@@ -157,6 +157,36 @@ fn ten_thousand_silent_connections_keep_nobody_out() {
 }
 
 #[test]
+fn who_asked_once_and_fell_silent_makes_room_for_others() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let want = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, want);
+    if limit.maximum.is_some_and(|most| most < 6_000) {
+        println!("skipped: only {:?} descriptors are allowed", limit.maximum);
+        return;
+    }
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let ask = || {
+        let mut stream = connect(&socket);
+        stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        stream
+    };
+    let mut first = ask();
+    let silent: Vec<UnixStream> = (0..4_200).map(|_| ask()).collect();
+    let begun = Instant::now();
+    assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
+    // They would be hung up on after ten seconds: it must not be that.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // It was the one that had been silent the longest.
+    let mut rest = Vec::new();
+    first.read_to_end(&mut rest).unwrap();
+    drop(silent);
+}
+
+#[test]
 fn who_reads_a_byte_a_second_slows_nobody() {
     let berth = Berth::up_with(&[("talker.toml", TALKER), ("web.toml", SLEEPER)]);
     berth.wait_status("talker", "exited");
@@ -177,6 +207,66 @@ fn who_reads_a_byte_a_second_slows_nobody() {
     let grown = memory(&berth).saturating_sub(before);
     assert!(grown < 32 << 20, "{grown} bytes more");
     drop(slow);
+}
+
+#[test]
+fn what_many_clients_change_at_once_is_all_kept() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let create = json!({"Image": "/", "Cmd": ["sleep", "1000"], "StopSignal": "SIGKILL"});
+    assert_eq!(api(&berth, "POST", "/containers/create?name=web", Some(create)).status, 201);
+    let update = |body: Value| {
+        let answer = request(&socket, "POST", "/containers/web/update", Some(&body));
+        assert_eq!(answer.status, 200, "{}", answer.message());
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| (100..130).for_each(|pids| update(json!({"PidsLimit": pids}))));
+        scope.spawn(|| (2..32).for_each(|shares| update(json!({"CpuShares": shares * 100}))));
+        scope.spawn(|| {
+            let policy = |count| json!({"Name": "on-failure", "MaximumRetryCount": count});
+            (1..31).for_each(|count| update(json!({"RestartPolicy": policy(count)})));
+        });
+    });
+    let host = berth.inspect("web")["HostConfig"].clone();
+    assert_eq!((&host["PidsLimit"], &host["CpuShares"]), (&json!(129), &json!(3100)));
+    assert_eq!(host["RestartPolicy"]["MaximumRetryCount"], 30);
+
+    let make = |n: u8| {
+        let body = json!({"Name": "shop", "Labels": {"by": n.to_string()}});
+        request(&socket, "POST", "/networks/create", Some(&body)).status
+    };
+    let made: Vec<u16> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|n| {
+                scope.spawn({
+                    let make = &make;
+                    move || make(n)
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let count = |status| made.iter().filter(|one| **one == status).count();
+    assert_eq!((count(201), count(409)), (1, 7), "{made:?}");
+    let by = made.iter().position(|status| *status == 201).unwrap();
+    let network = api(&berth, "GET", "/networks/shop", None).json();
+    assert_eq!(network["Labels"]["by"], by.to_string());
+
+    // Different ones do not undo each other.
+    let make = |n: u8| {
+        let body = json!({"Name": format!("n{n}")});
+        request(&socket, "POST", "/networks/create", Some(&body)).status
+    };
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let make = &make;
+            scope.spawn(move || assert_eq!(make(n), 201));
+        }
+    });
+    for n in 0..8 {
+        let found = api(&berth, "GET", &format!("/networks/n{n}"), None);
+        assert_eq!(found.status, 200, "n{n}: {}", found.message());
+    }
 }
 
 #[test]
@@ -218,9 +308,18 @@ fn the_read_only_socket_shows_and_keeps_secrets() {
     let inspected = get("/containers/web/json");
     assert_eq!(inspected.status, 200);
     assert!(!String::from_utf8_lossy(&inspected.body).contains("s3cret"));
-    for path in
-        ["/containers/web/logs?stdout=1", "/containers/web/archive?path=/etc", "/images/get"]
-    {
+    let top = get("/containers/web/top");
+    assert!(top.status == 200 && String::from_utf8_lossy(&top.body).contains("sleep"));
+    for path in [
+        "/containers/web/logs?stdout=1",
+        "/containers/web/archive?path=/etc",
+        "/containers/web/top?ps_args=e",
+        "/containers/web/changes",
+        "/containers/json?size=1",
+        "/images/get",
+        "/images/web/history",
+        "/system/df",
+    ] {
         assert_eq!(get(path).status, 403, "{path}");
     }
     for path in ["/containers/web/stop", "/containers/web/exec", "/containers/create"] {

@@ -310,6 +310,32 @@ fn limits_change_and_names_too() {
 }
 
 #[test]
+fn files_go_from_one_container_into_another() {
+    let berth = Berth::up_with(&[("a.toml", SLEEPER), ("b.toml", SLEEPER)]);
+    for name in ["a", "b"] {
+        berth.wait_status(name, "running");
+        berth.ok(&["exec", name, "mkdir", "-p", "/tmp/d"]);
+    }
+    let script = "echo one > /tmp/d/f; chown 7:8 /tmp/d/f; ln -s d /tmp/link";
+    berth.ok(&["exec", "a", "sh", "-c", script]);
+    // Into a directory, under another name, a directory's contents, over a link.
+    for (from, to) in [
+        ("a:/tmp/d/f", "b:/tmp/d"),
+        ("a:/tmp/d/f", "b:/tmp/other"),
+        ("a:/tmp/d", "b:/tmp/new"),
+        ("a:/tmp/d/.", "b:/tmp/d/"),
+    ] {
+        berth.ok(&["cp", from, to]);
+    }
+    for path in ["/tmp/d/f", "/tmp/other", "/tmp/new/f"] {
+        let told = berth.ok(&["exec", "b", "stat", "-c", "%u %g %s", path]);
+        assert_eq!(told.trim(), "7 8 4", "{path}");
+    }
+    let lost = berth.cli(&["cp", "a:/nosuch", "b:/tmp"]);
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("/nosuch"));
+}
+
+#[test]
 fn run_passes_on_input_output_and_the_exit_status() {
     let berth = Berth::up_with(&[]);
     let run = |args: &[&str], input: &[u8]| {

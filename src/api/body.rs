@@ -11,9 +11,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::respond::{Answer, failure, stream};
+use super::turns::Turn;
 
 /// Pieces on their way between a connection and a thread that blocks.
 const QUEUE: usize = 16;
+/// A thread that waits for a client waits no longer than this for its next move.
+const STUCK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Bytes that are gathered before a piece goes out.
 const PIECE: usize = 64 << 10;
 
@@ -38,8 +41,12 @@ where
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_local(async move {
         let mut pieces = std::pin::pin!(pieces);
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| error.to_string());
+        loop {
+            let piece = match tokio::time::timeout(STUCK, pieces.next()).await {
+                Ok(None) => return,
+                Ok(Some(piece)) => piece.map_err(|error| error.to_string()),
+                Err(_) => Err("nothing came for a long time".to_owned()),
+            };
             let failed = piece.is_err();
             if sender.send(piece).await.is_err() || failed {
                 return;
@@ -97,18 +104,27 @@ impl Write for Writer {
 /// the connection is broken off, so that nobody takes the part for the whole.
 pub fn written<E: std::fmt::Display + Send + 'static>(
     kind: &'static str,
+    turn: Turn,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E> + Send + 'static,
 ) -> Answer {
     stream(kind, move |pieces| async move {
         let (sender, mut receiver) = mpsc::channel(QUEUE);
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = tokio::task::spawn_blocking(turn.with(move || {
             let mut writer = Writer { pieces: sender, gathered: Vec::new() };
             write(&mut writer).map_err(|error| error.to_string())?;
             writer.flush().map_err(|error| error.to_string())
-        });
+        }));
         while let Some(piece) = receiver.recv().await {
-            if pieces.send(piece).await.is_err() {
-                return;
+            match tokio::time::timeout(STUCK, pieces.send(piece)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    // Without its reader the thread ends.
+                    drop(receiver);
+                    let why = "the client takes nothing";
+                    tracing::warn!("an answer was broken off: {why}");
+                    return pieces.break_off(io::Error::other(why)).await;
+                }
             }
         }
         let written = writing.await.unwrap_or_else(|error| Err(error.to_string()));

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::names;
 use super::respond::{Answer, created, refused};
 use super::route::Query;
+use super::turns::LONG;
 use crate::engine::handle::{Cloned, Handle, Refusal};
 use crate::engine::volumes::{is_anonymous, of_image};
 use crate::manifest::model::MountKind;
@@ -77,6 +78,7 @@ async fn make(handle: &Handle, which: &str, query: &Query) -> Result<String, Ref
             Ok::<_, String>(Cloned { name, id, container, image, changes, volumes: copies })
         }
     };
+    let copying = LONG.turn().await.with(copying);
     // Whatever is not handed over in the end goes again.
     let cloned = tokio::task::spawn_blocking(copying).await.map_err(failed)?;
     handle.clone_container(cloned.map_err(Refusal::Failed)?).await?;

@@ -12,7 +12,7 @@ use super::route::Query;
 use super::{body, create, endpoints, images, inspect, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
-use crate::manifest::model::{Mount, MountKind};
+use crate::manifest::model::{Container, Mount, MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
 
 pub async fn inspect(handle: &Handle, which: &str, query: &Query) -> Answer {
@@ -109,6 +109,7 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
     let _attached = matches!(verb, Verb::Start).then(|| handle.attached.enter(name));
     match &verb {
         Verb::Start if model::is_running(view) => return Err(Refusal::AlreadySo),
+        Verb::Start | Verb::Restart { .. } => missing_network(handle, view)?,
         // A person's stop is also told to what only waits to be started again.
         Verb::Stop { .. } if view.stopped_by_hand && !model::is_running(view) => {
             return Err(Refusal::AlreadySo);
@@ -159,6 +160,19 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses where a container is to be on a network that is not there.
+fn missing_network(handle: &Handle, view: &View) -> Result<(), Refusal> {
+    if view.manifest.network_mode() != NetworkMode::Bridge {
+        return Ok(());
+    }
+    let seen = handle.networks.seen();
+    let members = view.manifest.network.members();
+    match members.iter().find(|member| !seen.networks.contains_key(&member.name)) {
+        Some(member) => Err(Refusal::NotFound(format!("network {} not found", member.name))),
+        None => Ok(()),
     }
 }
 
@@ -235,10 +249,14 @@ async fn make(
     let size =
         super::exec::size(asked.host_config.as_ref().and_then(|host| host.console_size.as_ref()));
     let views = handle.list().await;
-    let lookup = |which: &str| {
-        let view = views.iter().find(|view| {
+    let one = |which: &str| {
+        views.iter().find(|view| {
             view.name.as_str() == which || !which.is_empty() && view.id.starts_with(which)
-        })?;
+        })
+    };
+    let address = |which: &str| Some(one(which)?.endpoints.first()?.address.into());
+    let lookup = |which: &str| {
+        let view = one(which)?;
         let mut manifest = view.manifest.clone();
         manifest.mounts.extend(view.anonymous.clone());
         Some((view.name.to_string(), manifest))
@@ -247,6 +265,7 @@ async fn make(
     let mut surroundings = create::Surroundings {
         container: &lookup,
         network: &|which| super::networks::named(handle, which),
+        address: &address,
         volume: &mut anonymous,
     };
     let publish_all =
@@ -263,7 +282,7 @@ async fn make(
         // The client pulls it when it reads this.
         let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(&image)));
         let image = images::find(handle, &image).await.map_err(missing)?;
-        if publish_all {
+        if publish_all && made.container.network_mode() == NetworkMode::Bridge {
             endpoints::publish_all(&image.config.config.exposed_ports, &mut made.container)
                 .map_err(Refusal::Invalid)?;
         }
@@ -324,17 +343,20 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
         let asked: bollard_stubs::models::HostConfig = serde_json::from_value(said.clone())
             .map_err(|error| Refusal::Invalid(format!("invalid JSON: {error}")))?;
         let view = handle.find(which).await?;
-        let mut manifest = view.manifest.clone();
-        create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
-        if asked.restart_policy.as_ref().is_some_and(|policy| policy.name.is_some()) {
-            manifest.restart.policy =
-                create::policy(asked.restart_policy).map_err(Refusal::Invalid)?;
-        }
-        create::updated(&said, &mut manifest);
-        handle.change(&view.name, manifest).await
+        let edit = move |manifest: &Container| {
+            let mut manifest = manifest.clone();
+            create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
+            if asked.restart_policy.as_ref().is_some_and(|policy| policy.name.is_some()) {
+                manifest.restart.policy =
+                    create::policy(asked.restart_policy).map_err(Refusal::Invalid)?;
+            }
+            create::updated(&said, &mut manifest);
+            Ok(manifest)
+        };
+        handle.change(&view.name, edit).await
     };
     match updated.await {
-        Ok(()) => as_json(&json!({ "Warnings": [] })),
+        Ok(_) => as_json(&json!({ "Warnings": [] })),
         Err(refusal) => refused(refusal),
     }
 }

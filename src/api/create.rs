@@ -3,6 +3,7 @@
 //! not have is an error, or a warning where the container works without it.
 
 mod limits;
+mod links;
 mod mounts;
 mod remembered;
 mod security;
@@ -15,6 +16,7 @@ pub use remembered::{kept_of_host, remembered, tell, updated};
 use security::security;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ use bollard_stubs::models::{
 use serde_json::Value;
 
 use super::endpoints;
-use crate::manifest::model::{Container, Health, RestartPolicy, Rlimit};
+use crate::manifest::model::{Container, Health, NetworkMode, RestartPolicy, Rlimit};
 use crate::manifest::scalar::Size;
 
 /// What a description refers to outside of itself.
@@ -34,6 +36,8 @@ pub struct Surroundings<'a> {
     pub container: &'a dyn Fn(&str) -> Option<(String, Container)>,
     /// The name of a network, by name or id.
     pub network: &'a dyn Fn(&str) -> Option<String>,
+    /// The address of a container, by its name, if it has one.
+    pub address: &'a dyn Fn(&str) -> Option<IpAddr>,
     /// A new name for a volume that has none.
     pub volume: &'a mut dyn FnMut() -> String,
 }
@@ -75,7 +79,8 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
 /// The manifest that means the same.
 ///
 /// # Errors
-/// A sentence for the client.
+/// A sentence for the client, to go with 400: a 404 would have Docker's command look for
+/// the image, whatever is missing.
 pub fn manifest(
     body: ContainerCreateBody,
     surroundings: &mut Surroundings<'_>,
@@ -86,6 +91,11 @@ pub fn manifest(
     root(&body, &mut container)?;
     let named = |which: &str| (surroundings.container)(which).map(|(name, _)| name);
     endpoints::network(&body, &mut container, &named, surroundings.network)?;
+    let ports = host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty());
+    if ports && container.network_mode() == NetworkMode::Host {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
+    links::links(&body, &mut container, surroundings, &mut warnings)?;
     process(body, &mut container)?;
     resources(&host, &mut container)?;
     mounts(&host, &mut container, surroundings)?;
@@ -238,7 +248,6 @@ fn rest(
     }
     let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     for (what, there) in [
-        ("link", has(&host.links)),
         ("device-cgroup-rule", has(&host.device_cgroup_rules)),
         ("gpus", host.device_requests.is_some_and(|list| !list.is_empty())),
         ("storage-opt", host.storage_opt.is_some_and(|options| !options.is_empty())),

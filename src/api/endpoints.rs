@@ -4,14 +4,14 @@
 use std::net::IpAddr;
 
 use bollard_stubs::models::{
-    ContainerCreateBody, EndpointSettings, PortMap, PortSummary, PortSummaryTypeEnum,
+    ContainerCreateBody, EndpointSettings, HostConfig, PortMap, PortSummary, PortSummaryTypeEnum,
 };
 use serde_json::{Map, Value, json};
 
 use crate::engine::handle::View;
 use crate::engine::networks::EndpointView;
 use crate::manifest::model::{Container, Member, NetworkMode, Publish};
-use crate::manifest::network::Mac;
+use crate::manifest::network::{Mac, is_network_name};
 use crate::manifest::publish::PortMapping;
 use crate::network::spec::DEFAULT_NETWORK;
 
@@ -42,13 +42,18 @@ pub fn network(
     let host = body.host_config.clone().unwrap_or_default();
     let network = &mut container.network;
     let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let known = |which: &str| named(which).ok_or_else(|| format!("network {which} not found"));
+    // One that is not there is missed at the start, as with Docker.
+    let known = |which: &str| match named(which) {
+        Some(name) => Ok(name),
+        None if is_network_name(which) => Ok(which.to_owned()),
+        None => Err(format!("{which:?} is not a network's name")),
+    };
     let mode = said(&host.network_mode).unwrap_or_else(|| "default".to_owned());
     match (mode.as_str(), mode.split_once(':')) {
         ("default", _) => {}
         (_, Some(("container", which))) => {
-            let name =
-                container_named(which).ok_or_else(|| format!("No such container: {which}"))?;
+            let missing = || format!("No such container: {which}");
+            let name = container_named(which).ok_or_else(missing)?;
             network.mode = Some(NetworkMode::Container(name.parse()?));
         }
         ("none" | "host", _) | (_, Some(("ns" | "cni", _))) => {
@@ -83,10 +88,19 @@ pub fn network(
     if let Some(first) = named(&mode) {
         network.networks.sort_by_key(|member| member.name != first);
     }
-    network.publish = published(host.port_bindings.as_ref())?;
-    if host.publish_all_ports == Some(true) {
-        publish_all(body.exposed_ports.iter().flatten(), container)?;
+    // Without a network there is nothing to publish, as with Docker.
+    if bridged {
+        network.publish = published(host.port_bindings.as_ref())?;
     }
+    if bridged && host.publish_all_ports == Some(true) {
+        let exposed = body.exposed_ports.iter().flatten();
+        publish_all(exposed, container)?;
+    }
+    names(host, container)
+}
+
+/// How it finds others by name.
+fn names(host: HostConfig, container: &mut Container) -> Result<(), String> {
     let network = &mut container.network;
     for server in host.dns.iter().flatten() {
         let address = server.parse().map_err(|_| format!("{server} is not an ip address"))?;
@@ -153,6 +167,17 @@ pub fn member(name: &str, settings: &EndpointSettings) -> Result<Member, String>
     let ip = ip.map(|ip| ip.parse().map_err(|_| format!("invalid IPv4 address: {ip}")));
     let ip6 = ipam.and_then(|ipam| said(&ipam.ipv6_address));
     let ip6 = ip6.map(|ip| ip.parse().map_err(|_| format!("invalid IPv6 address: {ip}")));
+    let unserved = [
+        (
+            "IPAMConfig.LinkLocalIPs",
+            ipam.is_some_and(|ipam| ipam.link_local_ips.iter().flatten().any(|ip| !ip.is_empty())),
+        ),
+        ("DriverOpts", settings.driver_opts.as_ref().is_some_and(|options| !options.is_empty())),
+        ("GwPriority", settings.gw_priority.is_some_and(|priority| priority != 0)),
+    ];
+    if let Some((what, _)) = unserved.iter().find(|(_, asked)| *asked) {
+        return Err(format!("{what} on the network {name} is not served by Berth; leave it out"));
+    }
     let mac = said(&settings.mac_address).map(|mac| mac.parse().map(Mac));
     Ok(Member {
         name: our_name(name).to_owned(),

@@ -7,12 +7,11 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::filters::{Filters, labelled};
 use super::logs::parse_time;
 use super::respond::{Answer, failure, stream as streamed};
 use super::route::Query;
 use crate::engine::handle::{Event, Handle};
-
-type Filters = std::collections::BTreeMap<String, Vec<String>>;
 
 pub fn stream(handle: &Handle, query: &Query) -> Answer {
     let now = SystemTime::now();
@@ -27,10 +26,16 @@ pub fn stream(handle: &Handle, query: &Query) -> Answer {
         }
     };
     let (past, mut coming) = handle.events.subscribe(since.unwrap_or(u64::MAX));
+    let hides_secrets = handle.hides_secrets;
     streamed("application/json", move |pieces| async move {
         let say = async |event: &Event| {
             let fits = matches(event, &filters) && until.is_none_or(|until| event.time <= until);
-            !fits || pieces.send(Bytes::from(format!("{}\n", described(event)))).await.is_ok()
+            let mut told = described(event);
+            if hides_secrets && event.action == "manifest_error" {
+                // It shows lines of the file.
+                told["Actor"]["Attributes"]["error"] = json!("hidden");
+            }
+            !fits || pieces.send(Bytes::from(format!("{told}\n"))).await.is_ok()
         };
         for event in past {
             if !say(&event).await {
@@ -65,14 +70,7 @@ fn matches(event: &Event, filters: &Filters) -> bool {
             // `health_status: healthy` also by its first word.
             "event" => event.action == *value || event.action.split(':').next() == Some(value),
             "type" => value == "container",
-            "label" => {
-                let (name, wanted) = match value.split_once('=') {
-                    Some((name, wanted)) => (name, Some(wanted)),
-                    None => (value.as_str(), None),
-                };
-                let label = event.attributes.get(name);
-                label.is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
-            }
+            "label" => labelled(&event.attributes, value),
             "image" => event
                 .attributes
                 .get("image")

@@ -17,6 +17,7 @@ use super::images::{refused as image_refused, with_tag};
 use super::model::timestamp;
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
+use super::turns::{LONG, LOOKS};
 use crate::engine::files::{Entrance, Files};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::images::{self, blocking};
@@ -45,7 +46,7 @@ pub async fn changes(handle: &Handle, which: &str) -> Answer {
         Ok(found) => found,
         Err(refusal) => return refused(refusal),
     };
-    match on_thread(move || files.changes()).await {
+    match on_thread(LOOKS.turn().await.with(move || files.changes())).await {
         Ok(changes) => {
             let list: Vec<Value> = changes
                 .iter()
@@ -59,7 +60,10 @@ pub async fn changes(handle: &Handle, which: &str) -> Answer {
 
 pub async fn export(handle: &Handle, which: &str) -> Answer {
     match files(handle, which).await {
-        Ok((_, files)) => body::written("application/x-tar", move |out| files.export(out)),
+        Ok((_, files)) => {
+            let turn = LONG.turn().await;
+            body::written("application/x-tar", turn, move |out| files.export(out))
+        }
         Err(refusal) => refused(refusal),
     }
 }
@@ -109,7 +113,10 @@ pub async fn archive(
     });
     let mut answer = match *method == Method::HEAD {
         true => no_content(),
-        false => body::written("application/x-tar", move |out| found.write_to(out, ids)),
+        false => {
+            let turn = LONG.turn().await;
+            body::written("application/x-tar", turn, move |out| found.write_to(out, ids))
+        }
     };
     *answer.status_mut() = StatusCode::OK;
     if let Ok(text) = header::HeaderValue::from_str(&STANDARD.encode(text.to_string())) {
@@ -142,22 +149,27 @@ async fn put(view: View, files: Files, path: PathBuf, query: &Query, body: Incom
     }
     let keep_kinds = query.is_on("noOverwriteDirNonDir");
     let as_user = query.is_on("copyUIDGID");
+    // Ours: a copy between two containers has no client that could write the name.
+    let rename = query.get("rename-from").zip(query.get("rename-to"));
+    if rename.is_some_and(|(_, to)| to.contains('/') || [".", ".."].contains(&to)) {
+        return failure(StatusCode::BAD_REQUEST, "rename-to is one name, without a slash");
+    }
+    let rename = rename.map(|(from, to)| (from.as_bytes().to_vec(), to.as_bytes().to_vec()));
     let reader = body::reader(body);
-    let done = tokio::task::spawn_blocking(move || {
+    let work = LONG.turn().await.with(move || {
         let Entrance { root, path: inside, ids } =
             files.entrance(&path).map_err(Refusal::Failed)?;
         let owner = match as_user {
             true => Some(files.user(root.as_fd()).map_err(Refusal::Failed)?),
             false => None,
         };
-        let options = Into { keep_kinds, owner, ids, ..Into::default() };
+        let options = Into { keep_kinds, owner, ids, rename, ..Into::default() };
         let mut decoder = crate::image::compression::Decoder::new(reader, u64::MAX)
             .map_err(|error| Refusal::Invalid(format!("reading the archive: {error}")))?;
         copy::copy_in(root.as_fd(), &inside, &mut decoder, &options)
             .map_err(|error| not_there(&error, &path, &view))
-    })
-    .await;
-    match done {
+    });
+    match tokio::task::spawn_blocking(work).await {
         Ok(Ok(_)) => {
             let mut answer = no_content();
             *answer.status_mut() = StatusCode::OK;
@@ -216,7 +228,7 @@ impl Making {
         let store = handle.images.store().await?;
         let (base, command) = (view.image.clone(), super::model::command_line(view));
         let manifest = view.manifest.clone();
-        blocking(move || {
+        let work = LONG.turn().await.with(move || {
             let base = match (base, &manifest.image, images::archive(&manifest)) {
                 (Some(id), _, _) => Some(store.resolve(&id)?),
                 // Not launched yet: what it would be launched from.
@@ -258,8 +270,8 @@ impl Making {
                 },
             )?;
             Ok(image.id.to_string())
-        })
-        .await
+        });
+        blocking(work).await
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::sync::oneshot;
 
 use super::respond::{Answer, Gone, Pieces, stream, switching};
+use super::serve::Seated;
 use super::unix::Client;
 use crate::sys::readiness;
 
@@ -180,10 +181,10 @@ where
 /// sent: docker-py reads the head through a buffer, and what came with it into the
 /// buffer never reaches its caller.
 async fn ends(upgraded: Upgraded) -> (Reader, Box<dyn AsyncWrite + Unpin>) {
-    match upgraded.downcast::<TokioIo<Client>>() {
+    match upgraded.downcast::<TokioIo<Seated<Client>>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
-            head_is_read(&stream).await;
+            head_is_read(stream.stream()).await;
             let (reader, writer) = stream.into_split();
             let reader = Cursor::new(parts.read_buf).chain(reader);
             (Box::new(reader), Box::new(writer))

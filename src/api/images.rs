@@ -1,5 +1,7 @@
 //! `/images/…`: what is in the store, its names, and what goes.
 
+mod wanted;
+
 use std::collections::BTreeSet;
 
 use hyper::body::Incoming;
@@ -10,12 +12,14 @@ use serde_json::{Value, json};
 use super::respond::{Answer, created, failure, json as as_json};
 use super::route::Query;
 use super::transfer;
+use super::turns::LOOKS;
 use crate::engine::garbage::pins;
 use crate::engine::handle::Handle;
 use crate::engine::images::blocking;
 use crate::image::commit::PARENT;
-use crate::image::store::{Image, Keep, Listed, Removed};
+use crate::image::store::{Image, Keep, Removed};
 use crate::image::{Error, Kind, Reference};
+use wanted::{Wanted, born, reference_fits};
 
 /// An error of the image room in Docker's form.
 pub fn refused(error: &Error) -> Answer {
@@ -91,7 +95,7 @@ pub fn described(
         "ParentId": "",
         "RepoTags": names(&listed.names),
         "RepoDigests": names(&listed.digests),
-        "Created": born(listed),
+        "Created": born(&listed.image.config),
         "Size": usage.size,
         "VirtualSize": usage.size,
         "SharedSize": if with_shared { (usage.size - usage.unique) as i64 } else { -1 },
@@ -101,35 +105,45 @@ pub fn described(
 }
 
 async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
-    let filters = match query.filters() {
-        Ok(filters) => filters,
-        Err(message) => return Ok(failure(StatusCode::BAD_REQUEST, &message)),
+    let known = ["before", "dangling", "label", "reference", "since", "until"];
+    let asked = query.filters_among(&known).and_then(Wanted::of);
+    let wanted = match asked {
+        Ok(wanted) => wanted,
+        Err(answer) => return Ok(*answer),
     };
     let store = handle.images.store().await?;
     let views = handle.list().await;
-    let usage = blocking(move || store.usage()).await?;
-    let is_on =
-        |key: &str| filters.get(key).and_then(|v| v.first()).map(|v| v == "true" || v == "1");
+    let look = LOOKS.turn().await.with(move || store.usage());
+    let usage = blocking(look).await?;
+    // Made before the one and after the other.
+    let (mut until, mut since) = (wanted.until, i64::MIN);
+    for (key, is_until) in [("before", true), ("since", false)] {
+        for name in wanted.filters.get(key).into_iter().flatten() {
+            let born = born(&find(handle, name).await?.config);
+            match is_until {
+                true => until = Some(until.map_or(born, |until| until.min(born))),
+                false => since = since.max(born.saturating_add(1)),
+            }
+        }
+    }
+    let wanted = Wanted { until, ..wanted };
+    let references: Vec<String> =
+        wanted.filters.get("reference").into_iter().flatten().cloned().collect();
     let mut images: Vec<Value> = Vec::new();
     for image in &usage.images {
         let listed = &image.listed;
-        let references: Vec<String> =
-            filters.get("reference").into_iter().flatten().cloned().collect();
-        let dangling = is_on("dangling").is_none_or(|on| on == listed.names.is_empty());
-        let labels = filters.get("label").into_iter().flatten().all(|label| {
-            let (key, value) = label.split_once('=').unwrap_or((label, ""));
-            let found = listed.image.config.config.labels.get(key);
-            found.is_some_and(|found| value.is_empty() || found == value)
-        });
         let named = references.is_empty()
-            || references.iter().any(|want| listed.names.iter().any(|name| fits(name, want)));
-        if !(dangling && labels && named) {
+            || references
+                .iter()
+                .any(|want| listed.names.iter().any(|name| reference_fits(name, want)));
+        if !named || !wanted.fits(listed) || born(&listed.image.config) < since {
             continue;
         }
         let mut one = described(image, &views, query.is_on("shared-size"));
         if !references.is_empty() {
             // Of its names only those that were asked for.
-            let asked = |name: &&Reference| references.iter().any(|want| fits(name, want));
+            let asked =
+                |name: &&Reference| references.iter().any(|want| reference_fits(name, want));
             let fitting: Vec<_> = listed.names.iter().filter(asked).cloned().collect();
             one["RepoTags"] = json!(names(&fitting));
         }
@@ -139,55 +153,15 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
     Ok(as_json(&images))
 }
 
-/// Docker's filter `reference`: a name, with `*` for any letters but a slash.
-fn fits(name: &Reference, wanted: &str) -> bool {
-    let familiar = name.familiar();
-    let (repository, _) = (name.familiar_name(), name.tag());
-    let pattern = |text: &str| glob(wanted.as_bytes(), text.as_bytes());
-    pattern(&familiar) || pattern(&repository) || pattern(&name.to_string())
-}
-
-/// Part by part between slashes, which `*` and `?` do not match; within a part only the
-/// last star is ever tried again, so no pattern takes long.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let parts = |of| <[u8]>::split(of, |byte| *byte == b'/');
-    parts(pattern).count() == parts(text).count()
-        && parts(pattern).zip(parts(text)).all(|(pattern, text)| glob_part(pattern, text))
-}
-
-fn glob_part(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == text[t] => (p, t) = (p + 1, t + 1),
-            _ => {
-                let Some((at, from)) = star else { return false };
-                star = Some((at, from + 1));
-                (p, t) = (at + 1, from + 1);
-            }
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
 fn names(references: &[Reference]) -> Vec<String> {
     references.iter().map(Reference::familiar).collect()
-}
-
-fn born(listed: &Listed) -> i64 {
-    let text = listed.image.config.created.as_deref().unwrap_or_default();
-    text.parse::<jiff::Timestamp>().map_or(0, |time| time.as_second())
 }
 
 async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
     let image = find(handle, name).await?;
     let store = handle.images.store().await?;
-    let usage = blocking(move || store.usage()).await?;
+    let look = LOOKS.turn().await.with(move || store.usage());
+    let usage = blocking(look).await?;
     let found = usage.images.iter().find(|usage| usage.listed.image.id == image.id);
     let size = found.map_or(0, |usage| usage.size);
     let (tags, digests) = found
@@ -347,26 +321,31 @@ async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Er
 }
 
 async fn prune(handle: &Handle, query: &Query) -> Result<Answer, Error> {
-    let filters = match query.filters() {
-        Ok(filters) => filters,
-        Err(message) => return Ok(failure(StatusCode::BAD_REQUEST, &message)),
+    let asked = query.filters_among(&["dangling", "label", "label!", "until"]);
+    let mut wanted = match asked.and_then(Wanted::of) {
+        Ok(wanted) => wanted,
+        Err(answer) => return Ok(*answer),
     };
-    let all = filters
-        .get("dangling")
-        .is_some_and(|values| values.iter().any(|v| v == "false" || v == "0"));
+    // Without a word only those without a name; `false` is all, as with Docker.
+    wanted.dangling = if wanted.dangling == Some(false) { None } else { Some(true) };
+    let narrowed = wanted.until.is_some() || wanted.filters.keys().any(|k| k.starts_with("label"));
     let (store, pins) = (handle.images.store().await?, pins(handle).await?);
     let (deleted, bytes) = blocking(move || {
         pins.check()?;
         let mut deleted = Vec::new();
-        if all {
+        if wanted.dangling.is_none() || narrowed {
             for listed in store.list()? {
-                if pins.images.contains(&listed.image.id) {
-                    continue;
+                if !pins.images.contains(&listed.image.id) && wanted.fits(&listed) {
+                    deleted.extend(removed(&store.remove(&listed.image, &pins, true)?));
                 }
-                deleted.extend(removed(&store.remove(&listed.image, &pins, true)?));
             }
         }
-        let collected = store.collect(&pins, Keep::nothing())?;
+        // What is left of others goes, too, unless it was not meant.
+        let keep = match narrowed {
+            true => Keep { young: std::time::Duration::ZERO, ..Keep::default() },
+            false => Keep::nothing(),
+        };
+        let collected = store.collect(&pins, keep)?;
         let known: BTreeSet<String> =
             deleted.iter().filter_map(|d| d["Deleted"].as_str().map(str::to_owned)).collect();
         let others = collected.images.iter().map(ToString::to_string);
@@ -375,25 +354,4 @@ async fn prune(handle: &Handle, query: &Query) -> Result<Answer, Error> {
     })
     .await?;
     Ok(as_json(&json!({ "ImagesDeleted": deleted, "SpaceReclaimed": bytes })))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reference_filter_knows_stars() {
-        let name: Reference = "127.0.0.1:5000/shop/web:1.4".parse().unwrap();
-        for wanted in ["127.0.0.1:5000/shop/web", "127.0.0.1:5000/shop/web:1.4", "*/shop/web:1.*"] {
-            assert!(fits(&name, wanted), "{wanted}");
-        }
-        for other in ["web", "*", "*:1.4", "127.0.0.1:5000/shop/web:2"] {
-            assert!(!fits(&name, other), "{other}");
-        }
-        let slow = "*a".repeat(60) + "b";
-        assert!(!glob(slow.as_bytes(), &[b'a'; 4000]));
-        assert!(glob(b"a*b?d", b"axxbcbxd") && !glob(b"a*b?d", b"axxbcbd/d"));
-        let short: Reference = "redis".parse().unwrap();
-        assert!(fits(&short, "redis") && fits(&short, "red*") && !fits(&short, "redis:7"));
-    }
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use hyper::StatusCode;
 use serde_json::json;
 
 use super::containers::{is_ours, order};
-use super::respond::{Answer, failure, json as as_json, refused};
+use super::respond::{Answer, json as as_json, refused};
 use super::route::Query;
-use super::{endpoints, model, volumes};
+use super::turns::LOOKS;
+use super::{endpoints, filters, model, volumes};
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
 use crate::engine::reconcile::Verb;
@@ -52,12 +52,12 @@ pub async fn sizes(handle: &Handle, view: &View) -> Sizes {
         Some(image) => handle.images.stored(image).await.map(|root| root.layers),
         None => Ok(Vec::new()),
     };
-    let counted = tokio::task::spawn_blocking(move || {
+    let look = LOOKS.turn().await.with(move || {
         let own = upper.map_or(0, |upper| disk_of(&upper));
         let layers = layers.unwrap_or_default();
         (own, own + layers.iter().map(|layer| disk_of(layer)).sum::<u64>())
     });
-    let (own, all) = counted.await.unwrap_or((0, 0));
+    let (own, all) = tokio::task::spawn_blocking(look).await.unwrap_or((0, 0));
     let bytes = |count| i64::try_from(count).unwrap_or(i64::MAX);
     Sizes { own: bytes(own), all: bytes(all) }
 }
@@ -159,10 +159,7 @@ fn matches(view: &View, key: &str, value: &str) -> bool {
             !model::is_running(view) && view.exit_code.is_some_and(|code| code.to_string() == value)
         }
         "health" => view.health.as_deref().unwrap_or("none") == value,
-        "label" => match value.split_once('=') {
-            Some((name, value)) => view.manifest.labels.get(name).is_some_and(|v| v == value),
-            None => view.manifest.labels.contains_key(value),
-        },
+        "label" => filters::labelled(&view.manifest.labels, value),
         "ancestor" => {
             let image = model::image(view);
             image == value || image.split(':').next() == Some(value)
@@ -186,29 +183,20 @@ fn matches(view: &View, key: &str, value: &str) -> bool {
 
 /// Removes all that clients made and that do not run.
 pub async fn prune(handle: &Handle, query: &Query) -> Answer {
-    let filters = match query.filters() {
-        Ok(filters) => filters,
-        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
-    };
+    let asked = query.filters_among(&["label", "label!", "until"]);
     let now = SystemTime::now();
-    let before = filters.get("until").and_then(|values| values.first());
-    let before = match before.map(|text| super::logs::parse_time(text, now)).transpose() {
-        Ok(before) => before,
-        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    let asked = asked.and_then(|filters| Ok((filters::until(&filters, now)?, filters)));
+    let (before, filters) = match asked {
+        Ok(asked) => asked,
+        Err(answer) => return *answer,
     };
     let (mut removed, mut freed) = (Vec::new(), 0);
     for view in handle.list().await {
         let rests = matches!(view.state.as_str(), "created" | "exited" | "dead");
-        let fits = |key: &str, is: bool| {
-            filters.get(key).is_none_or(|values| {
-                values.iter().all(|value| matches(&view, "label", value) == is)
-            })
-        };
         if rests
             && is_ours(handle, &view)
             && before.is_none_or(|before| view.created < before)
-            && fits("label", true)
-            && fits("label!", false)
+            && filters::labels_fit(&filters, &view.manifest.labels)
         {
             let size = sizes(handle, &view).await.own;
             if order(handle, &view, Verb::Remove { force: false }).await.is_ok() {

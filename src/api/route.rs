@@ -1,11 +1,10 @@
 //! Which function answers which path.
 
-use std::collections::BTreeMap;
-
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
+use super::filters::Filters;
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
 use super::{
     attach, containers, events, exec, files, images, list, login, logs, networks, own, stats,
@@ -46,9 +45,9 @@ impl Query {
     }
 
     /// Docker's filters: `{"name":["web"]}` or, of old, `{"name":{"web":true}}`.
-    pub fn filters(&self) -> Result<BTreeMap<String, Vec<String>>, String> {
+    pub fn filters(&self) -> Result<Filters, String> {
         let Some(text) = self.get("filters") else {
-            return Ok(BTreeMap::new());
+            return Ok(Filters::new());
         };
         let value: serde_json::Value =
             serde_json::from_str(text).map_err(|error| format!("invalid filter: {error}"))?;
@@ -70,10 +69,7 @@ impl Query {
     ///
     /// # Errors
     /// The answer that names the one that is not, or says what can't be read.
-    pub fn filters_among(
-        &self,
-        known: &[&str],
-    ) -> Result<BTreeMap<String, Vec<String>>, Box<Answer>> {
+    pub fn filters_among(&self, known: &[&str]) -> Result<Filters, Box<Answer>> {
         let refuse = |message: &str| Box::new(failure(StatusCode::BAD_REQUEST, message));
         let filters = self.filters().map_err(|message| refuse(&message))?;
         match filters.keys().find(|key| !known.contains(&key.as_str())) {

@@ -1,23 +1,28 @@
 //! Connections: how many there may be, how long they may take, which of them go when
 //! there is no room, and what each may do.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
-use super::unix::Client;
+use super::respond::Answer;
+use super::seats::{Admission, Seats};
+use super::unix::{Client, Reader, Writer};
 use super::{readonly, route};
 use crate::engine::handle::Handle;
 use crate::sys::rights;
@@ -27,9 +32,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most of a head that is buffered.
 const HEAD_MAX: usize = 32 << 10;
 /// So many connections there may be at once on a socket. For one more the one goes that
-/// has been silent the longest; where all have asked something, it waits.
+/// has been silent the longest; where something is under way on all, it waits.
 const CONNECTIONS: usize = 4096;
-/// How long a handshake of TLS may take.
+/// So many of them a user of the read-only socket may have; root may have all.
+const CONNECTIONS_OF_ONE: usize = 256;
+/// So many clients may be in the middle of a handshake of TLS; for one more the one goes
+/// that is at it the longest. And how long it may take.
+const HANDSHAKES: usize = 64;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What a socket's clients may do.
@@ -50,13 +59,28 @@ pub async fn serve(listener: UnixListener, handle: Handle, access: Access) -> io
     rights::refuse(listener.as_fd());
     let server = Server::new(handle, access);
     loop {
-        let place = server.place().await;
         match listener.accept().await {
-            Ok((stream, _)) => server.take(place, async move { Client::new(stream).ok() }),
+            Ok((stream, _)) => {
+                let user = stream.peer_cred().map(|peer| peer.uid()).ok();
+                let bounded = access == Access::ReadOnly && user != Some(0);
+                match server.seat(user.filter(|_| bounded)).await {
+                    Some(seat) => drop(server.take(seat, async move { Client::new(stream).ok() })),
+                    // If there is no room for a word either, the end says it.
+                    None => drop(stream.try_write(TOO_MANY)),
+                }
+                // What it has sent already is read before it can count as silent for
+                // the next one.
+                tokio::task::yield_now().await;
+            }
             Err(error) => out_of_room(&error).await,
         }
     }
 }
+
+/// Said to a user who has as many connections as one may.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+    connection: close\r\ncontent-length: 53\r\n\r\n\
+    {\"message\":\"you have too many connections to Berth\"}\n";
 
 /// Serves TCP, with TLS, to clients with a certificate that `tls` knows.
 ///
@@ -70,14 +94,25 @@ pub async fn serve_tls(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let server = Server::new(handle, Access::Full);
+    let strangers: Shared = Arc::new(Mutex::new(Seats::new(HANDSHAKES, HANDSHAKES)));
     loop {
-        let place = server.place().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
+                let Some(seat) = server.seat(None).await else { continue };
+                let admission = locked(&strangers).admit(None);
+                let Admission::Seat(stranger, slowest) = admission else { continue };
+                if let Some(slowest) = slowest {
+                    slowest.abort();
+                }
+                let stranger =
+                    Seat { seats: strangers.clone(), key: stranger, freed: Arc::default() };
+                let key = stranger.key;
                 let handshake = tls.accept(stream);
-                server.take(place, async move {
-                    match tokio::time::timeout(HANDSHAKE, handshake).await {
+                let task = server.take(seat, async move {
+                    let shaken = tokio::time::timeout(HANDSHAKE, handshake).await;
+                    drop(stranger);
+                    match shaken {
                         Ok(Ok(stream)) => Some(stream),
                         Ok(Err(error)) => {
                             tracing::warn!("a client of the API from {peer}: {error}");
@@ -86,6 +121,7 @@ pub async fn serve_tls(
                         Err(_) => None,
                     }
                 });
+                locked(&strangers).sit(key, task);
             }
             Err(error) => out_of_room(&error).await,
         }
@@ -98,76 +134,211 @@ async fn out_of_room(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Connections that have not asked anything yet, the oldest first.
-#[derive(Default)]
-struct Silent {
-    next: u64,
-    tasks: BTreeMap<u64, tokio::task::AbortHandle>,
+type Shared = Arc<Mutex<Seats<AbortHandle>>>;
+
+fn locked(seats: &Shared) -> std::sync::MutexGuard<'_, Seats<AbortHandle>> {
+    seats.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A seat, until this is dropped.
+#[derive(Debug)]
+struct Seat {
+    seats: Shared,
+    key: u64,
+    /// Told to one that waits for a seat.
+    freed: Arc<Notify>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let _connection = locked(&self.seats).leave(self.key);
+        self.freed.notify_one();
+    }
+}
+
+/// A connection with its seat, which it keeps also as a hijacked one.
+#[derive(Debug)]
+pub struct Seated<S> {
+    stream: S,
+    seat: Arc<Seat>,
+}
+
+impl<S> Seated<S> {
+    /// The connection itself.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl Seated<Client> {
+    /// Both directions, each of which keeps the seat.
+    pub fn into_split(self) -> (Seated<Reader>, Seated<Writer>) {
+        let (reader, writer) = self.stream.into_split();
+        let seat = Arc::clone(&self.seat);
+        (Seated { stream: reader, seat }, Seated { stream: writer, seat: self.seat })
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+}
+
+/// A request is under way, from its head until its answer is out.
+struct Speaking {
+    seat: Arc<Seat>,
+    /// The connection goes on in another protocol, and is never silent again.
+    goes_on: bool,
+}
+
+impl Speaking {
+    fn on(seat: Arc<Seat>) -> Self {
+        locked(&seat.seats).speak(seat.key);
+        Speaking { seat, goes_on: false }
+    }
+
+    /// The answer, which ends this with its own end.
+    fn with(mut self, answer: Answer) -> Answer {
+        self.goes_on = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        answer.map(|body| Spoken { body, _speaking: self }.boxed_unsync())
+    }
+}
+
+impl Drop for Speaking {
+    fn drop(&mut self) {
+        if !self.goes_on {
+            locked(&self.seat.seats).fall_silent(self.seat.key);
+            self.seat.freed.notify_one();
+        }
+    }
+}
+
+/// An answer's body.
+struct Spoken<B> {
+    body: B,
+    _speaking: Speaking,
+}
+
+impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Body for Spoken<B> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 struct Server {
     handle: Handle,
     access: Access,
-    room: Arc<Semaphore>,
-    silent: Rc<RefCell<Silent>>,
+    seats: Shared,
+    freed: Arc<Notify>,
 }
 
 impl Server {
     fn new(handle: Handle, access: Access) -> Self {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
-        Server { handle, access, room, silent: Rc::default() }
+        let seats = Arc::new(Mutex::new(Seats::new(CONNECTIONS, CONNECTIONS_OF_ONE)));
+        Server { handle, access, seats, freed: Arc::default() }
     }
 
-    /// A place for one more connection.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        if self.room.available_permits() == 0
-            && let Some((_, silent)) = self.silent.borrow_mut().tasks.pop_first()
-        {
-            silent.abort();
+    /// A seat for one more connection; none for a user who has too many.
+    async fn seat(&self, user: Option<u32>) -> Option<Seat> {
+        loop {
+            let admission = locked(&self.seats).admit(user);
+            match admission {
+                Admission::Seat(key, silent) => {
+                    if let Some(silent) = silent {
+                        silent.abort();
+                    }
+                    let (seats, freed) = (self.seats.clone(), self.freed.clone());
+                    return Some(Seat { seats, key, freed });
+                }
+                Admission::TooMany => return None,
+                // Nobody is hung up on in the middle of something: it waits, also for
+                // one that falls silent.
+                Admission::Full => self.freed.notified().await,
+            }
         }
-        Arc::clone(&self.room).acquire_owned().await.ok()
     }
 
     /// Serves what `connect` gives, on a task of its own.
-    fn take<S>(
-        &self,
-        place: Option<OwnedSemaphorePermit>,
-        connect: impl Future<Output = Option<S>> + 'static,
-    ) where
+    fn take<S>(&self, seat: Seat, connect: impl Future<Output = Option<S>> + 'static) -> AbortHandle
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (handle, access, silent) = (self.handle.clone(), self.access, self.silent.clone());
-        let key = {
-            let mut silent = silent.borrow_mut();
-            silent.next += 1;
-            silent.next
-        };
-        let heard = silent.clone();
+        let (handle, access) = (self.handle.clone(), self.access);
+        let (key, seat) = (seat.key, Arc::new(seat));
         let task = tokio::task::spawn_local(async move {
-            if let Some(stream) = connect.await {
-                let service = service_fn(move |request| {
-                    heard.borrow_mut().tasks.remove(&key);
-                    let handle = handle.clone();
-                    async move {
-                        let answer = match access {
-                            Access::Full => route::answer(handle, request).await,
-                            Access::ReadOnly => readonly::answer(handle, request).await,
-                        };
-                        Ok::<_, Infallible>(answer)
-                    }
-                });
-                // What a client does wrong ends its connection and nothing else.
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .max_buf_size(HEAD_MAX)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades()
-                    .await;
-            }
-            silent.borrow_mut().tasks.remove(&key);
-            drop(place);
+            let Some(stream) = connect.await else { return };
+            let stream = Seated { stream, seat: Arc::clone(&seat) };
+            let service = service_fn(move |request| {
+                let speaking = Speaking::on(Arc::clone(&seat));
+                let handle = handle.clone();
+                async move {
+                    let answer = match access {
+                        Access::Full => route::answer(handle, request).await,
+                        Access::ReadOnly => readonly::answer(handle, request).await,
+                    };
+                    Ok::<_, Infallible>(speaking.with(answer))
+                }
+            });
+            // What a client does wrong ends its connection and nothing else.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(HEAD_MAX)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await;
         });
-        self.silent.borrow_mut().tasks.insert(key, task.abort_handle());
+        let task = task.abort_handle();
+        locked(&self.seats).sit(key, task.clone());
+        task
     }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::respond::{Answer, failure, json as as_json, refused};
 use super::route::Query;
+use super::turns::LOOKS;
 use crate::engine::handle::Handle;
 
 /// A ps(1) that takes longer is ended.
@@ -31,6 +32,7 @@ pub async fn top(handle: &Handle, which: &str, query: &Query) -> Answer {
     }
     let pids: BTreeSet<&str> = processes.iter().map(|process| process[0].as_str()).collect();
     let args = query.get("ps_args").unwrap_or("-ef");
+    let _turn = LOOKS.turn().await;
     // Only those, as Docker's daemon asks; some options can't be used with that.
     let chosen = pids.iter().copied().collect::<Vec<_>>().join(",");
     let printed = match ps(&format!("{args} -q{chosen}")).await {

@@ -15,6 +15,7 @@ use super::body;
 use super::images::{find, refused, with_tag};
 use super::respond::{Answer, failure, stream};
 use super::route::Query;
+use super::turns::LONG;
 use crate::engine::handle::Handle;
 use crate::engine::images::{Images, blocking};
 use crate::image::archive::{self, Format, Import};
@@ -231,7 +232,7 @@ async fn import(handle: &Handle, source: &str, query: &Query, body: Incoming) ->
     };
     told(move |_| async move {
         let store = images.store().await?;
-        let image = blocking(move || {
+        let work = LONG.turn().await.with(move || {
             let created = super::model::timestamp(SystemTime::now());
             let import = Import {
                 name: name.as_ref(),
@@ -241,8 +242,8 @@ async fn import(handle: &Handle, source: &str, query: &Query, body: Incoming) ->
                 created: &created,
             };
             archive::import(&store, reader, &import)
-        })
-        .await?;
+        });
+        let image = blocking(work).await?;
         images.changed();
         Ok(vec![json!({ "status": image.id.to_string() })])
     })
@@ -259,7 +260,8 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
     let reader = body::reader(body);
     told(move |_| async move {
         let store = images.store().await?;
-        let loaded = match blocking(move || archive::load(&store, reader)).await {
+        let work = LONG.turn().await.with(move || archive::load(&store, reader));
+        let loaded = match blocking(work).await {
             Ok(loaded) => loaded,
             // As Docker's daemon, a bad archive is told in the stream: clients look there.
             Err(error) => return Ok(vec![error_line(&error)]),
@@ -296,5 +298,7 @@ pub async fn save(handle: &Handle, names: Vec<String>, query: &Query) -> Result<
     // What is not there is told with a status, before the archive begins.
     let (finding, wanted) = (store.clone(), names.clone());
     blocking(move || wanted.iter().try_for_each(|name| finding.resolve(name).map(drop))).await?;
-    Ok(body::written("application/x-tar", move |out| archive::save(&store, &names, format, out)))
+    let turn = LONG.turn().await;
+    let write = move |out: &mut dyn std::io::Write| archive::save(&store, &names, format, out);
+    Ok(body::written("application/x-tar", turn, write))
 }

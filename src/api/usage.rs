@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::images::{described, refused};
 use super::respond::{Answer, failure, json as as_json};
 use super::route::Query;
+use super::turns::{LONG, LOOKS};
 use crate::engine::garbage::pins;
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
@@ -36,7 +37,7 @@ async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
     let store = handle.images.store().await?;
     let (paths, volumes) = (handle.paths.clone(), handle.volumes.clone());
     let names: Vec<_> = views.iter().map(|view| (view.id.clone(), view.name.to_string())).collect();
-    blocking(move || {
+    let look = LOOKS.turn().await.with(move || {
         let state = paths.state_dir();
         let known = volumes.list().unwrap_or_default();
         // Each file is looked at once: what lies in these folders has one owner each.
@@ -68,8 +69,8 @@ async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
             disk_free: disk.f_bfree.saturating_mul(disk.f_frsize),
             disk_size: disk.f_blocks.saturating_mul(disk.f_frsize),
         })
-    })
-    .await
+    });
+    blocking(look).await
 }
 
 /// The bytes of a directory's entries, but for those of these names.
@@ -206,7 +207,7 @@ pub async fn verify(handle: &Handle, query: &Query) -> Answer {
             .filter(|view| view.pid > 0)
             .filter_map(|view| view.image)
             .collect();
-        blocking(move || {
+        let work = LONG.turn().await.with(move || {
             let mut mounted = Some(BTreeSet::new());
             for id in pins.images.iter().filter(|id| running.contains(&id.to_string())) {
                 match (store.resolve(&id.to_string()), &mut mounted) {
@@ -215,8 +216,8 @@ pub async fn verify(handle: &Handle, query: &Query) -> Answer {
                 }
             }
             store.verify(repair, mounted.as_ref())
-        })
-        .await
+        });
+        blocking(work).await
     };
     match checked.await {
         Ok(damages) => as_json(&damages.iter().map(ToString::to_string).collect::<Vec<_>>()),

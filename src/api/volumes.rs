@@ -7,9 +7,9 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::body;
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
+use super::{body, filters};
 use crate::engine::handle::{Handle, View};
 use crate::engine::volumes::is_anonymous;
 use crate::manifest::model::MountKind;
@@ -63,9 +63,11 @@ pub fn all(handle: &Handle, views: &[View]) -> Vec<Value> {
 }
 
 pub async fn list(handle: &Handle, query: &Query) -> Answer {
-    let filters = match query.filters() {
-        Ok(filters) => filters,
-        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    let asked = query.filters_among(&["dangling", "driver", "label", "name"]);
+    let asked = asked.and_then(|filters| Ok((filters::is_on(&filters, "dangling")?, filters)));
+    let (dangling, filters) = match asked {
+        Ok(asked) => asked,
+        Err(answer) => return *answer,
     };
     let users = users(&handle.list().await);
     let volumes = match handle.volumes.list() {
@@ -73,35 +75,17 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     };
     let fits = |volume: &Volume| {
-        filters.iter().all(|(key, values)| {
-            let fits = |value: &String| match key.as_str() {
-                "name" => volume.name.contains(value.as_str()),
-                "driver" => value == "local",
-                "dangling" => users.contains_key(&volume.name) != is_true(value),
-                "label" => labelled(volume, value),
-                _ => true,
-            };
-            match key.as_str() {
-                "label" => values.iter().all(fits),
-                _ => values.iter().any(fits),
-            }
-        })
+        let any = |key: &str, is: &dyn Fn(&str) -> bool| {
+            filters.get(key).is_none_or(|all| all.is_empty() || all.iter().any(|one| is(one)))
+        };
+        dangling.is_none_or(|dangling| users.contains_key(&volume.name) != dangling)
+            && any("name", &|name| volume.name.contains(name))
+            && any("driver", &|driver| driver == "local")
+            && filters::labels_fit(&filters, &volume.labels)
     };
     let volumes: Vec<_> =
         volumes.iter().filter(|volume| fits(volume)).map(|v| described(handle, v)).collect();
     as_json(&json!({ "Volumes": volumes, "Warnings": [] }))
-}
-
-/// Whether a volume has a label, `name` or `name=value`.
-fn labelled(volume: &Volume, label: &str) -> bool {
-    match label.split_once('=') {
-        Some((name, value)) => volume.labels.get(name).is_some_and(|is| is == value),
-        None => volume.labels.contains_key(label),
-    }
-}
-
-fn is_true(text: &str) -> bool {
-    matches!(text, "1" | "true" | "True")
 }
 
 pub async fn create(handle: &Handle, body: Incoming) -> Answer {
@@ -162,11 +146,12 @@ pub async fn remove(handle: &Handle, name: &str, query: &Query) -> Answer {
 }
 
 pub async fn prune(handle: &Handle, query: &Query) -> Answer {
-    let filters = match query.filters() {
-        Ok(filters) => filters,
-        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    let asked = query.filters_among(&["all", "label", "label!"]);
+    let asked = asked.and_then(|filters| Ok((filters::is_on(&filters, "all")?, filters)));
+    let (all, filters) = match asked {
+        Ok((all, filters)) => (all.unwrap_or(false), filters),
+        Err(answer) => return *answer,
     };
-    let all = filters.get("all").is_some_and(|values| values.iter().any(|value| is_true(value)));
     // The volumes first: one that is made with a container after that is not seen here.
     let volumes = handle.volumes.list().unwrap_or_default();
     let users = match handle.users().await {
@@ -179,8 +164,7 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
         // Since API 1.42 a name that a person gave is spared.
         if unused
             && (all || is_anonymous(&volume.name))
-            && filters.get("label").is_none_or(|all| all.iter().all(|l| labelled(&volume, l)))
-            && filters.get("label!").is_none_or(|all| !all.iter().any(|l| labelled(&volume, l)))
+            && filters::labels_fit(&filters, &volume.labels)
             && handle.volumes.remove(&volume.name).unwrap_or(false)
         {
             removed.push(volume.name);

@@ -9,25 +9,34 @@ use super::client::Client;
 use super::{Result, print};
 use crate::engine::handle::View;
 
+/// How long it is waited for what there is to be said when the time is over.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// As timeout(1) says it.
 const TOO_LONG: u8 = 124;
 
 /// Has the engine read the manifests again; with `wait` until all is settled.
 pub async fn apply(client: &Client, wait: bool, timeout: Option<Duration>) -> Result {
-    client.ask(Method::POST, "/berth/rescan").await?;
+    let rescan = client.ask(Method::POST, "/berth/rescan");
     if !wait {
+        rescan.await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let settled = client.get::<Vec<View>>("/berth/settled");
+    let settled = async {
+        rescan.await?;
+        client.get::<Vec<View>>("/berth/settled").await
+    };
     let views = match timeout {
         None => settled.await?,
         Some(timeout) => match tokio::time::timeout(timeout, settled).await {
             Ok(views) => views?,
             Err(_) => {
-                let views: Vec<View> = client.get("/berth/containers").await?;
-                print(&report(&views))?;
+                // An engine that hangs does not tell even that.
+                let views = client.get::<Vec<View>>("/berth/containers");
+                if let Ok(views) = tokio::time::timeout(LAST_WORD, views).await {
+                    print(&report(&views?))?;
+                }
                 let timeout = humantime::format_duration(timeout);
-                eprintln!("berth: not everything is ready after {timeout}");
+                super::complain(&format!("berth: not everything is ready after {timeout}"));
                 return Ok(ExitCode::from(TOO_LONG));
             }
         },

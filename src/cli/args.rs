@@ -1,6 +1,7 @@
 //! What can be written behind `berth`. Help, completions and man pages are
 //! generated from it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -332,9 +333,29 @@ pub struct Up {
     /// restart policy is on-failure, and never waits for a time.
     #[arg(long, value_name = "NAME", conflicts_with = "wait")]
     pub main: Option<crate::manifest::scalar::Name>,
+    /// In a session of its own: how --wait starts it.
+    #[arg(long, hide = true)]
+    pub own_session: bool,
 }
 
 impl Up {
+    /// The words behind `berth` that start the same as a daemon.
+    pub fn as_daemon(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["up".into(), "--quiet".into(), "--own-session".into()];
+        let files = [
+            ("--tls-ca", &self.tls_ca),
+            ("--tls-cert", &self.tls_cert),
+            ("--tls-key", &self.tls_key),
+        ];
+        words.extend(self.tcp.map(|tcp| format!("--tcp={tcp}").into()));
+        for (flag, file) in files {
+            words.extend(file.iter().flat_map(|file| [flag.into(), file.clone().into()]));
+        }
+        words.push("--".into());
+        words.extend(self.dirs.iter().map(|dir| dir.clone().into()));
+        words
+    }
+
     /// Where the API is served over TCP.
     pub fn tcp(&self) -> Option<Tcp> {
         Some(Tcp {
@@ -385,4 +406,29 @@ pub struct Logs {
     /// Only the standard error.
     #[arg(long)]
     pub stderr: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_daemon_is_started_with_all_that_was_asked_for() {
+        let read = |words: Vec<OsString>| {
+            let words = std::iter::once("berth".into()).chain(words);
+            match Args::parse_from(words).command {
+                Command::Up(up) => up,
+                other => panic!("{other:?}"),
+            }
+        };
+        let words = "up --wait --timeout 9s --tcp 127.0.0.1:2376 --tls-ca ca.pem --tls-cert c.pem \
+                     --tls-key k.pem a -- -b";
+        let asked = read(words.split_whitespace().map(Into::into).collect());
+        let daemon = read(asked.as_daemon());
+        assert!(daemon.own_session && daemon.quiet && !daemon.wait);
+        assert_eq!((daemon.tcp, &daemon.dirs), (asked.tcp, &asked.dirs));
+        assert_eq!((daemon.tls_ca, daemon.tls_cert), (asked.tls_ca, asked.tls_cert));
+        assert_eq!(daemon.tls_key, asked.tls_key);
+    }
 }

@@ -12,6 +12,7 @@ mod list;
 mod machine;
 mod network;
 mod offline;
+mod printable;
 mod request;
 mod run;
 mod run_args;
@@ -58,7 +59,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(Failure(message)) if message.is_empty() => ExitCode::FAILURE,
         Err(Failure(message)) => {
-            let _ = writeln!(anstream::stderr(), "berth: {message}");
+            complain(&format!("berth: {message}"));
             ExitCode::FAILURE
         }
     }
@@ -147,10 +148,16 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
     }
 }
 
-/// Prints; that nobody reads any more (`| head`) ends the command quietly.
+/// Says what is wrong, on a line of standard error.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{}", printable::printable(text));
+}
+
+/// Prints what a terminal may show; that nobody reads any more (`| head`) ends the command
+/// quietly. What a container itself prints goes by [`terminal::show`], as it is.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = anstream::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(printable::printable(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => Ok(result?),
     }

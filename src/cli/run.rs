@@ -11,19 +11,18 @@ use super::client::{Client, encode, message};
 use super::image::{Pull, Shown, pull_with};
 use super::run_args::{Attach, Create, Exec, Run};
 use super::session::{Options, Over, Session, Target, exec_status};
-use super::{Failure, Result, print, request, terminal};
+use super::{Failure, Result, complain, print, request, terminal};
 use crate::api::create;
 use crate::engine::paths::Paths;
 
 /// Says what went wrong, and gives Docker's exit status for it.
 fn refused(Failure(error): Failure) -> ExitCode {
-    use std::io::Write;
     let code = match &error {
         text if text.contains("executable file not found") || text.contains("no such file") => 127,
         text if text.contains("permission denied") => 126,
         _ => 125,
     };
-    let _ = writeln!(anstream::stderr(), "berth: {error}");
+    complain(&format!("berth: {error}"));
     ExitCode::from(code)
 }
 
@@ -139,7 +138,7 @@ async fn make(client: &Client, args: &Create, detach: bool) -> Result<String> {
     }
     let made: Value = serde_json::from_slice(&text)?;
     for warning in made["Warnings"].as_array().into_iter().flatten() {
-        eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+        complain(&format!("WARNING: {}", warning.as_str().unwrap_or_default()));
     }
     Ok(made["Id"].as_str().unwrap_or_default().to_owned())
 }
@@ -155,6 +154,7 @@ fn save(paths: &Paths, name: &str, args: &Create, detach: bool) -> Result {
     let none = |_: &str| None;
     let mut volume = || crate::engine::exec::random_id().unwrap_or_default();
     let mut surroundings = create::Surroundings {
+        address: &|_| None,
         container: &none,
         // Whether it is there is seen when the manifest is read.
         network: &|which| Some(which.to_owned()),
@@ -163,7 +163,7 @@ fn save(paths: &Paths, name: &str, args: &Create, detach: bool) -> Result {
     let body = request::body(args, detach, None)?;
     let made = create::manifest(create::parse(body)?, &mut surroundings)?;
     for warning in made.warnings {
-        eprintln!("WARNING: {warning}");
+        complain(&format!("WARNING: {warning}"));
     }
     let mut container = made.container;
     if args.limits.restart.is_none() && !args.rm {

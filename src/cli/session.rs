@@ -276,10 +276,12 @@ async fn type_in(
     false
 }
 
-/// The signals that are passed on, or that a terminal's size changed by.
-struct Signals(Vec<(i32, Signal)>);
+/// Signals that this program catches: to pass them on, or to leave the terminal as it was
+/// before they end it.
+pub struct Signals(Vec<(i32, Signal)>);
 
 impl Signals {
+    /// Those of a session.
     fn new(options: &Options) -> Result<Self> {
         // Those that end a program are caught in any case: the terminal must be as it
         // was before.
@@ -290,11 +292,20 @@ impl Signals {
         if options.sig_proxy {
             numbers.extend([libc::SIGUSR1, libc::SIGUSR2]);
         }
-        let listen = |number| Ok((number, signal(SignalKind::from_raw(number))?));
-        Ok(Signals(numbers.into_iter().map(listen).collect::<Result<_>>()?))
+        Signals::of(&numbers)
     }
 
-    async fn next(&mut self) -> i32 {
+    /// Of these numbers.
+    ///
+    /// # Errors
+    /// One can't be caught.
+    pub fn of(numbers: &[i32]) -> Result<Self> {
+        let listen = |number: &i32| Ok((*number, signal(SignalKind::from_raw(*number))?));
+        Ok(Signals(numbers.iter().map(listen).collect::<Result<_>>()?))
+    }
+
+    /// The next one that comes.
+    pub async fn next(&mut self) -> i32 {
         std::future::poll_fn(|context| {
             for (number, signal) in &mut self.0 {
                 if signal.poll_recv(context).is_ready() {

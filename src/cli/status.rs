@@ -7,7 +7,7 @@ use hyper::Method;
 
 use super::args::Format;
 use super::client::{Client, encode};
-use super::{Result, print};
+use super::{Result, print, printable};
 use crate::engine::handle::View;
 
 /// Lines of the log of one that failed.
@@ -128,8 +128,7 @@ fn plain(body: &[u8], tty: bool) -> Vec<String> {
         rest = &rest[8 + len..];
     }
     let text = String::from_utf8_lossy(if tty { body } else { &bytes }).into_owned();
-    let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
-    text.lines().map(printable).collect()
+    text.lines().map(printable::plain).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! `up` becomes the keeper; `engine` is what the keeper starts.
 
 use std::io::IsTerminal;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +18,10 @@ use crate::manifest::scalar::Name;
 pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
     if !rustix::process::geteuid().is_root() {
         return Err("`up` makes namespaces, mounts and cgroups: run it as root".into());
+    }
+    if args.own_session {
+        // After a `reexec` it has one.
+        let _ = rustix::process::setsid();
     }
     std::fs::create_dir_all(root).map_err(|error| format!("{}: {error}", root.display()))?;
     let mut engine = vec!["--root".to_owned(), root.canonicalize()?.display().to_string()];
@@ -75,25 +81,36 @@ fn check_main(paths: &Paths, args: &Up, main: &Name) -> Result<()> {
 
 /// Starts a Berth that outlives this command, unless one runs, and waits for it.
 pub fn in_background(paths: &Paths, root: &Path, args: &Up) -> Result {
-    use std::os::unix::process::CommandExt;
     let client = super::client::Client::new(paths.socket());
-    if std::os::unix::net::UnixStream::connect(paths.socket()).is_err() {
+    let begun = Instant::now();
+    let late = || args.timeout.is_some_and(|timeout| begun.elapsed() >= timeout);
+    if UnixStream::connect(paths.socket()).is_err() {
+        // What it says goes to a file: whoever waits for the end of our output must not
+        // wait for the daemon's.
+        let said = paths.run_dir().join("up.log");
+        let fail = |error: std::io::Error| format!("making {}: {error}", said.display());
+        std::fs::create_dir_all(paths.run_dir()).map_err(fail)?;
+        let file = std::fs::File::create(&said).map_err(fail)?;
         let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.arg("--root").arg(root).args(["up", "--quiet"]).args(&args.dirs);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-        // A session of its own: the end of this terminal is not its end.
-        command.process_group(0);
+        command.arg("--root").arg(root).args(args.as_daemon());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let mut child = command.spawn().map_err(|error| format!("starting `berth up`: {error}"))?;
-        while std::os::unix::net::UnixStream::connect(paths.socket()).is_err() {
+        while UnixStream::connect(paths.socket()).is_err() {
             if let Some(status) = child.try_wait()? {
-                return Err(format!("`berth up` ended at once: {status}").into());
+                let said = std::fs::read_to_string(&said).unwrap_or_default();
+                return Err(format!("`berth up` ended at once: {status}\n{said}").into());
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            if late() {
+                let why = "it goes on, but does not answer yet; see";
+                return Err(format!("`berth up` was started: {why} {}", said.display()).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, super::apply::apply(&client, true, args.timeout))
+    let left = args.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+    local.block_on(&runtime, super::apply::apply(&client, true, left))
 }
 
 /// Standard error, which may be a console that takes nothing: then what is said is lost, and

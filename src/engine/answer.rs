@@ -57,8 +57,8 @@ impl Engine {
             Request::Clone(cloned, answer) => {
                 let _ = answer.send(self.create_clone(*cloned));
             }
-            Request::Change(name, container, answer) => {
-                let _ = answer.send(self.change_created(&name, &container));
+            Request::Change(name, edit, answer) => {
+                let _ = answer.send(self.change_created(&name, edit));
             }
             Request::Rename(name, to, answer) => {
                 let _ = answer.send(self.rename(&name, &to));

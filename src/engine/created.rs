@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handle::{Cloned, Refusal};
+use super::handle::{Cloned, Edit, Refusal};
 use super::networks::Networks;
 use super::reconcile::{Event, Phase, Verb};
 use super::run::{Effect, Engine};
@@ -147,11 +147,7 @@ impl Engine {
     }
 
     /// Writes another version of a manifest that a client made.
-    pub(super) fn change_created(
-        &mut self,
-        name: &Name,
-        container: &Container,
-    ) -> Result<(), Refusal> {
+    pub(super) fn change_created(&mut self, name: &Name, edit: Edit) -> Result<Container, Refusal> {
         if !self.is_created(name) {
             let file = self.sources.get(name).map(|file| file.display().to_string());
             return Err(Refusal::Conflict(format!(
@@ -159,11 +155,16 @@ impl Engine {
                 file.unwrap_or_default()
             )));
         }
-        check(container)?;
-        self.amend(name, container)?;
-        let written = write(&self.created_file(name), container);
+        let before = self.desired.containers.get(name);
+        let before = before.ok_or_else(|| {
+            Refusal::Conflict(format!("the manifest of {name} can't be read; see `berth status`"))
+        })?;
+        let container = edit.0(before)?;
+        check(&container)?;
+        self.amend(name, &container)?;
+        let written = write(&self.created_file(name), &container);
         self.reload();
-        written.map_err(Refusal::Failed)
+        written.map(|()| container).map_err(Refusal::Failed)
     }
 
     fn amend(&mut self, name: &Name, container: &Container) -> Result<(), Refusal> {

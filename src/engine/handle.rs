@@ -236,6 +236,19 @@ pub struct Cloned {
     pub volumes: Vec<Unnamed>,
 }
 
+/// A change of a manifest. It is made by the loop, of what is written down then: so no
+/// client undoes what another one changed meanwhile.
+pub struct Edit(pub Box<Editing>);
+
+/// Gives the next version of a manifest.
+type Editing = dyn FnOnce(&Container) -> Result<Container, Refusal> + Send;
+
+impl std::fmt::Debug for Edit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Edit")
+    }
+}
+
 /// What the loop is asked.
 #[derive(Debug)]
 pub enum Request {
@@ -264,8 +277,9 @@ pub enum Request {
     Create(Name, Box<Container>, oneshot::Sender<Result<String, Refusal>>),
     /// Make a container known that has files already.
     Clone(Box<Cloned>, oneshot::Sender<Result<(), Refusal>>),
-    /// Another version of the manifest of a container that a client made.
-    Change(Name, Box<Container>, oneshot::Sender<Result<(), Refusal>>),
+    /// Another version of the manifest of a container that a client made; answered with
+    /// it.
+    Change(Name, Edit, oneshot::Sender<Result<Container, Refusal>>),
     /// Another name for a container that a client made and that does not run.
     Rename(Name, Name, oneshot::Sender<Result<(), Refusal>>),
     /// Make a network known.
@@ -346,7 +360,8 @@ impl Drop for Attached {
 
 impl Handle {
     /// The same for those who may not know what is secret: containers are told to them
-    /// without the values of their environment.
+    /// without the values of their environment, what their health checks print, and what
+    /// is wrong in the files that declare them.
     pub fn without_secrets(self) -> Handle {
         Handle { hides_secrets: true, ..self }
     }
@@ -357,6 +372,12 @@ impl Handle {
                 "hidden".clone_into(value);
             }
             view.manifest.docker.clear();
+            // What a check printed, and lines of a file that may have a password in them.
+            for probed in &mut view.probes {
+                probed.failure = probed.failure.take().map(|_| "hidden".to_owned());
+            }
+            let hidden = |_| "it is wrong; `berth status` says how to those who may know".into();
+            view.manifest_error = view.manifest_error.take().map(hidden);
         }
         view
     }
@@ -489,11 +510,13 @@ impl Handle {
     }
 
     /// See [`Request::Change`].
-    pub async fn change(&self, name: &Name, container: Container) -> Result<(), Refusal> {
-        let container = Box::new(container);
-        self.ask(|answer| Request::Change(name.clone(), container, answer))
-            .await
-            .unwrap_or_else(ending)
+    pub async fn change(
+        &self,
+        name: &Name,
+        edit: impl FnOnce(&Container) -> Result<Container, Refusal> + Send + 'static,
+    ) -> Result<Container, Refusal> {
+        let edit = Edit(Box::new(edit));
+        self.ask(|answer| Request::Change(name.clone(), edit, answer)).await.unwrap_or_else(ending)
     }
 
     /// See [`Request::Rename`].

@@ -175,6 +175,13 @@ impl Engine {
         file: &NetworkFile,
         answer: oneshot::Sender<Result<(), Refusal>>,
     ) {
+        // Another client may have been quicker since it was looked.
+        if let Some(source) = self.network_sources.get(name) {
+            let file = source.display();
+            let why = format!("network with name {name} already exists: {file} declares it");
+            let _ = answer.send(Err(Refusal::Conflict(why)));
+            return;
+        }
         let path = self.workshop.paths.created_dir().join(format!("{name}.network.toml"));
         let written = crate::manifest::network_to_toml(file)
             .and_then(|text| super::created::write_text(&path, &text));
@@ -183,6 +190,11 @@ impl Engine {
         let name = name.to_owned();
         self.workshop.networks.later(move |networks| {
             let made = written.and_then(|()| networks.settle(&name));
+            if made.is_err() {
+                // Another one took its subnet in between: no file is left that declares
+                // what is not there. That it went is seen by whoever watches the folder.
+                let _ = std::fs::remove_file(&path);
+            }
             let _ = answer.send(made.map_err(Refusal::Failed));
         });
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::super::inspect::host_config;
 use crate::manifest::model::Container;
+use crate::manifest::model::NetworkMode::Bridge;
 
 /// Settings of the container itself that inspect would not tell from the manifest.
 const OF_CONTAINER: [&str; 6] =
@@ -73,8 +74,12 @@ pub fn remembered(asked: &Value, made: &Container) -> BTreeMap<String, String> {
 
 fn of_host(asked: &Value, made: &Container) -> BTreeMap<String, String> {
     let told = host_config(made);
+    // Ports that can't be published are for the day on which it comes onto a network.
+    let unpublished = |key: &str| key == "PortBindings" && made.network_mode() != Bridge;
     let differs = |(key, value): &(&String, &Value)| {
-        says(key, value) && !NOT_OF_HOST.contains(&key.as_str()) && told.get(*key) != Some(*value)
+        says(key, value)
+            && (!NOT_OF_HOST.contains(&key.as_str()) || unpublished(key))
+            && told.get(*key) != Some(*value)
     };
     let asked = asked.as_object().into_iter().flatten().filter(differs);
     asked.map(|(key, value)| (format!("{HOST}{key}"), value.to_string())).collect()

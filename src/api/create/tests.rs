@@ -17,7 +17,12 @@ fn made(value: Value) -> Result<Made, String> {
     };
     let mut around = Surroundings {
         container: &container,
-        network: &|which| (which == "back").then(|| which.to_owned()),
+        network: &|which| match which {
+            "back" => Some(which.to_owned()),
+            "bridge" => Some("default".to_owned()),
+            _ => None,
+        },
+        address: &|which| (which == "db").then(|| "10.0.0.7".parse().unwrap()),
         volume: &mut volume,
     };
     manifest(parse(value)?, &mut around)
@@ -93,7 +98,25 @@ fn what_can_t_be_is_said_in_docker_s_words() {
     assert!(error(json!({"Binds": ["a:b:c:d"]})).contains("invalid volume"));
     assert!(error(json!({"Binds": ["x:y"]})).contains("must be absolute"));
     assert!(error(json!({"NetworkMode": "container:nobody"})).contains("No such container"));
-    assert!(error(json!({"NetworkMode": "shop"})).contains("network shop not found"));
+    assert!(error(json!({"NetworkMode": "a/b"})).contains("not a network's name"));
+    let later = host(json!({"NetworkMode": "shop"})).unwrap().container;
+    assert_eq!(later.network.members()[0].name, "shop");
+    let endpoint = |settings: Value| {
+        let config = json!({"EndpointsConfig": {"bridge": settings}});
+        made(json!({"Image": "x", "NetworkingConfig": config}))
+    };
+    for settings in [
+        json!({"IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}}),
+        json!({"DriverOpts": {"a": "b"}}),
+        json!({"GwPriority": 5}),
+    ] {
+        let refused = endpoint(settings.clone()).unwrap_err();
+        assert!(refused.contains("not served"), "{settings}: {refused}");
+    }
+    // What clients send of what they once were told means nothing.
+    let echoed = json!({"IPAMConfig": {"IPv6Address": "", "LinkLocalIPs": null}, "Links": null,
+                        "DriverOpts": {}, "GwPriority": 0, "GlobalIPv6Address": "fd00::9"});
+    endpoint(echoed).unwrap();
     assert!(
         error(json!({"AutoRemove": true, "RestartPolicy": {"Name": "always"}}))
             .contains("AutoRemove")
@@ -161,4 +184,29 @@ fn a_hardware_address_of_the_container_is_that_of_its_first_network() {
         endpoints::hardware_address(&json!({"MacAddress": "x"}), &mut Container::default())
             .is_err()
     );
+}
+
+#[test]
+fn links_are_names_that_only_this_container_knows() {
+    let linked = |links: Value, mode: &str| {
+        made(json!({"Image": "x", "HostConfig": {"Links": links, "NetworkMode": mode}}))
+    };
+    let hosts = |made: &Made| {
+        let all = made.container.network.extra_hosts.iter();
+        all.map(|one| (one.name.clone(), one.address)).collect::<Vec<_>>()
+    };
+    let address = Some("10.0.0.7".parse().unwrap());
+    for link in ["db:database", "/db:/web/database"] {
+        let made = linked(json!([link]), "default").unwrap();
+        assert_eq!(hosts(&made), [("database".to_owned(), address)], "{link}");
+        assert_eq!(made.warnings, Vec::<String>::new());
+    }
+    // The resolver knows it by its name.
+    assert_eq!(hosts(&linked(json!(["db", "db:db"]), "default").unwrap()), []);
+    assert!(linked(json!(["nobody:x"]), "default").unwrap_err().contains("No such container"));
+    // On a network it may come later, as with Docker.
+    let config = json!({"EndpointsConfig": {"bridge": {"Links": ["nobody:x"]}}});
+    let later = made(json!({"Image": "x", "NetworkingConfig": config})).unwrap();
+    assert!(later.warnings[0].contains("nobody"), "{:?}", later.warnings);
+    assert_eq!(hosts(&linked(json!(["db:x"]), "none").unwrap()), []);
 }

@@ -59,6 +59,7 @@ fn what_was_asked_for_is_told() {
     let mut volume = String::new;
     let none = |_: &str| None;
     let mut surroundings = crate::api::create::Surroundings {
+        address: &|_| None,
         container: &none,
         network: &|_| None,
         volume: &mut volume,

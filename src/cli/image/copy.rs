@@ -79,8 +79,9 @@ pub async fn copy(client: &Client, args: &Cp) -> Result {
             let answer = client.send_stream(Method::PUT, &query, &[], body).await?;
             drop(good(answer).await?);
         }
-        (Side::Container { .. }, Side::Container { .. }) => {
-            return Err("one of both must be here: copy out of the one and into the other".into());
+        (Side::Container { name, path }, Side::Container { name: other, path: to }) => {
+            let path = followed(client, &name, path, args.follow_link).await?;
+            between(client, (&name, &path), (&other, to)).await?;
         }
         _ => return Err("must specify at least one container source: NAME:PATH".into()),
     }
@@ -176,13 +177,7 @@ async fn into(client: &Client, from: &Path, name: &str, to: String, keep: bool) 
     let found = copy::find(root()?.as_fd(), &absolute(from)?)?;
     let is_directory =
         rustix::fs::FileType::from_raw_mode(found.stat().mode) == rustix::fs::FileType::Directory;
-    let mut to = to;
-    let mut there = stat(client, name, &to).await?;
-    if let Some(target) = there.as_ref().and_then(|stat| stat.target.clone()) {
-        there = stat(client, name, &target).await?;
-        to = target;
-    }
-    let place = place(Path::new(&to), there.map(|stat| stat.directory), is_directory)?;
+    let place = place_in(client, name, to, is_directory).await?;
     let owner = (!keep).then_some((0, 0));
     let body = written(move |out| {
         found.write_as(place.name.as_deref(), owner, out).map_err(std::io::Error::other)
@@ -193,25 +188,62 @@ async fn into(client: &Client, from: &Path, name: &str, to: String, keep: bool) 
     good(answer).await.map(drop)
 }
 
+/// Where something goes in a container.
+async fn place_in(
+    client: &Client,
+    name: &str,
+    mut to: String,
+    is_directory: bool,
+) -> Result<Place> {
+    let mut there = stat(client, name, &to).await?;
+    if let Some(target) = there.as_ref().and_then(|stat| stat.target.clone()) {
+        there = stat(client, name, &target).await?;
+        to = target;
+    }
+    place(Path::new(&to), there.map(|stat| stat.directory), is_directory)
+}
+
+/// What of a container is copied: it must be there.
+async fn source(client: &Client, name: &str, path: &str) -> Result<Stat> {
+    let found = stat(client, name, path).await?;
+    found.ok_or_else(|| Failure(format!("Could not find the file {path} in container {name}")))
+}
+
+/// The first name in the archive of a path: `.` where its contents alone are meant.
+fn own_name(path: &str) -> Vec<u8> {
+    let name = match path.ends_with("/.") || path == "/" {
+        true => None,
+        false => Path::new(path).file_name(),
+    };
+    name.map_or_else(|| b".".to_vec(), |name| name.as_encoded_bytes().to_vec())
+}
+
+/// From one container into another, through here; owners are kept.
+async fn between(client: &Client, from: (&str, &str), to: (&str, String)) -> Result<()> {
+    let ((name, path), (other, to)) = (from, to);
+    let found = source(client, name, path).await?;
+    let place = place_in(client, other, to, found.directory).await?;
+    let mut query = archive(other, &place.directory.display().to_string());
+    query += "&noOverwriteDirNonDir=1";
+    if let Some(new) = place.name {
+        let [own, new] = [own_name(path), new].map(|name| encode(&String::from_utf8_lossy(&name)));
+        query += &format!("&rename-from={own}&rename-to={new}");
+    }
+    let body = good(client.request(Method::GET, &archive(name, path)).await?).await?;
+    let body = body.map_err(std::io::Error::other).boxed_unsync();
+    let answer = client.send_stream(Method::PUT, &query, &[], body).await?;
+    good(answer).await.map(drop)
+}
+
 async fn out_of(client: &Client, name: &str, path: &str, to: &Path, keep: bool) -> Result<()> {
-    let found = stat(client, name, path)
-        .await?
-        .ok_or_else(|| Failure(format!("Could not find the file {path} in container {name}")))?;
+    let found = source(client, name, path).await?;
     let there = std::fs::metadata(to).ok().map(|meta| meta.is_dir());
     let place = place(to, there, found.directory)?;
-    let contents = path.ends_with("/.") || path == "/";
-    let own = match contents {
-        true => b".".to_vec(),
-        false => Path::new(path)
-            .file_name()
-            .map(|name| name.as_encoded_bytes().to_vec())
-            .unwrap_or_else(|| b".".to_vec()),
-    };
     let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let options = Into {
         keep_kinds: true,
         owner: (!keep).then_some(user),
-        rename: place.name.map(|name| (own, name)),
+        rename: place.name.map(|name| (own_name(path), name)),
         ..Into::default()
     };
     let body = good(client.request(Method::GET, &archive(name, path)).await?).await?;
@@ -240,6 +272,8 @@ mod tests {
         assert_eq!(Side::of("/a:b"), Side::Here("/a:b".into()));
         assert_eq!(Side::of("-"), Side::Stream);
         assert_eq!(Side::of("file"), Side::Here("file".into()));
+        assert_eq!((own_name("/a/b"), own_name("/a/b/.")), (b"b".to_vec(), b".".to_vec()));
+        assert_eq!((own_name("/"), own_name("/a/")), (b".".to_vec(), b"a".to_vec()));
     }
 
     #[test]

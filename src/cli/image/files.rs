@@ -29,8 +29,8 @@ pub async fn diff(client: &Client, name: &str) -> Result {
             _ => 'D',
         };
         let path = change["Path"].as_str().unwrap_or_default();
-        // A name of a container's making must not steer the terminal.
-        let path: String = path.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        // A name of a container's making has an end of its own line.
+        let path = crate::cli::printable::plain(path);
         text += &format!("{letter} {path}\n");
     }
     print(&text)?;

@@ -1,14 +1,13 @@
 //! `login` and `logout`: Docker's `config.json`, and its credential helpers.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
-
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::args::Login as Args;
 use super::transfer::as_json;
 use crate::cli::client::{Client, message};
-use crate::cli::{Failure, Result, print};
+use crate::cli::session::Signals;
+use crate::cli::{Failure, Result, complain, print, terminal};
 use crate::image::registry::{Credentials, Login};
 
 /// Longer than any password or token.
@@ -23,10 +22,7 @@ pub async fn log_in(client: &Client, args: &Args) -> Result {
     };
     let password = match &args.password {
         Some(password) => {
-            let _ = writeln!(
-                anstream::stderr(),
-                "WARNING! Using --password via the CLI is insecure. Use --password-stdin."
-            );
+            complain("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
             password.clone()
         }
         None if args.password_stdin => {
@@ -34,7 +30,7 @@ pub async fn log_in(client: &Client, args: &Args) -> Result {
             std::io::stdin().lock().take(SECRET_MAX).read_to_string(&mut text)?;
             text.trim_end_matches(['\n', '\r']).to_owned()
         }
-        None if std::io::stdin().is_terminal() => hidden("Password: ")?,
+        None if std::io::stdin().is_terminal() => hidden("Password: ").await?,
         None => {
             return Err("cannot ask for a password: standard input is no terminal; use \
                         --password-stdin"
@@ -82,20 +78,28 @@ fn asked(prompt: &str) -> Result<String> {
     }
 }
 
-/// Reads a line that is not shown.
-fn hidden(prompt: &str) -> Result<String> {
-    let stdin = std::io::stdin();
-    let before = tcgetattr(&stdin)?;
-    let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
+/// Reads a line that is not shown. A signal that ends the command meanwhile leaves the
+/// terminal as it was.
+async fn hidden(prompt: &str) -> Result<String> {
     print(prompt)?;
-    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
-    let mut line = String::new();
-    let read = stdin.read_line(&mut line);
-    tcsetattr(&stdin, OptionalActions::Flush, &before)?;
+    let mut signals = Signals::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT])?;
+    let silent = terminal::Silent::enter()?;
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let read = tokio::select! {
+        read = reading => read?,
+        number = signals.next() => {
+            drop(silent);
+            print("\n")?;
+            // The thread that reads would be waited for.
+            std::process::exit(128 + number);
+        }
+    };
+    drop(silent);
     print("\n")?;
-    read?;
-    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+    Ok(read?.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 #[cfg(test)]

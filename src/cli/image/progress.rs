@@ -1,7 +1,7 @@
 //! Docker's stream of progress, an object a line: bars on a terminal, lines elsewhere.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -9,7 +9,8 @@ use hyper::body::Incoming;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
-use crate::cli::{Failure, Result, print};
+use crate::cli::printable::plain;
+use crate::cli::{Failure, Result, complain, print};
 
 /// Shows what a stream says.
 pub struct Shown {
@@ -20,6 +21,8 @@ pub struct Shown {
     said: HashMap<String, String>,
     /// Whether the words go to standard error, as standard output is for a result.
     aside: bool,
+    /// How many events came.
+    events: u64,
 }
 
 /// How a stream ended.
@@ -41,6 +44,7 @@ impl Shown {
             bars: bars.then(|| (MultiProgress::with_draw_target(target), HashMap::new())),
             said: HashMap::new(),
             aside: false,
+            events: 0,
         }
     }
 
@@ -53,23 +57,33 @@ impl Shown {
             bars: bars.then(|| (MultiProgress::with_draw_target(target), HashMap::new())),
             said: HashMap::new(),
             aside: true,
+            events: 0,
         }
     }
 
     fn line(&self, text: &str) -> Result<()> {
         match &self.bars {
             Some((all, _)) => Ok(all.println(text)?),
-            None if self.aside => Ok(writeln!(std::io::stderr(), "{text}")?),
+            None if self.aside => {
+                complain(text);
+                Ok(())
+            }
             None => print(&format!("{text}\n")),
         }
     }
 
+    /// How many events came until now: more of them are progress.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
     fn show(&mut self, event: &Value) -> Result<()> {
+        self.events += 1;
         if self.quiet {
             return Ok(());
         }
-        let text = clean(event["status"].as_str().or(event["stream"].as_str()).unwrap_or_default());
-        let Some(id) = event["id"].as_str().map(clean) else {
+        let text = plain(event["status"].as_str().or(event["stream"].as_str()).unwrap_or_default());
+        let Some(id) = event["id"].as_str().map(plain) else {
             return if text.is_empty() { Ok(()) } else { self.line(&text) };
         };
         let current = event["progressDetail"]["current"].as_u64();
@@ -105,11 +119,6 @@ impl Shown {
         }
         Ok(())
     }
-}
-
-/// A registry's words may be anybody's: nothing that a terminal obeys.
-fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 fn is_last(text: &str) -> bool {

@@ -63,6 +63,7 @@ async fn streamed(
 ) -> Result<()> {
     let mut broken_since: Option<Instant> = None;
     loop {
+        let before = shown.events();
         let asked = client.send_stream(Method::POST, path, headers, whole("")).await;
         let ended = match asked {
             Ok(answer) => follow(good(answer).await?, shown).await?,
@@ -72,6 +73,10 @@ async fn streamed(
         match ended {
             Ended::Well => return Ok(()),
             Ended::Broken(why) => {
+                // An engine that told something was back since.
+                if shown.events() > before {
+                    broken_since = None;
+                }
                 let since = *broken_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > PATIENCE {
                     return Err(Failure(format!("the engine went away: {why}")));

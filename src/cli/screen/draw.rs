@@ -27,7 +27,9 @@ pub fn draw(frame: &mut Frame, state: &State) {
     ])
     .areas(frame.area());
     let running = state.views.iter().filter(|view| view.pid > 0).count();
-    let said = format!("{} containers, {running} running   {}", state.views.len(), state.said);
+    let late = if state.is_stale { "the engine does not answer   " } else { "" };
+    let count = state.views.len();
+    let said = format!("{count} containers, {running} running   {late}{}", state.said);
     frame.render_widget(Line::from(said), head);
     let mut chosen = TableState::default().with_selected(Some(state.place()));
     frame.render_stateful_widget(containers(state), table, &mut chosen);

@@ -2,20 +2,28 @@
 //! is [`state`]'s, how it looks [`draw`]'s; here are the keys and the clock.
 
 mod draw;
+mod look;
 mod state;
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::task::JoinHandle;
 
 use super::client::{Client, encode};
-use super::{Failure, Result, terminal};
+use super::printable::plain;
+use super::{Failure, Result, print, terminal};
+use look::{Seen, look};
 use state::State;
 
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// An engine that has not answered by then is said to be late.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,71 +58,104 @@ fn wish(key: KeyEvent) -> Wish {
 }
 
 /// Shows the screen until the person has enough of it.
-pub async fn top(client: &Client, root: &std::path::Path) -> Result {
+pub async fn top(client: &Client, root: &Path) -> Result {
     if !terminal::is_terminal() || terminal::size().is_none() {
         return Err("top shows a screen, and this is no terminal; name a container for the list \
                     of its processes, or see `berth stats --no-stream`"
             .into());
     }
     let mut state = State::default();
-    state.refresh(client).await?;
+    state.see(look(client, None).await?);
     let mut screen = ratatui::init();
     let ended = show(client, root, &mut screen, &mut state).await;
     ratatui::restore();
+    // What is still asked is not waited for.
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// What comes to the screen from elsewhere.
+enum News {
+    Seen(Result<Seen>),
+    Said(String),
 }
 
 async fn show(
     client: &Client,
-    root: &std::path::Path,
+    root: &Path,
     screen: &mut ratatui::DefaultTerminal,
     state: &mut State,
 ) -> Result<()> {
+    let (tell, mut news) = mpsc::unbounded_channel();
     let mut looked = Instant::now();
+    let mut is_looking = false;
+    // Asked again only when the last one came: another thread would take half of the keys.
+    let mut key = read_event();
     loop {
         screen.draw(|frame| draw::draw(frame, state))?;
-        let left = INTERVAL.saturating_sub(looked.elapsed());
-        match next_event(left).await? {
-            Some(Event::Key(key)) => match wish(key) {
+        let next = match is_looking {
+            false => looked + INTERVAL,
+            true => looked + PATIENCE,
+        };
+        let event = tokio::select! {
+            event = &mut key => event??,
+            Some(news) = news.recv() => {
+                match news {
+                    News::Seen(Ok(seen)) => {
+                        state.see(seen);
+                        state.is_stale = false;
+                    }
+                    // The engine may be back in a moment.
+                    News::Seen(Err(Failure(error))) => state.said = plain(&error),
+                    News::Said(text) => {
+                        state.said = plain(&text);
+                        continue;
+                    }
+                }
+                is_looking = false;
+                continue;
+            }
+            () = tokio::time::sleep_until(next.into()) => {
+                if is_looking {
+                    state.is_stale = true;
+                }
+                let was_looking = std::mem::replace(&mut is_looking, true);
+                looked = Instant::now();
+                if !was_looking {
+                    let (client, tell) = (client.clone(), tell.clone());
+                    let chosen = state.chosen().map(|view| view.name.clone());
+                    tokio::task::spawn_local(async move {
+                        let _ = tell.send(News::Seen(look(&client, chosen).await));
+                    });
+                }
+                continue;
+            }
+        };
+        if let Event::Key(pressed) = event {
+            match wish(pressed) {
                 Wish::Quit => return Ok(()),
                 Wish::Up => state.choose(-1),
                 Wish::Down => state.choose(1),
-                Wish::Order(verb) => order(client, state, verb).await,
-                Wish::Shell => {
-                    aside(screen, state, root, |name| vec!["exec", "-it", name, "sh"])?;
-                }
-                Wish::Logs => {
-                    aside(screen, state, root, |name| vec!["logs", "-f", "-n", "200", name])?
-                }
+                Wish::Order(verb) => order(client, state, verb, tell.clone()),
+                Wish::Shell => aside(screen, state, root, Aside::Shell)?,
+                Wish::Logs => aside(screen, state, root, Aside::Logs)?,
                 Wish::Nothing => {}
-            },
-            Some(_) => {}
-            None => {
-                looked = Instant::now();
-                if let Err(Failure(error)) = state.refresh(client).await {
-                    // The engine may be back in a moment.
-                    state.said = error;
-                }
             }
         }
+        key = read_event();
     }
 }
 
-/// The next key or change of the size, if there is one by then.
-async fn next_event(patience: Duration) -> Result<Option<Event>> {
-    let waited = tokio::task::spawn_blocking(move || match event::poll(patience)? {
-        true => event::read().map(Some),
-        false => Ok(None),
-    });
-    Ok(waited.await??)
+/// The next key or change of the size.
+fn read_event() -> JoinHandle<std::io::Result<Event>> {
+    tokio::task::spawn_blocking(event::read)
 }
 
-async fn order(client: &Client, state: &mut State, verb: &'static str) {
+fn order(client: &Client, state: &mut State, verb: &'static str, tell: UnboundedSender<News>) {
     let Some(view) = state.chosen() else { return };
     let verb = if verb == "pause" && view.state == "paused" { "unpause" } else { verb };
     let name = view.name.to_string();
     let path = format!("/containers/{}/{verb}", encode(&name));
-    let (client, told) = (client.clone(), state.told.clone());
+    let client = client.clone();
     // A stop may take its time; the screen goes on meanwhile.
     state.said = format!("{verb} {name} …");
     tokio::task::spawn_local(async move {
@@ -122,19 +163,44 @@ async fn order(client: &Client, state: &mut State, verb: &'static str) {
             Ok(_) => format!("{verb} {name}: done"),
             Err(Failure(error)) => error,
         };
-        let _ = told.send(text);
+        let _ = tell.send(News::Said(text));
     });
 }
 
-/// Runs another command of ours on the terminal, and comes back when it ends.
-fn aside<'n>(
+/// Another command of ours that has the terminal for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aside {
+    Shell,
+    Logs,
+}
+
+impl Aside {
+    fn words(self, name: &str) -> Vec<&str> {
+        match self {
+            Aside::Shell => vec!["exec", "-it", name, "sh"],
+            Aside::Logs => vec!["logs", "-f", "-n", "200", name],
+        }
+    }
+
+    /// Whether it ended so that what it printed must be read: a shell ends with the
+    /// status of its last command, which was seen (125 to 127: there was no shell).
+    fn failed(self, status: ExitStatus) -> bool {
+        match (self, status.code()) {
+            (_, None | Some(0)) => false,
+            (Aside::Shell, Some(code)) => (125..=127).contains(&code),
+            (Aside::Logs, Some(_)) => true,
+        }
+    }
+}
+
+/// Runs it, and comes back when it ends.
+fn aside(
     screen: &mut ratatui::DefaultTerminal,
-    state: &'n mut State,
-    root: &std::path::Path,
-    words: impl FnOnce(&'n str) -> Vec<&'n str>,
+    state: &State,
+    root: &Path,
+    aside: Aside,
 ) -> Result<()> {
     let Some(view) = state.chosen() else { return Ok(()) };
-    let name = view.name.as_str();
     ratatui::restore();
     // Ctrl-C is for that command alone.
     let kept = signal_hook::flag::register(
@@ -144,8 +210,15 @@ fn aside<'n>(
     let ran = std::process::Command::new(std::env::current_exe()?)
         .arg("--root")
         .arg(root)
-        .args(words(name))
+        .args(aside.words(view.name.as_str()))
         .status();
+    if let Ok(status) = &ran
+        && aside.failed(*status)
+    {
+        // The screen would wipe out what it said.
+        print("Enter goes back to the list ")?;
+        let _ = std::io::stdin().read_line(&mut String::new());
+    }
     signal_hook::low_level::unregister(kept);
     *screen = ratatui::init();
     screen.clear()?;

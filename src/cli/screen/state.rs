@@ -1,21 +1,14 @@
-//! What the screen shows, and how it is got.
+//! What the screen shows. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::Result;
-use super::super::client::{Client, encode};
+use super::look::Seen;
 use crate::cgroup::{IoStats, Stats};
 use crate::engine::handle::View;
 use crate::manifest::scalar::Name;
-use hyper::Method;
-
-/// Lines of the chosen container's log that are asked for; the screen shows as many as
-/// fit.
-const TAIL: usize = 100;
 
 /// What a container uses, and how fast.
 #[derive(Debug, Clone, Default)]
@@ -43,9 +36,8 @@ pub struct State {
     pub tail: Vec<(bool, String)>,
     /// What was said last.
     pub said: String,
-    /// The way of what is said later.
-    pub told: mpsc::UnboundedSender<String>,
-    saying: mpsc::UnboundedReceiver<String>,
+    /// The engine is late with what there is now.
+    pub is_stale: bool,
     chosen: Option<Name>,
     before: BTreeMap<Name, Stats>,
     measured: Instant,
@@ -53,14 +45,12 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        let (told, saying) = mpsc::unbounded_channel();
         State {
             views: Vec::new(),
             uses: BTreeMap::new(),
             tail: Vec::new(),
             said: String::new(),
-            told,
-            saying,
+            is_stale: false,
             chosen: None,
             before: BTreeMap::new(),
             measured: Instant::now(),
@@ -88,35 +78,18 @@ impl State {
         self.tail.clear();
     }
 
-    /// Looks at everything again.
-    ///
-    /// # Errors
-    /// The engine does not answer.
-    pub async fn refresh(&mut self, client: &Client) -> Result<()> {
-        self.views = client.get("/berth/containers").await?;
-        let mut now = BTreeMap::new();
-        for view in self.views.iter().filter(|view| view.pid > 0) {
-            let path = format!("/berth/containers/{}/stats", encode(view.name.as_str()));
-            // One that ends just now has none.
-            if let Ok(stats) = client.get::<Stats>(&path).await {
-                now.insert(view.name.clone(), stats);
-            }
-        }
-        let passed = self.measured.elapsed();
-        self.measured = Instant::now();
-        self.uses = now
-            .iter()
-            .map(|(name, stats)| (name.clone(), used(self.before.get(name), stats, passed)))
-            .collect();
-        self.before = now;
-        self.tail = match self.chosen() {
-            Some(view) => tail(client, view).await.unwrap_or_default(),
-            None => Vec::new(),
+    /// Takes over what was seen.
+    pub fn see(&mut self, seen: Seen) {
+        let passed = seen.measured.duration_since(self.measured);
+        let used = |(name, stats): (&Name, &Stats)| {
+            (name.clone(), used(self.before.get(name), stats, passed))
         };
-        while let Ok(said) = self.saying.try_recv() {
-            self.said = said;
+        self.uses = seen.stats.iter().map(used).collect();
+        (self.views, self.before, self.measured) = (seen.views, seen.stats, seen.measured);
+        // Another one may be chosen since.
+        if self.chosen().map(|view| &view.name) == seen.chosen.as_ref() {
+            self.tail = seen.tail;
         }
-        Ok(())
     }
 }
 
@@ -135,45 +108,9 @@ fn used(before: Option<&Stats>, now: &Stats, passed: Duration) -> Use {
     }
 }
 
-async fn tail(client: &Client, view: &View) -> Result<Vec<(bool, String)>> {
-    let path = format!(
-        "/containers/{}/logs?stdout=1&stderr=1&framed=1&tail={TAIL}",
-        encode(view.name.as_str())
-    );
-    let (_, body) = client.ask(Method::GET, &path).await?;
-    Ok(lines(&body))
-}
-
-/// Takes the log's frames apart; what would move the cursor is left out.
-fn lines(mut body: &[u8]) -> Vec<(bool, String)> {
-    let mut lines = Vec::new();
-    while let [stream, _, _, _, a, b, c, d, rest @ ..] = body {
-        let len = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).min(rest.len());
-        let (text, more) = rest.split_at(len);
-        let text: String = String::from_utf8_lossy(text)
-            .trim_end_matches(['\n', '\r'])
-            .chars()
-            .map(|c| if c == '\t' { ' ' } else { c })
-            .filter(|c| !c.is_control())
-            .collect();
-        lines.push((*stream == 2, text));
-        body = more;
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn frames_become_lines_that_do_no_harm() {
-        let mut body = vec![1, 0, 0, 0, 0, 0, 0, 4];
-        body.extend_from_slice(b"a\x1bb\n");
-        body.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 9]);
-        body.extend_from_slice(b"cut");
-        assert_eq!(lines(&body), [(false, "ab".to_owned()), (true, "cut".to_owned())]);
-    }
 
     #[test]
     fn rates_need_two_looks() {

@@ -162,6 +162,8 @@ impl Credentials {
         let path = self.path.as_deref().ok_or_else(|| {
             Error::invalid("there is no file for logins; set DOCKER_CONFIG or HOME")
         })?;
+        // A file that is kept elsewhere stays there: the link is not replaced by it.
+        let path = &followed(path);
         let folder = path.parent().unwrap_or(Path::new("/"));
         fs::DirBuilder::new()
             .recursive(true)
@@ -177,6 +179,17 @@ impl Credentials {
         temporary.persist(path).map_err(|e| fail(e.error))?;
         fs::File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail)
     }
+}
+
+/// Where a path leads that is a symbolic link, also to what is not there yet.
+fn followed(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // As many as the kernel follows (path_resolution(7)).
+    for _ in 0..40 {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    path
 }
 
 /// The name of a registry in `config.json`.
@@ -312,6 +325,22 @@ mod tests {
         assert!(!credentials.erase("a.example").await.unwrap());
         assert_eq!(credentials.get("a.example").await.unwrap(), None);
         assert!(format!("{login:?}").contains("me") && !format!("{login:?}").contains("a:b"));
+    }
+
+    #[tokio::test]
+    async fn a_link_is_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, between) = (dir.path().join("config.json"), dir.path().join("between"));
+        std::os::unix::fs::symlink("between", &link).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("kept/real.json"), &between).unwrap();
+        let login = Login::Password { user: "me".into(), password: "pw".into() };
+        // The first time it leads to nothing.
+        for registry in ["a.example", "b.example"] {
+            Credentials::at(&link).store(registry, &login).await.unwrap();
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            let text = fs::read_to_string(dir.path().join("kept/real.json")).unwrap();
+            assert!(text.contains(registry), "{text}");
+        }
     }
 
     #[tokio::test]

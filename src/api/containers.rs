@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
+use super::settled::settled;
 use super::{body, create, endpoints, images, inspect, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
@@ -353,10 +354,11 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
             create::updated(&said, &mut manifest);
             Ok(manifest)
         };
-        handle.change(&view.name, edit).await
+        let changed = handle.change(&view.name, edit).await?;
+        settled(handle, &view.name, "the change", |view| view.manifest == changed).await
     };
     match updated.await {
-        Ok(_) => as_json(&json!({ "Warnings": [] })),
+        Ok(()) => as_json(&json!({ "Warnings": [] })),
         Err(refusal) => refused(refusal),
     }
 }

@@ -31,6 +31,7 @@ mod route;
 mod seats;
 mod serve;
 mod settings;
+mod settled;
 mod stats;
 mod system;
 pub mod tls;

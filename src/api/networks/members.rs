@@ -1,12 +1,11 @@
 //! Containers come onto networks and leave them (`connect`, `disconnect`).
 
-use std::time::Duration;
-
 use bollard_stubs::models::{NetworkConnectRequest, NetworkDisconnectRequest};
 use hyper::body::Incoming;
 
 use super::super::endpoints::{docker_name, member, put_on};
 use super::super::respond::{Answer, empty, refused};
+use super::super::settled::settled;
 use super::super::{body, model};
 use super::{missing, named};
 use crate::engine::handle::{Handle, Refusal, View};
@@ -116,32 +115,16 @@ async fn change(
         Ok(changed)
     });
     let changed = changed.await?;
-    if !runs {
-        return Ok(());
-    }
     let mut wanted: Vec<String> =
         changed.network.networks.into_iter().map(|member| member.name).collect();
     wanted.sort_unstable();
     let is_so = |view: &View| {
         let mut on: Vec<&str> = view.endpoints.iter().map(|place| place.network.as_str()).collect();
         on.sort_unstable();
-        on == wanted || view.error.is_some() || !model::is_running(view)
+        on == wanted
     };
-    let reached = handle.wait_until(&view.name, is_so);
-    match tokio::time::timeout(PATIENCE, reached).await {
-        Ok(view) => match view.and_then(|view| view.error) {
-            Some(error) => Err(Refusal::Failed(error)),
-            None => Ok(()),
-        },
-        Err(_) => Err(Refusal::Failed(format!(
-            "the networks of {} are written down, but it is not on them after {PATIENCE:?}",
-            view.name
-        ))),
-    }
+    settled(handle, &view.name, "the choice of networks", is_so).await
 }
-
-/// A change of a running container's networks takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -443,6 +443,8 @@ fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Containe
     {
         return;
     }
+    // What the last version was refused for says nothing of this one.
+    observed.edit(name, |record| record.live_error = None);
     observed.live.insert(name.clone(), Live { to: manifest.clone(), incarnation });
     observed.queue.push(Action::ApplyLive { name: name.clone(), incarnation, keys });
 }

@@ -193,6 +193,25 @@ fn a_shared_network_comes_back_with_its_owner() {
     berth.wait("both to share again", || ns("db").is_some() && ns("db") == ns("app"));
 }
 
+/// What clients make is there whatever folder a person names.
+#[test]
+fn a_named_folder_is_not_all() {
+    let mut berth = Berth::new();
+    let dir = berth.path("mine");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("web.toml"), shell(SLEEPER)).unwrap();
+    berth.up_of(&dir);
+    berth.wait_status("web", "running");
+    assert_eq!(berth.ok(&["run", "--name", "made", "/", "echo", "here"]), "here\n");
+    berth.ok(&["network", "create", "back"]);
+    assert!(berth.ok(&["network", "ls"]).contains("back"));
+    assert_eq!(berth.cli(&["plan", dir.to_str().unwrap()]).status.code(), Some(0));
+    berth.down();
+    berth.up_of(&dir);
+    berth.wait_status("made", "exited");
+    berth.ok(&["rm", "made"]);
+}
+
 #[test]
 fn everything_of_a_container_ends_with_it() {
     // A length of sleep that is nobody else's on this machine.

@@ -84,8 +84,7 @@ pub fn schema(network: bool) -> Result {
 
 /// What the manifests would change, judged by the records that are on disk.
 pub fn plan(paths: &Paths, dirs: Vec<PathBuf>, format: Format) -> Result {
-    let dirs = if dirs.is_empty() { paths.manifest_dirs() } else { dirs };
-    let loaded = Loader::new(dirs).load();
+    let loaded = Loader::new(paths.sources(dirs)).load();
     if !loaded.problems.is_empty() {
         let all: Vec<String> = loaded.problems.iter().map(|problem| problem.render()).collect();
         return Err(all.join("\n").into());

@@ -53,11 +53,7 @@ pub fn up(paths: &Paths, root: &Path, args: &Up) -> Result {
 
 /// `--main` must name something that can end.
 fn check_main(paths: &Paths, args: &Up, main: &Name) -> Result<()> {
-    let dirs = match args.dirs.is_empty() {
-        true => paths.manifest_dirs().into_iter().chain([paths.created_dir()]).collect(),
-        false => args.dirs.clone(),
-    };
-    let loaded = Loader::new(dirs).load();
+    let loaded = Loader::new(paths.sources(args.dirs.clone())).load();
     if loaded.broken.contains_key(main) {
         // The engine tells what is wrong; an earlier version of it may be good.
         return Ok(());

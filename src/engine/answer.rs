@@ -30,7 +30,10 @@ impl Engine {
                 let _ = answer.send(self.order(&name, verb));
             }
             Request::Plan(dirs, answer) => {
-                let dirs = if dirs.is_empty() { self.loader.dirs().to_vec() } else { dirs };
+                let dirs = match dirs.is_empty() {
+                    true => self.loader.dirs().to_vec(),
+                    false => self.workshop.paths.sources(dirs),
+                };
                 let _ = answer.send(self.plan(dirs));
             }
             Request::Processes(name, answer) => {

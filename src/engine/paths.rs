@@ -31,6 +31,14 @@ impl Paths {
             .to_vec()
     }
 
+    /// Where manifests are read from: the directories that a person named, or else the
+    /// usual ones; and what clients made, always.
+    pub fn sources(&self, named: Vec<PathBuf>) -> Vec<PathBuf> {
+        let mut dirs = if named.is_empty() { self.manifest_dirs() } else { named };
+        dirs.push(self.created_dir());
+        dirs
+    }
+
     /// How registries are reached.
     pub fn registries(&self) -> PathBuf {
         self.below("etc/berth/registries.toml")

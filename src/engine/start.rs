@@ -121,10 +121,7 @@ async fn start(options: Options) -> io::Result<()> {
     for dir in [paths.created_dir(), paths.execs_dir()] {
         super::created::sweep(&dir);
     }
-    let dirs = match options.dirs.is_empty() {
-        true => paths.manifest_dirs().into_iter().chain([paths.created_dir()]).collect(),
-        false => options.dirs,
-    };
+    let dirs = paths.sources(options.dirs);
     let now = super::reconcile::Now { mono: monotonic(), wall: wall(), boot_id: boot_id.clone() };
     let seed = now.mono.as_nanos() as u64 ^ now.wall.unsigned_abs();
     let events = Events::default();

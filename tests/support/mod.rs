@@ -87,18 +87,23 @@ impl Berth {
 
     /// Starts `berth up` and waits until it answers.
     pub fn up(&mut self) {
-        self.up_by(&[]);
+        self.up_by(&[], None);
+    }
+
+    /// The same with manifests of a folder that a person names.
+    pub fn up_of(&mut self, dir: &Path) {
+        self.up_by(&[], Some(dir));
     }
 
     /// The same without a capability, such as `cap_net_admin`.
     pub fn up_with_less(&mut self, capability: &str) {
         let less = format!("--bounding-set=-{}", capability.trim_start_matches("cap_"));
         let inheritable = format!("--inh-caps=-{}", capability.trim_start_matches("cap_"));
-        self.up_by(&["setpriv", &less, &inheritable]);
+        self.up_by(&["setpriv", &less, &inheritable], None);
     }
 
     /// Starts it by a command that executes what follows.
-    fn up_by(&mut self, by: &[&str]) {
+    fn up_by(&mut self, by: &[&str], dir: Option<&Path>) {
         assert!(self.keeper.is_none(), "it runs already");
         let log = fs::File::options()
             .create(true)
@@ -118,6 +123,7 @@ impl Berth {
             .arg("--root")
             .arg(self.root())
             .args(["up", "--quiet"])
+            .args(dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

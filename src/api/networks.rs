@@ -20,7 +20,7 @@ use super::{body, model};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::networks::{NetworkView, Seen};
 use crate::manifest::model::NetworkMode;
-use crate::network::spec::Driver;
+use crate::network::spec::{DEFAULT_NETWORK, Driver};
 
 /// Docker's networks that are none: the host's own, and loopback alone.
 const WITHOUT: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
@@ -67,7 +67,9 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
         if let Some(subnet) = spec.subnet6 {
             ipam.push(json!({ "Subnet": subnet, "Gateway": spec.gateway6() }));
         }
-        if spec.driver == Driver::Bridge {
+        // As with Docker's daemon of the first network alone: what stands in the options of
+        // another one that nobody asked for is a difference to Compose, which then refuses.
+        if spec.driver == Driver::Bridge && name == DEFAULT_NETWORK {
             options.insert("com.docker.network.bridge.name".into(), view.bridge.clone().into());
         }
         if let Some(mtu) = spec.mtu {
@@ -102,6 +104,7 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
         "Created": model::timestamp(born(view)),
         "Scope": "local",
         "Driver": driver,
+        "Bridge": view.spec.as_ref().filter(|spec| spec.driver == Driver::Bridge).map(|_| &view.bridge),
         "EnableIPv4": true,
         "EnableIPv6": view.spec.as_ref().is_some_and(|spec| spec.subnet6.is_some()),
         "IPAM": { "Driver": "default", "Options": null, "Config": ipam },

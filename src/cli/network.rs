@@ -168,7 +168,7 @@ async fn ls(client: &Client, quiet: bool, format: Format) -> Result {
             text_of(&network["Name"]),
             text_of(&network["Driver"]),
             subnets.join(", "),
-            text_of(&network["Options"]["com.docker.network.bridge.name"]),
+            text_of(&network["Bridge"]),
             on_it.count().to_string(),
             kind.join(", "),
         ]);

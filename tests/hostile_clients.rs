@@ -294,6 +294,95 @@ fn a_hijack_that_is_half_closed_or_left_ends_nothing_else() {
     assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
 }
 
+/// As many as like may be in the middle of an archive, in either direction: what somebody
+/// sends goes in, for it may be what they wait for.
+#[test]
+fn archives_that_stand_still_keep_no_other_from_coming_in() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let ask = |head: &str| {
+        let mut stream = connect(&socket);
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let get = "GET /containers/web/archive?path=/usr HTTP/1.1\r\nHost: x\r\n\r\n";
+    let load = "POST /images/load HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n";
+    let stuck: Vec<UnixStream> = (0..130).flat_map(|_| [ask(get), ask(load)]).collect();
+    // Many of them have begun.
+    let mut byte = [0];
+    stuck.iter().step_by(2).take(60).for_each(|mut one| one.read_exact(&mut byte).unwrap());
+    let file = berth.path("sent");
+    std::fs::write(&file, "here it is\n").unwrap();
+    let file = file.display().to_string();
+    let begun = Instant::now();
+    berth.ok(&["cp", &file, "web:/sent"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(berth.cli(&["exec", "web", "cat", "/sent"]).stdout, b"here it is\n");
+    drop(stuck);
+}
+
+/// Clients that leave a container or a command which says nothing.
+#[test]
+fn who_left_in_the_middle_of_silence_keeps_no_connection() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let exec = |body: Value| {
+        let answer = api(&berth, "POST", "/containers/web/exec", Some(body));
+        answer.json()["Id"].as_str().unwrap().to_owned()
+    };
+    let of_engine = format!("/proc/{}/fd", berth.engine_pid().unwrap());
+    let sockets = || {
+        let links = std::fs::read_dir(&of_engine).unwrap().flatten();
+        let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    };
+    let before = sockets();
+    let mut clients = Vec::new();
+    for number in 0..10 {
+        let command = ["sh", "-c", "exec sleep 1000"];
+        let closed = ["sh", "-c", "exec sleep 1000 >/dev/null 2>&1"];
+        let quiet = exec(json!({"Cmd": command, "AttachStdout": true, "Tty": number % 2 == 0}));
+        let mute = exec(json!({"Cmd": closed, "AttachStdout": true}));
+        let paths = [
+            "/containers/web/attach?stream=1&stdout=1".to_owned(),
+            format!("/exec/{quiet}/start"),
+            format!("/exec/{mute}/start"),
+        ];
+        for path in paths {
+            let client = hijack(&socket, &path, Some(&json!({})));
+            // As `docker attach --no-stdin` does.
+            if number % 3 == 0 {
+                client.stream.shutdown(Shutdown::Write).unwrap();
+            }
+            clients.push(client.stream);
+        }
+        let mut client = connect(&socket);
+        let head = "GET /containers/web/attach/ws?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.write_all(head.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 101");
+        clients.push(client);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    // Those that only say nothing stay.
+    assert!(sockets() >= before + clients.len(), "{} of {before}", sockets());
+    drop(clients);
+    berth.wait("the connections to go", || sockets() <= before);
+    // What was typed before is passed on.
+    let id = exec(json!({"Cmd": ["sh", "-c", "cat > /typed"], "AttachStdin": true}));
+    let mut client = hijack(&socket, &format!("/exec/{id}/start"), Some(&json!({})));
+    client.send(b"typed\n");
+    drop(client);
+    berth.wait("what was typed", || {
+        berth.cli(&["exec", "web", "cat", "/typed"]).stdout == b"typed\n"
+    });
+}
+
 #[test]
 fn the_read_only_socket_shows_and_keeps_secrets() {
     let manifest = SLEEPER.replace("stop =", "env = { PASSWORD = \"s3cret\" }\nstop =");

@@ -193,12 +193,7 @@ async fn talk(
                     _ => continue,
                 }
             }
-            () = output.gone() => {
-                if !typed {
-                    let _ = tokio::time::timeout(PARTING, &mut typing).await;
-                }
-                break true;
-            }
+            () = output.gone() => break true,
         };
         match bytes {
             Some(bytes) => {
@@ -217,6 +212,9 @@ async fn talk(
             };
         }
     };
+    if left && !typed {
+        let _ = tokio::time::timeout(PARTING, &mut typing).await;
+    }
     drop(typing);
     if left {
         session.leave(Duration::ZERO);

@@ -303,6 +303,28 @@ fn who_is_paused_need_not_say_anything() {
     assert_eq!(berth.status("fed"), "running");
 }
 
+/// Nor does one that is held still for a commit.
+#[test]
+fn who_is_committed_need_not_say_anything() {
+    let probed = "[health]\nexec = [\"true\"]\ninterval = \"50ms\"\nretries = 1\n";
+    let script = "head -c 200M /dev/urandom > /big; echo written; sleep 1000";
+    let berth = Berth::up_with(&[("web.toml", &(shell(script) + probed))]);
+    let health = || berth.inspect("web")["State"]["Health"].clone();
+    berth.wait_log("web", "written");
+    berth.wait("it to be well", || health()["Status"] == "healthy");
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| berth.ok(&["commit", "web", "kept:1"]));
+        while !commit.is_finished() {
+            assert_eq!(health()["Status"], "healthy", "{:?}", health()["Log"]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert!(begun.elapsed() > Duration::from_millis(300), "it was over at once");
+    assert_eq!(health()["Status"], "healthy");
+    assert_eq!(health()["FailingStreak"], 0);
+}
+
 /// Berth knows nothing of it, and neither an exec nor a health check waits in there.
 #[test]
 fn a_cgroup_that_somebody_froze_holds_nobody_else() {

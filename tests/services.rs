@@ -384,6 +384,28 @@ fn isolated_containers_say_how_they_are() {
     berth.wait_log("told", "socket");
 }
 
+/// What another engine allows to the first process of its container is enough for Berth:
+/// here it is Berth's own container, which allows what Docker's does.
+#[test]
+fn it_supervises_inside_of_a_container() {
+    let berth = Berth::up_with(&[]);
+    let inner =
+        "isolation = \"none\"\ncommand = [\"sh\", \"-c\", \"echo from inside; sleep 1000\"]";
+    let script = format!(
+        "mkdir /tmp/m && cat > /tmp/m/hello.toml <<end\n{inner}\nend\n\
+         exec /mnt/berth --root /tmp/r up /tmp/m"
+    );
+    let mount = format!(
+        "[[mount]]\nsource = \"{}\"\ntarget = \"/mnt/berth\"\nread-only = true\n",
+        binary().display()
+    );
+    berth.write("outer.toml", &(shell(&script) + &mount));
+    berth.wait_log("outer", "hello | from inside");
+    berth.ok(&["stop", "outer"]);
+    let outer = berth.ok(&["inspect", "outer"]);
+    assert!(outer.contains("\"ExitCode\": 0"), "{outer}");
+}
+
 #[test]
 fn the_examples_of_packaging_are_good() {
     let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -52,6 +52,8 @@ pub(super) enum Effect {
     Killed { name: Name, incarnation: u64, error: Option<String> },
     /// A container that is to be removed at its end has been read by all.
     RemoveEnded { name: Name, id: String },
+    /// A change of a running container was made, or could not be.
+    Changed { name: Name, key: u64, result: Result<(), String> },
     /// Something for the reconciler.
     Event(Event),
     /// To be told to whoever reads the log.
@@ -421,15 +423,7 @@ impl Engine {
                 self.outcomes(key, outcomes);
             }
             Effect::Killed { name, incarnation, error } => self.killed(name, incarnation, error),
-            Effect::Event(Event::LiveApplied { name, result }) => {
-                let is_good = result.is_ok();
-                self.apply(Event::LiveApplied { name: name.clone(), result });
-                if let Some(incarnation) = self.observed.record(&name).map(|r| r.incarnation)
-                    && is_good
-                {
-                    self.watch_health(&name, incarnation);
-                }
-            }
+            Effect::Changed { name, key, result } => self.changed(name, key, result),
             Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
@@ -462,7 +456,7 @@ impl Engine {
         match message.kind {
             Kind::Launched => {
                 match fds.take(0).or_else(|| same_process(message.pid, message.start)) {
-                    Some(pidfd) => self.cloned(message.key, message.pid, pidfd),
+                    Some(pidfd) => self.cloned(message.key, message.pid, message.start, pidfd),
                     None => self.out_of_reach(message.key),
                 }
                 let pid = message.pid.unsigned_abs();

@@ -261,6 +261,21 @@ fn ports_and_networks_change_in_a_container_that_runs() {
     let moved = format!("http://{}/who", address(&berth, "web", "back"));
     berth.wait("the page of the new subnet", || host.get(&moved) == "web\n");
     assert_eq!(berth.pid("web"), pid);
+    // Its files tell of where it is now.
+    let address = address(&berth, "web", "back");
+    berth.wait("its own address in its files", || {
+        berth.ok(&["exec", "web", "cat", "/etc/hosts"]).contains(&address)
+    });
+    let resolver = berth.ok(&["exec", "web", "cat", "/etc/resolv.conf"]);
+    assert!(resolver.contains("nameserver 10.67.0.1"), "{resolver}");
+    // The address that its manifest asks for is none of that network, and an engine that
+    // starts leaves it where it is.
+    let engine = berth.engine_pid().unwrap();
+    support::kill(engine, 9);
+    berth.wait("the next engine", || berth.engine_pid().is_some_and(|pid| pid != engine));
+    berth.wait("the same address", || self::address(&berth, "web", "back") == address);
+    berth.wait("the page after it", || host.get(&moved) == "web\n");
+    assert_eq!(berth.pid("web"), pid);
 }
 
 #[test]

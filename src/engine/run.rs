@@ -58,6 +58,10 @@ pub(super) enum Effect {
     Problem(String),
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
+    /// A network was made anew under these containers.
+    Moved(Vec<String>),
+    /// A socket that a container's clients are awaited at could not be held: once more.
+    HoldAgain(Name),
     /// What was made of networks is removed: all is stopped.
     TornDown,
     /// The durable records may be brought up to date.
@@ -412,6 +416,8 @@ impl Engine {
             }
             Effect::Abandoned => self.end_abandoned(),
             Effect::TornDown => self.torn_down(),
+            Effect::Moved(names) => self.rewrite_files(names),
+            Effect::HoldAgain(name) => self.rest_sockets(&[name]),
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights
@@ -421,13 +427,14 @@ impl Engine {
                 self.outcomes(key, outcomes);
             }
             Effect::Killed { name, incarnation, error } => self.killed(name, incarnation, error),
-            Effect::Event(Event::LiveApplied { name, result }) => {
+            Effect::Event(Event::LiveApplied { name, to, result }) => {
                 let is_good = result.is_ok();
-                self.apply(Event::LiveApplied { name: name.clone(), result });
+                self.apply(Event::LiveApplied { name: name.clone(), to, result });
                 if let Some(incarnation) = self.observed.record(&name).map(|r| r.incarnation)
                     && is_good
                 {
                     self.watch_health(&name, incarnation);
+                    self.watch_idle(&name, incarnation);
                 }
             }
             Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),

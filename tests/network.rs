@@ -279,6 +279,33 @@ fn ports_and_networks_change_in_a_container_that_runs() {
 }
 
 #[test]
+fn a_network_that_becomes_internal_is_no_way_out() {
+    let host = Machine::new();
+    let berth = berth_on(
+        &host,
+        &[
+            ("front.network.toml", "subnet = \"10.66.0.0/24\"\n"),
+            ("back.network.toml", "subnet = \"10.67.0.0/24\"\n"),
+            ("c.toml", &idle("networks = [\"front\", \"back\"]")),
+        ],
+    );
+    let says = |command: &[&str], text: &str| {
+        let words = [&["exec", "c"], command].concat();
+        berth.ok(&words).contains(text)
+    };
+    assert!(says(&["ip", "route"], "default via 10.66.0.1"));
+    for (internal, gateway) in [(true, "10.67.0.1"), (false, "10.66.0.1")] {
+        let front = format!("subnet = \"10.66.0.0/24\"\ninternal = {internal}\n");
+        berth.write("front.network.toml", &front);
+        berth.wait("another way out", || says(&["ip", "route"], &format!("default via {gateway}")));
+        let routes = berth.ok(&["exec", "c", "ip", "route"]);
+        assert_eq!(routes.matches("default").count(), 1, "{routes}");
+        let resolver = format!("nameserver {gateway}");
+        berth.wait("its resolver", || says(&["cat", "/etc/resolv.conf"], &resolver));
+    }
+}
+
+#[test]
 fn an_address_is_the_same_after_restarts_and_nothing_is_left_at_the_end() {
     let host = Machine::new();
     let before = host.inventory();
@@ -691,7 +718,16 @@ fn the_first_client_starts_a_container_and_idleness_stops_it() {
         "rootfs = \"/\"\nstart = \"on-demand\"\nidle-timeout = \"1s\"\n{HELD}[network]\npublish = [{{ host = 7000, hold = true }}]\n"
     );
     berth.write("lazy.toml", &manifest);
+    // Whoever has its port lets it go some time.
+    let mut other =
+        host.command(&["busybox", "httpd", "-f", "-p", "7000", "-h", "/etc"]).spawn().unwrap();
+    berth.wait("another program", || !host.get("http://127.0.0.1:7000/hostname").is_empty());
     berth.up();
+    berth.wait("its name", || berth.log().contains(&format!("(pid {}) has it", other.id())));
+    let _ = other.kill();
+    let _ = other.wait();
+    berth.wait("a client to be served", || host.tcp("127.0.0.1", 7000).starts_with("served by "));
+    berth.wait("it to be stopped again", || berth.pid("lazy") == 0);
     berth.wait("it to wait", || berth.ok(&["ps", "-a"]).contains("waits for a connection"));
     assert_eq!(berth.pid("lazy"), 0);
     // Also for an engine that comes after.

@@ -226,7 +226,13 @@ fn files_are_copied_in_and_out() {
         let to = here(to);
         assert_eq!(berth.cli(&["cp", from, &to]).status.code(), Some(1), "{from}");
     }
-    // What is not running has files, too; and what never ran.
+    // What is not running has files, too; and what never ran. What comes in is there at the
+    // next start, also in place of what was read before.
+    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "seed\n");
+    berth.ok(&["stop", "-t", "0", "web"]);
+    berth.ok(&["cp", &here("file"), "web:/data/seed"]);
+    berth.ok(&["start", "web"]);
+    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "flat");
     berth.ok(&["stop", "-t", "0", "web"]);
     berth.ok(&["cp", &here("file"), "web:/tmp/later"]);
     berth.ok(&["cp", "web:/tmp/later", &here("later")]);

@@ -303,6 +303,28 @@ fn who_is_paused_need_not_say_anything() {
     assert_eq!(berth.status("fed"), "running");
 }
 
+/// Nor does one that is held still for a commit.
+#[test]
+fn who_is_committed_need_not_say_anything() {
+    let probed = "[health]\nexec = [\"true\"]\ninterval = \"50ms\"\nretries = 1\n";
+    let script = "head -c 200M /dev/urandom > /big; echo written; sleep 1000";
+    let berth = Berth::up_with(&[("web.toml", &(shell(script) + probed))]);
+    let health = || berth.inspect("web")["State"]["Health"].clone();
+    berth.wait_log("web", "written");
+    berth.wait("it to be well", || health()["Status"] == "healthy");
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| berth.ok(&["commit", "web", "kept:1"]));
+        while !commit.is_finished() {
+            assert_eq!(health()["Status"], "healthy", "{:?}", health()["Log"]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert!(begun.elapsed() > Duration::from_millis(300), "it was over at once");
+    assert_eq!(health()["Status"], "healthy");
+    assert_eq!(health()["FailingStreak"], 0);
+}
+
 /// Berth knows nothing of it, and neither an exec nor a health check waits in there.
 #[test]
 fn a_cgroup_that_somebody_froze_holds_nobody_else() {
@@ -360,6 +382,28 @@ fn isolated_containers_say_how_they_are() {
         ),
     );
     berth.wait_log("told", "socket");
+}
+
+/// What another engine allows to the first process of its container is enough for Berth:
+/// here it is Berth's own container, which allows what Docker's does.
+#[test]
+fn it_supervises_inside_of_a_container() {
+    let berth = Berth::up_with(&[]);
+    let inner =
+        "isolation = \"none\"\ncommand = [\"sh\", \"-c\", \"echo from inside; sleep 1000\"]";
+    let script = format!(
+        "mkdir /tmp/m && cat > /tmp/m/hello.toml <<end\n{inner}\nend\n\
+         exec /mnt/berth --root /tmp/r up /tmp/m"
+    );
+    let mount = format!(
+        "[[mount]]\nsource = \"{}\"\ntarget = \"/mnt/berth\"\nread-only = true\n",
+        binary().display()
+    );
+    berth.write("outer.toml", &(shell(&script) + &mount));
+    berth.wait_log("outer", "hello | from inside");
+    berth.ok(&["stop", "outer"]);
+    let outer = berth.ok(&["inspect", "outer"]);
+    assert!(outer.contains("\"ExitCode\": 0"), "{outer}");
 }
 
 #[test]

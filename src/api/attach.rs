@@ -5,9 +5,10 @@
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, StatusCode};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::exec::queried_size;
-use super::hijack::{DetachKeys, Input, Output, STDERR, STDOUT, Sink, framed, hijack};
+use super::hijack::{DetachKeys, Input, Output, PARTING, STDERR, STDOUT, Sink, framed, hijack};
 use super::respond::{Answer, failure, no_content, refused};
 use super::route::Query;
 use super::websocket;
@@ -139,19 +140,14 @@ async fn serve(handle: Handle, wanted: Wanted, raw: bool, input: Input, mut outp
         }
         return output.finish().await;
     }
-    let (detached, mut detach) = tokio::sync::oneshot::channel::<()>();
     let keys = view.manifest.tty.then_some(keys);
-    let typing = {
+    let mut typing = {
         let (handle, view) = (handle.clone(), view.clone());
-        tokio::task::spawn_local(async move {
-            if stdin && type_in(&handle, &view, input, keys).await {
-                let _ = detached.send(());
-            } else {
-                // The client may have closed its half alone: the output goes on.
-                std::future::pending::<()>().await;
-            }
-        })
+        AbortOnDropHandle::new(tokio::task::spawn_local(async move {
+            stdin && type_in(&handle, &view, input, keys).await
+        }))
     };
+    let mut typed = false;
     // A container that does not run may be started by this very client.
     let mut begun = super::model::is_running(&view);
     loop {
@@ -161,7 +157,20 @@ async fn serve(handle: Handle, wanted: Wanted, raw: bool, input: Input, mut outp
                 begun = true;
                 continue;
             }
-            Ok(()) = &mut detach => break,
+            detached = &mut typing, if !typed => {
+                typed = true;
+                match detached {
+                    Ok(true) => break,
+                    // The client may have closed its half alone: the output goes on.
+                    _ => continue,
+                }
+            }
+            () = output.gone() => {
+                if !typed {
+                    let _ = tokio::time::timeout(PARTING, &mut typing).await;
+                }
+                break;
+            }
         };
         match piece {
             Ok(Some(piece)) if is_wanted(&piece) => {
@@ -177,8 +186,7 @@ async fn serve(handle: Handle, wanted: Wanted, raw: bool, input: Input, mut outp
             }
         }
     }
-    typing.abort();
-    drop(attached);
+    drop((typing, attached));
     output.finish().await;
 }
 

@@ -24,7 +24,17 @@ const PIECE: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Reader {
     pieces: mpsc::Receiver<Result<Bytes, String>>,
+    /// The first one, if it was waited for.
+    first: Option<Result<Bytes, String>>,
     current: Bytes,
+}
+
+impl Reader {
+    /// The same once its first bytes, or its end, are there.
+    pub async fn begun(mut self) -> Self {
+        self.first = self.pieces.recv().await;
+        self
+    }
 }
 
 /// Begins to receive a body.
@@ -53,13 +63,13 @@ where
             }
         }
     });
-    Reader { pieces: receiver, current: Bytes::new() }
+    Reader { pieces: receiver, first: None, current: Bytes::new() }
 }
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
+            match self.first.take().or_else(|| self.pieces.blocking_recv()) {
                 Some(Ok(bytes)) => self.current = bytes,
                 // A body that broke off must not be taken for a whole one.
                 Some(Err(error)) => {

@@ -6,9 +6,12 @@ use bollard_stubs::models::{ExecConfig, ExecStartConfig};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::body;
-use super::hijack::{DetachKeys, Input, Output, STDERR, STDOUT, Sink, Source, framed, hijack};
+use super::hijack::{
+    DetachKeys, Input, Output, PARTING, STDERR, STDOUT, Sink, Source, framed, hijack,
+};
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
 use crate::engine::exec::{Config, Session};
@@ -154,9 +157,8 @@ async fn talk(
 ) {
     let terminal = session.ends.terminal.as_ref().and_then(|fd| fd.try_clone().ok());
     let sink = terminal.or(session.ends.stdin.take()).and_then(|fd| Sink::new(fd).ok());
-    let (detached, mut detach) = tokio::sync::oneshot::channel::<()>();
-    let typing = tokio::task::spawn_local(async move {
-        let detaches = match (input, sink) {
+    let mut typing = AbortOnDropHandle::new(tokio::task::spawn_local(async move {
+        match (input, sink) {
             // With the sink the process's standard input ends, unless it is a terminal.
             (Some(input), Some(sink)) => type_in(input, sink, keys).await,
             (None, sink) => {
@@ -164,13 +166,9 @@ async fn talk(
                 false
             }
             (Some(_), None) => false,
-        };
-        if detaches {
-            let _ = detached.send(());
-        } else {
-            std::future::pending::<()>().await;
         }
-    });
+    }));
+    let mut typed = false;
     let copy = |fd: &Option<std::os::fd::OwnedFd>| {
         fd.as_ref().and_then(|fd| fd.try_clone().ok()).and_then(|fd| Source::new(fd).ok())
     };
@@ -187,7 +185,20 @@ async fn talk(
                 continue;
             }
             () = tokio::time::sleep(LAST_WORDS), if over => break false,
-            Ok(()) = &mut detach => break true,
+            detached = &mut typing, if !typed => {
+                typed = true;
+                match detached {
+                    Ok(true) => break true,
+                    // The client may have closed its half alone: the output goes on.
+                    _ => continue,
+                }
+            }
+            () = output.gone() => {
+                if !typed {
+                    let _ = tokio::time::timeout(PARTING, &mut typing).await;
+                }
+                break true;
+            }
         };
         match bytes {
             Some(bytes) => {
@@ -200,11 +211,13 @@ async fn talk(
         }
         if stdout.is_none() && stderr.is_none() {
             // Its streams are closed; its exit status is what is waited for.
-            let _ = ended.wait_for(Option::is_some).await;
-            break false;
+            break tokio::select! {
+                _ = ended.wait_for(Option::is_some) => false,
+                () = output.gone() => true,
+            };
         }
     };
-    typing.abort();
+    drop(typing);
     if left {
         session.leave(Duration::ZERO);
     }

@@ -17,7 +17,7 @@ use super::images::{refused as image_refused, with_tag};
 use super::model::timestamp;
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
-use super::turns::{LONG, LOOKS};
+use super::turns::{INCOMING, LONG, LOOKS, OUTGOING};
 use crate::engine::files::{Entrance, Files};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::images::{self, blocking};
@@ -61,7 +61,7 @@ pub async fn changes(handle: &Handle, which: &str) -> Answer {
 pub async fn export(handle: &Handle, which: &str) -> Answer {
     match files(handle, which).await {
         Ok((_, files)) => {
-            let turn = LONG.turn().await;
+            let turn = OUTGOING.turn().await;
             body::written("application/x-tar", turn, move |out| files.export(out))
         }
         Err(refusal) => refused(refusal),
@@ -114,7 +114,7 @@ pub async fn archive(
     let mut answer = match *method == Method::HEAD {
         true => no_content(),
         false => {
-            let turn = LONG.turn().await;
+            let turn = OUTGOING.turn().await;
             body::written("application/x-tar", turn, move |out| found.write_to(out, ids))
         }
     };
@@ -155,8 +155,8 @@ async fn put(view: View, files: Files, path: PathBuf, query: &Query, body: Incom
         return failure(StatusCode::BAD_REQUEST, "rename-to is one name, without a slash");
     }
     let rename = rename.map(|(from, to)| (from.as_bytes().to_vec(), to.as_bytes().to_vec()));
-    let reader = body::reader(body);
-    let work = LONG.turn().await.with(move || {
+    let reader = body::reader(body).begun().await;
+    let work = INCOMING.turn().await.with(move || {
         let Entrance { root, path: inside, ids } =
             files.entrance(&path).map_err(Refusal::Failed)?;
         let owner = match as_user {

@@ -14,12 +14,14 @@ use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio_rustls::server::TlsStream;
 
 use super::respond::{Answer, Gone, Pieces, stream, switching};
 use super::serve::Seated;
 use super::unix::Client;
-use crate::sys::readiness;
+use crate::sys::readiness::{self, Hangup};
 
 /// Bytes that are moved at once.
 pub const PART: usize = 32 << 10;
@@ -34,7 +36,8 @@ pub enum Input {
     Messages(tokio::sync::mpsc::Receiver<Vec<u8>>),
 }
 
-type Reader = Box<dyn AsyncRead + Unpin>;
+/// The reading end of a connection.
+pub type Reader = Box<dyn AsyncRead + Unpin>;
 
 /// The reading end of a connection; it comes back when nobody reads from it any more.
 pub struct Lent {
@@ -81,8 +84,8 @@ impl Input {
 
 /// What goes to the client.
 pub enum Output {
-    /// After an upgrade.
-    Upgraded(Box<dyn AsyncWrite + Unpin>),
+    /// After an upgrade. The writer is dropped last: it closes the connection for good.
+    Upgraded { hangup: Option<Hangup>, writer: Box<dyn AsyncWrite + Unpin> },
     /// The answer's body.
     Pieces(Pieces),
     /// Messages of a websocket.
@@ -93,15 +96,26 @@ impl Output {
     /// Sends; waits while the client is slow.
     pub async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Gone> {
         match self {
-            Output::Upgraded(writer) => writer.write_all(&bytes).await.map_err(|_| Gone),
+            Output::Upgraded { writer, .. } => writer.write_all(&bytes).await.map_err(|_| Gone),
             Output::Pieces(pieces) => pieces.send(Bytes::from(bytes)).await,
             Output::Messages(messages) => messages.send(bytes).await.map_err(|_| Gone),
         }
     }
 
+    /// Returns when the client is gone, also if nothing is sent to it. One that only sends
+    /// nothing more itself is there.
+    pub async fn gone(&self) {
+        match self {
+            Output::Upgraded { hangup: Some(hangup), .. } => hangup.wait().await,
+            Output::Upgraded { hangup: None, .. } => std::future::pending().await,
+            Output::Pieces(pieces) => pieces.closed().await,
+            Output::Messages(messages) => messages.closed().await,
+        }
+    }
+
     /// Says that nothing more comes.
     pub async fn finish(mut self) {
-        if let Output::Upgraded(writer) = &mut self {
+        if let Output::Upgraded { writer, .. } = &mut self {
             let _ = writer.shutdown().await;
         }
     }
@@ -168,9 +182,9 @@ where
     };
     tokio::task::spawn_local(async move {
         if let Ok(upgraded) = upgrade.await {
-            let (reader, writer) = ends(upgraded).await;
+            let (reader, output) = ends(upgraded).await;
             let (lent, returned) = Lent::new(reader);
-            serve(Input::Upgraded(lent), Output::Upgraded(writer)).await;
+            serve(Input::Upgraded(lent), output).await;
             part(returned).await;
         }
     });
@@ -180,25 +194,37 @@ where
 /// The connection, once the client has read the answer's head. Until then nothing is
 /// sent: docker-py reads the head through a buffer, and what came with it into the
 /// buffer never reaches its caller.
-async fn ends(upgraded: Upgraded) -> (Reader, Box<dyn AsyncWrite + Unpin>) {
-    match upgraded.downcast::<TokioIo<Seated<Client>>>() {
+pub async fn ends(upgraded: Upgraded) -> (Reader, Output) {
+    let upgraded = match upgraded.downcast::<TokioIo<Seated<Client>>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
             head_is_read(stream.stream()).await;
+            let hangup = Hangup::of(stream.stream().as_fd()).ok();
             let (reader, writer) = stream.into_split();
             let reader = Cursor::new(parts.read_buf).chain(reader);
-            (Box::new(reader), Box::new(writer))
+            return (Box::new(reader), Output::Upgraded { hangup, writer: Box::new(writer) });
         }
-        // TCP does not tell what the other side has read.
+        Err(upgraded) => upgraded,
+    };
+    // TCP does not tell what the other side has read.
+    match upgraded.downcast::<TokioIo<Seated<TlsStream<TcpStream>>>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            let hangup = Hangup::of(stream.stream().get_ref().0.as_fd()).ok();
+            let (reader, writer) = tokio::io::split(stream);
+            let reader = Cursor::new(parts.read_buf).chain(reader);
+            (Box::new(reader), Output::Upgraded { hangup, writer: Box::new(writer) })
+        }
         Err(upgraded) => {
             let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
-            (Box::new(reader), Box::new(writer))
+            (Box::new(reader), Output::Upgraded { hangup: None, writer: Box::new(writer) })
         }
     }
 }
 
-/// How long a client may take to leave after the end.
-const PARTING: Duration = Duration::from_secs(2);
+/// How long a client may take to leave after the end, and what it typed before it left may
+/// take to be passed on.
+pub const PARTING: Duration = Duration::from_secs(2);
 
 /// Reads what the client typed too late, until it leaves: a connection that is closed
 /// over unread bytes breaks at the other end, where the last output may be unread yet

@@ -99,6 +99,7 @@ pub async fn serve_tls(
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
+                let _ = keep_alive(&stream);
                 let Some(seat) = server.seat(None).await else { continue };
                 let admission = locked(&strangers).admit(None);
                 let Admission::Seat(stranger, slowest) = admission else { continue };
@@ -126,6 +127,18 @@ pub async fn serve_tls(
             Err(error) => out_of_room(&error).await,
         }
     }
+}
+
+/// A client that went without a word is noticed within two minutes, also on a connection
+/// that is quiet (tcp(7)).
+fn keep_alive(stream: &tokio::net::TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt::{
+        set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+    };
+    set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    set_tcp_keepcnt(stream, 4)?;
+    set_socket_keepalive(stream, true)
 }
 
 /// No descriptors left: those that are served give some back.

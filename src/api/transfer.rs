@@ -15,7 +15,7 @@ use super::body;
 use super::images::{find, refused, with_tag};
 use super::respond::{Answer, failure, stream};
 use super::route::Query;
-use super::turns::LONG;
+use super::turns::{INCOMING, OUTGOING};
 use crate::engine::handle::Handle;
 use crate::engine::images::{Images, blocking};
 use crate::image::archive::{self, Format, Import};
@@ -223,16 +223,17 @@ async fn import(handle: &Handle, source: &str, query: &Query, body: Incoming) ->
     };
     let (changes, message) = (query.all("changes"), query.get("message").map(str::to_owned));
     let images = handle.images.clone();
-    let reader: Box<dyn std::io::Read + Send> = match source {
-        "-" => Box::new(body::reader(body)),
+    let reader = match source {
+        "-" => body::reader(body),
         url => match download(&images, url).await {
-            Ok(reader) => Box::new(reader),
+            Ok(reader) => reader,
             Err(error) => return refused(&error),
         },
     };
     told(move |_| async move {
         let store = images.store().await?;
-        let work = LONG.turn().await.with(move || {
+        let reader = reader.begun().await;
+        let work = INCOMING.turn().await.with(move || {
             let created = super::model::timestamp(SystemTime::now());
             let import = Import {
                 name: name.as_ref(),
@@ -260,7 +261,8 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
     let reader = body::reader(body);
     told(move |_| async move {
         let store = images.store().await?;
-        let work = LONG.turn().await.with(move || archive::load(&store, reader));
+        let reader = reader.begun().await;
+        let work = INCOMING.turn().await.with(move || archive::load(&store, reader));
         let loaded = match blocking(work).await {
             Ok(loaded) => loaded,
             // As Docker's daemon, a bad archive is told in the stream: clients look there.
@@ -298,7 +300,7 @@ pub async fn save(handle: &Handle, names: Vec<String>, query: &Query) -> Result<
     // What is not there is told with a status, before the archive begins.
     let (finding, wanted) = (store.clone(), names.clone());
     blocking(move || wanted.iter().try_for_each(|name| finding.resolve(name).map(drop))).await?;
-    let turn = LONG.turn().await;
+    let turn = OUTGOING.turn().await;
     let write = move |out: &mut dyn std::io::Write| archive::save(&store, &names, format, out);
     Ok(body::written("application/x-tar", turn, write))
 }

@@ -12,9 +12,18 @@ pub struct Turns(Semaphore);
 /// once would only be slower; also for the programs that are started to look.
 pub static LOOKS: Turns = Turns(Semaphore::const_new(8));
 
-/// What lasts as long as a client likes, or minutes: archives that come and go, commits,
-/// copies. A quarter of the threads that there are.
-pub static LONG: Turns = Turns(Semaphore::const_new(128));
+/// What may last minutes, and waits for nobody: commits, copies.
+pub static LONG: Turns = Turns(Semaphore::const_new(64));
+
+/// Archives that are written to clients, which take as long as those like. With
+/// [`INCOMING`] and [`LONG`] half of the threads that there are.
+pub static OUTGOING: Turns = Turns(Semaphore::const_new(96));
+
+/// Archives that are read from clients. Turns of their own, for what a client sends may
+/// be what it is being sent: if both took from the same ones, each could hold what the
+/// other waits for. For the same reason they are taken when the first bytes are there
+/// ([`super::body::Reader::begun`]).
+pub static INCOMING: Turns = Turns(Semaphore::const_new(96));
 
 /// A turn, until it is dropped.
 #[derive(Debug)]

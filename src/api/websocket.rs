@@ -4,11 +4,10 @@
 use base64::Engine as _;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use super::hijack::{Input, Output};
+use super::hijack::{self, Input, Output};
 use super::respond::{Answer, failure, switching};
 
 /// Appended to a client's key (RFC 6455, 1.3).
@@ -44,7 +43,7 @@ where
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        let (reader, mut output) = hijack::ends(upgraded).await;
         let (typed, typing) = mpsc::channel(WAITING);
         let (pieces, mut printed) = mpsc::channel::<Vec<u8>>(WAITING);
         let (controls, mut control) = mpsc::channel::<Vec<u8>>(WAITING);
@@ -52,19 +51,24 @@ where
         let writing = tokio::task::spawn_local(async move {
             loop {
                 let frame = tokio::select! {
-                    Some(frame) = control.recv() => frame,
+                    control = control.recv() => match control {
+                        Some(control) => control,
+                        // The client has said all, and a websocket has no halves.
+                        None => break,
+                    },
                     piece = printed.recv() => match piece {
                         Some(piece) => frame(BINARY, &piece),
                         None => break,
                     },
+                    () = output.gone() => return,
                 };
-                if writer.write_all(&frame).await.is_err() {
+                if output.send(frame).await.is_err() {
                     return;
                 }
             }
             // 1000: a normal end (RFC 6455, 7.4.1).
-            let _ = writer.write_all(&frame(CLOSE, &1000u16.to_be_bytes())).await;
-            let _ = writer.shutdown().await;
+            let _ = output.send(frame(CLOSE, &1000u16.to_be_bytes())).await;
+            output.finish().await;
         });
         serve(Input::Messages(typing), Output::Messages(pieces)).await;
         let _ = writing.await;
@@ -105,7 +109,11 @@ async fn read(
             CLOSE => return,
             PING => controls.send(frame(PONG, &payload)).await.is_ok(),
             // A continuation goes on with what the frame before it was.
-            0 | TEXT | BINARY => typed.send(payload).await.is_ok(),
+            0 | TEXT | BINARY => {
+                // Also when nobody takes it: the end must be seen.
+                let _ = typed.send(payload).await;
+                true
+            }
             _ => true,
         };
         if !sent {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::Config;
 use crate::keeper::duty::LAUNCHED;
@@ -59,6 +59,9 @@ pub fn shell(why: &str, shells: &str) {
 /// two who read from one terminal get half of it each.
 pub fn rescue() -> Option<i32> {
     let started = machine::fork(|| {
+        // This process outlives a keeper that becomes another program, and must keep nothing
+        // of it: an engine ends by the end of its socket, a watchdog is opened by one only.
+        process::close_from(3);
         signals::block_all();
         // A login that is being started should have it.
         std::thread::sleep(A_MOMENT);
@@ -76,32 +79,55 @@ pub fn rescue() -> Option<i32> {
 /// How long a login takes to have the console as its terminal.
 const A_MOMENT: Duration = Duration::from_secs(3);
 
+/// When to look who has the console: a moment after something was launched, however much is
+/// launched meanwhile, and a few times more, for a login may be slow.
+#[derive(Debug, Default)]
+struct Looks {
+    at: Option<Instant>,
+    left: u32,
+}
+
+impl Looks {
+    fn launched(&mut self, now: Instant) {
+        self.at = self.at.or(Some(now + A_MOMENT));
+        self.left = 5;
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        if self.at.is_none_or(|at| now < at) {
+            return false;
+        }
+        self.left = self.left.saturating_sub(1);
+        self.at = (self.left > 0).then_some(now + A_MOMENT);
+        true
+    }
+}
+
 /// Waits for the end of a shell, or ends it. Every signal must be blocked.
 fn watch_over(shell: i32) -> i32 {
-    let mut looks = false;
+    let mut looks = Looks::default();
     loop {
-        let signal = match looks {
-            true => signals::wait_for(A_MOMENT),
-            false => Some(signals::wait_any()),
+        let signal = match looks.at {
+            Some(at) => signals::wait_for(at.saturating_duration_since(Instant::now())),
+            None => Some(signals::wait_any()),
         };
         match signal {
             Some(libc::SIGCHLD) if has_ended(shell) => return 0,
-            Some(LAUNCHED) => looks = true,
-            Some(_) => {}
-            None if console_is_taken(shell) => {
-                // As when a terminal is gone; the leader of a session leads its group.
-                for signal in [libc::SIGHUP, libc::SIGCONT] {
-                    let _ = signals::kill(-shell, signal);
-                }
-                looks = false;
+            Some(LAUNCHED) => looks.launched(Instant::now()),
+            _ => {}
+        }
+        if looks.is_due(Instant::now()) && console_is_taken(shell) {
+            // As when a terminal is gone; the leader of a session leads its group.
+            for signal in [libc::SIGHUP, libc::SIGCONT] {
+                let _ = signals::kill(-shell, signal);
             }
-            None => looks = false,
+            looks = Looks::default();
         }
     }
 }
 
-/// Whether a child has ended, and not only been stopped.
-fn has_ended(child: i32) -> bool {
+/// Whether a child has ended, and not only been stopped; it is reaped then.
+pub(super) fn has_ended(child: i32) -> bool {
     let child = rustix::process::Pid::from_raw(child);
     let waited = rustix::process::waitpid(child, rustix::process::WaitOptions::NOHANG);
     !matches!(waited, Ok(None))
@@ -190,6 +216,36 @@ fn kernel_number(device: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_watches_over_the_shell_holds_nothing_of_the_keeper() {
+        let (reader, writer) = io::pipe().unwrap();
+        let watcher = rescue().unwrap();
+        drop(writer);
+        let mut fds = [rustix::event::PollFd::new(&reader, rustix::event::PollFlags::IN)];
+        let soon = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
+        let closed = rustix::event::poll(&mut fds, Some(&soon));
+        // Before it comes to the console.
+        signals::kill(watcher, libc::SIGKILL).unwrap();
+        wait_for(watcher);
+        assert_eq!(closed, Ok(1));
+    }
+
+    #[test]
+    fn launches_one_after_the_other_keep_nobody_from_looking() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut looks = Looks::default();
+        assert!(!looks.is_due(at(0)));
+        for second in 0..3 {
+            looks.launched(at(second));
+            assert!(!looks.is_due(at(second)));
+        }
+        assert!(looks.is_due(at(3)));
+        assert!(!looks.is_due(at(4)));
+        let more = (2..20).filter(|n| looks.is_due(at(n * 3))).count();
+        assert_eq!((more, looks.at), (4, None), "a few times, and then never again");
+    }
 
     #[test]
     fn shells_are_words_in_a_variable() {

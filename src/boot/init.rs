@@ -108,11 +108,12 @@ pub fn main() -> ! {
             .into_iter()
             .chain(dirs)
             .collect();
-        let up = || keeper::start::up(Path::new("/run/berth/berth.pid"), &engine, duty());
+        let up = || keeper::start::up(Path::new("/run/berth/berth.pid"), &engine, duty(rescuer));
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(up));
         signals::block_all();
         match ran {
             Ok(Ok(finished)) => {
+                rescuer = finished.rescuer;
                 if let Some(ending) = finished.ending {
                     down::go_down(ending, finished.watchdog);
                 }
@@ -121,7 +122,8 @@ pub fn main() -> ! {
             Ok(Err(error)) => tell(&format!("the supervisor can't run: {error}")),
             Err(_) => tell("a bug where the supervisor starts; trying again"),
         }
-        rescuer = rescuer.or_else(console::rescue);
+        // The keeper may have reaped it.
+        rescuer = rescuer.filter(|pid| !console::has_ended(*pid)).or_else(console::rescue);
         hold_out(Duration::from_secs(1), &mut rescuer);
     }
 }
@@ -299,7 +301,7 @@ pub(super) fn seconds(name: &str, usual: Duration) -> Duration {
 }
 
 /// What the keeper owes this machine.
-fn duty() -> Duty {
+fn duty(rescuer: Option<i32>) -> Duty {
     let buttons = match std::env::var(told::BUTTON).as_deref() {
         Ok("ignore") => Vec::new(),
         _ => power_buttons(),
@@ -312,6 +314,7 @@ fn duty() -> Duty {
         buttons,
         watchdog: watchdog(),
         rescue: Some(console::rescue),
+        rescuer,
     }
 }
 
@@ -343,7 +346,7 @@ fn watchdog() -> Option<Watchdog> {
     let text = std::env::var(told::WATCHDOG).ok()?;
     let (wanted, device) = text.split_once(':')?;
     let wanted: i32 = wanted.parse().ok()?;
-    let opened = File::options().write(true).open(device);
+    let opened = when_free(|| File::options().write(true).open(device));
     let device = match opened {
         Ok(file) => OwnedFd::from(file),
         Err(error) => {
@@ -354,6 +357,20 @@ fn watchdog() -> Option<Watchdog> {
     let time = machine::set_watchdog(device.as_fd(), wanted).unwrap_or(wanted);
     let period = Duration::from_secs(time.unsigned_abs().max(1).into()) / 3;
     Some(Watchdog { device, period })
+}
+
+/// Opens what one process only may have open, whose descriptor may just be closing.
+fn when_free<T>(mut open: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    const TRIES: u32 = 10;
+    for _ in 1..TRIES {
+        match open() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            opened => return opened,
+        }
+    }
+    open()
 }
 
 /// What [`steps::run`] tells PID 1 before anything can go wrong in it. It is read when the
@@ -393,4 +410,27 @@ pub(super) fn tell_root(pipe: &mut File, init: &str) {
 pub fn plan_of_this_machine() -> (Vec<Planned>, Vec<String>) {
     let (config, line, facts, problems) = steps::look();
     (plan(&config, &line, &facts), problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_device_is_tried_again_and_a_missing_one_is_not() {
+        let errors = |errno, times: u32| {
+            let mut tried = 0;
+            let opened = when_free(|| {
+                tried += 1;
+                match tried <= times {
+                    true => Err(std::io::Error::from_raw_os_error(errno)),
+                    false => Ok(()),
+                }
+            });
+            (opened.is_ok(), tried)
+        };
+        assert_eq!(errors(libc::EBUSY, 2), (true, 3));
+        assert_eq!(errors(libc::EBUSY, u32::MAX), (false, 10));
+        assert_eq!(errors(libc::ENOENT, 2), (false, 1));
+    }
 }

@@ -16,6 +16,8 @@ use super::{Cgroup, Error, Result};
 #[derive(Debug, Default)]
 pub(super) struct Still {
     holders: u32,
+    /// How many there were so far.
+    times: u64,
     /// Whether it goes on after the last of them: not if it was frozen before, or
     /// somebody has frozen it meanwhile.
     thaw_after: bool,
@@ -141,7 +143,19 @@ impl Cgroup {
             }
         }
         still.holders += 1;
+        still.times += 1;
         Ok(())
+    }
+
+    /// Whether somebody holds it still.
+    pub fn is_held(&self) -> bool {
+        self.still().holders > 0
+    }
+
+    /// How often it was held still so far. Whoever gets the same number twice knows that
+    /// nobody began to in between.
+    pub fn standstills(&self) -> u64 {
+        self.still().times
     }
 
     /// The end of [`Cgroup::hold_still`].

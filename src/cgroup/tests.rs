@@ -109,8 +109,9 @@ fn what_is_held_still_goes_on_as_it_was() {
     group.hold_still().unwrap();
     group.let_go().unwrap();
     assert!(group.is_frozen(), "another one still looks at it");
+    assert_eq!((group.standstills(), group.is_held()), (2, true));
     group.let_go().unwrap();
-    assert!(!group.is_frozen());
+    assert!(!group.is_frozen() && !group.is_held());
     // Frozen before, by whomever.
     group.freeze().unwrap();
     group.hold_still().unwrap();

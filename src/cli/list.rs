@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::args::Format;
 use super::client::{Client, encode};
-use super::{Result, print};
+use super::{Result, print, print_anew};
 use crate::api::status_sentence;
 use crate::engine::handle::{Usage, View};
 use crate::network::link::Traffic;
@@ -149,12 +149,11 @@ pub async fn stats(client: &Client, names: Vec<String>, no_stream: bool, format:
         let passed = measured_at.elapsed();
         measured_at = tokio::time::Instant::now();
         if !first {
-            let screen = match format {
-                Format::Json => json_lines(&before, &now, passed)?,
-                Format::Text if no_stream => stats_table(&before, &now, passed),
-                Format::Text => format!("\x1b[2J\x1b[H{}", stats_table(&before, &now, passed)),
-            };
-            print(&screen)?;
+            match format {
+                Format::Json => print(&json_lines(&before, &now, passed)?)?,
+                Format::Text if no_stream => print(&stats_table(&before, &now, passed))?,
+                Format::Text => print_anew(&stats_table(&before, &now, passed))?,
+            }
             if no_stream {
                 return Ok(ExitCode::SUCCESS);
             }

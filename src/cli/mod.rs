@@ -24,7 +24,7 @@ mod terminal;
 mod up;
 mod verbs;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -150,14 +150,32 @@ async fn talk(client: Client, paths: &crate::engine::paths::Paths, command: Comm
 
 /// Says what is wrong, on a line of standard error.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{}", printable::printable(text));
+    let text = match io::stderr().is_terminal() {
+        true => printable::printable(text),
+        false => text.into(),
+    };
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-/// Prints what a terminal may show; that nobody reads any more (`| head`) ends the command
-/// quietly. What a container itself prints goes by [`terminal::show`], as it is.
+/// Prints, to a terminal what it may show; that nobody reads any more (`| head`) ends the
+/// command quietly. What a container itself prints goes by [`terminal::show`], as it is.
 pub(crate) fn print(text: &str) -> Result<()> {
+    print_after("", text)
+}
+
+/// The same in place of all that a terminal shows (ECMA-48, 8.3.39 ED, 8.3.21 CUP).
+pub(crate) fn print_anew(text: &str) -> Result<()> {
+    print_after("\x1b[2J\x1b[H", text)
+}
+
+fn print_after(control: &str, text: &str) -> Result<()> {
+    let text = match io::stdout().is_terminal() {
+        true => printable::printable(text),
+        false => text.into(),
+    };
+    let text = format!("{control}{text}");
     let mut out = anstream::stdout().lock();
-    match out.write_all(printable::printable(text).as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => Ok(result?),
     }

@@ -28,17 +28,17 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// The length of a sequence of ours that the text begins with: a colour, or a screen that
-/// is begun anew (ECMA-48, 8.3.117 SGR, 8.3.39 ED, 8.3.21 CUP).
+/// The length of a colour that the text begins with (ECMA-48, 8.3.117 SGR).
 fn ours(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\x1b[")?;
-    if let Some(screen) = ["\x1b[2J", "\x1b[H"].iter().find(|ours| text.starts_with(**ours)) {
-        return Some(screen.len());
-    }
     let len = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
-    // 8 conceals.
-    let conceals = parameters[..len].split(';').any(|number| number == "8");
-    (parameters[len..].starts_with('m') && !conceals).then_some(len + 3)
+    // 8 conceals, as does whatever a terminal takes for it: 08, and what overflows.
+    let is_shown = |number: &str| match number.parse::<u8>() {
+        Ok(number) => number != 8,
+        Err(_) => number.is_empty(),
+    };
+    let shown = parameters[..len].split(';').all(is_shown);
+    (parameters[len..].starts_with('m') && shown).then_some(len + 3)
 }
 
 /// Control characters, and those that turn the direction of writing about.
@@ -60,7 +60,9 @@ mod tests {
     fn what_a_terminal_obeys_is_shown_instead() {
         assert_eq!(printable("a\tb\n\u{e9}"), "a\tb\n\u{e9}");
         assert_eq!(printable("\x1b[31mred\x1b[0m"), "\x1b[31mred\x1b[0m");
-        assert_eq!(printable("\x1b[2J\x1b[Hx"), "\x1b[2J\x1b[Hx");
+        assert_eq!(printable("\x1b[m\x1b[1;;38mx"), "\x1b[m\x1b[1;;38mx");
+        assert_eq!(printable("\x1b[2J\x1b[Hx"), "?[2J?[Hx");
+        assert_eq!(printable("\x1b[08m\x1b[1;008m\x1b[264m"), "?[08m?[1;008m?[264m");
         // Titles, answers that are typed, cursors, hidden letters, the 8-bit forms.
         assert_eq!(printable("\x1b]0;title\x07"), "?]0;title?");
         assert_eq!(printable("\x1b[5n\x1b[1;1Hx\x1b[8mhidden"), "?[5n?[1;1Hx?[8mhidden");

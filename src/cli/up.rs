@@ -1,12 +1,14 @@
 //! `up` becomes the keeper; `engine` is what the keeper starts.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::Result;
 use super::args::Up;
@@ -83,10 +85,12 @@ pub fn in_background(paths: &Paths, root: &Path, args: &Up) -> Result {
     if UnixStream::connect(paths.socket()).is_err() {
         // What it says goes to a file: whoever waits for the end of our output must not
         // wait for the daemon's.
-        let said = paths.run_dir().join("up.log");
+        let said = paths.up_log();
         let fail = |error: std::io::Error| format!("making {}: {error}", said.display());
         std::fs::create_dir_all(paths.run_dir()).map_err(fail)?;
-        let file = std::fs::File::create(&said).map_err(fail)?;
+        // The engine cuts it now and then: what comes next goes to its end, wherever that is.
+        let file = File::options().append(true).create(true).open(&said).map_err(fail)?;
+        file.set_len(0).map_err(fail)?;
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command.arg("--root").arg(root).args(args.as_daemon());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
@@ -109,13 +113,41 @@ pub fn in_background(paths: &Paths, root: &Path, args: &Up) -> Result {
     local.block_on(&runtime, super::apply::apply(&client, true, left))
 }
 
+/// The most that what `up --wait` started keeps of what it says; it lies in memory.
+const SAID_MAX: u64 = 1 << 20;
+
+/// Our file for it, if that is where standard error leads. A file of somebody else's is
+/// theirs, however long it gets.
+fn said_file(paths: &Paths) -> Option<File> {
+    let file = File::options().read(true).append(true).open(paths.up_log()).ok()?;
+    let (its, ours) = (rustix::fs::fstat(&file).ok()?, rustix::fs::fstat(std::io::stderr()).ok()?);
+    ((its.st_dev, its.st_ino) == (ours.st_dev, ours.st_ino)).then_some(file)
+}
+
+/// Leaves the last lines of what got longer than `max`, half of it at most.
+fn cut(mut file: &File, max: u64) -> std::io::Result<()> {
+    let len = file.metadata()?.len();
+    if len <= max {
+        return Ok(());
+    }
+    let mut kept = Vec::new();
+    file.seek(SeekFrom::Start(len.saturating_sub(max / 2)))?;
+    file.take(max / 2).read_to_end(&mut kept)?;
+    let begin = kept.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    file.set_len(0)?;
+    file.write_all(kept.get(begin..).unwrap_or_default())
+}
+
 /// Standard error, which may be a console that takes nothing: then what is said is lost, and
 /// containers go on.
-struct Stderr;
+struct Stderr<'a>(Option<&'a File>);
 
-impl std::io::Write for Stderr {
+impl Write for Stderr<'_> {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
         crate::keeper::say::patiently(text);
+        if let Some(said) = self.0 {
+            let _ = cut(said, SAID_MAX);
+        }
         Ok(text.len())
     }
 
@@ -124,13 +156,25 @@ impl std::io::Write for Stderr {
     }
 }
 
+/// Makes them.
+struct SaidTo(Option<File>);
+
+impl<'a> MakeWriter<'a> for SaidTo {
+    type Writer = Stderr<'a>;
+
+    fn make_writer(&'a self) -> Stderr<'a> {
+        Stderr(self.0.as_ref())
+    }
+}
+
 pub fn engine(paths: Paths, args: Up) -> Result {
     let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let said = said_file(&paths);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Stderr)
+        .with_writer(SaidTo(said))
         .with_target(false)
         .with_ansi(colour)
         .compact()
@@ -138,4 +182,24 @@ pub fn engine(paths: Paths, args: Up) -> Result {
     let tcp = args.tcp();
     run(Options { paths, dirs: args.dirs, echo: !args.quiet, tcp, main: args.main })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_said_the_last_lines_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("up.log");
+        let mut by_its_process = File::options().append(true).create(true).open(&path).unwrap();
+        let file = File::options().read(true).append(true).open(&path).unwrap();
+        for number in 0..100 {
+            writeln!(by_its_process, "line {number:04}").unwrap();
+            cut(&file, 100).unwrap();
+            assert!(file.metadata().unwrap().len() <= 100);
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("line 00") && text.ends_with("line 0098\nline 0099\n"), "{text}");
+    }
 }

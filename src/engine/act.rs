@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
@@ -53,11 +54,11 @@ impl Engine {
                     tracing::error!("{error}");
                 }
                 self.lives.clear();
-                let effects = self.effects.clone();
+                let told = Telling::new(&self.effects, Effect::TornDown);
                 // Plugins and the kernel may take long; the keeper hears from us meanwhile.
                 self.workshop.networks.later(move |networks| {
+                    let _told = told;
                     networks.tear_down();
-                    let _ = effects.send(Effect::TornDown);
                 });
             }
         }
@@ -78,7 +79,7 @@ impl Engine {
         self.finished = true;
     }
 
-    fn key(&mut self) -> u64 {
+    pub(super) fn key(&mut self) -> u64 {
         self.next_key += 1;
         self.next_key
     }
@@ -126,6 +127,7 @@ impl Engine {
         let sockets = self.sockets_of(&name);
         let live = self.lives.entry(name.clone()).or_default();
         live.process = None;
+        live.changes.launched();
         if let Some(first) = live.reserved.take() {
             self.workshop.pool.give_back(first);
         }
@@ -269,13 +271,13 @@ impl Engine {
     }
 
     /// The keeper has cloned: from now on it can be signalled.
-    pub(super) fn cloned(&mut self, key: u64, pid: i32, pidfd: OwnedFd) {
+    pub(super) fn cloned(&mut self, key: u64, pid: i32, start: u64, pidfd: OwnedFd) {
         let Some(flight) = self.flights.get_mut(&key) else { return };
         if flight.command.is_some() {
             flight.pidfd = Some(pidfd);
             self.end_abandoned();
         } else {
-            let process = Process { incarnation: flight.incarnation, pidfd, pid };
+            let process = Process { incarnation: flight.incarnation, pidfd, pid, start };
             self.lives.entry(flight.name.clone()).or_default().process = Some(process);
         }
     }
@@ -467,32 +469,6 @@ impl Engine {
         });
     }
 
-    fn apply_live(&mut self, name: Name) {
-        let Some(manifest) = self.desired.containers.get(&name).cloned() else {
-            return;
-        };
-        let Some(live) = self.lives.get_mut(&name) else {
-            return;
-        };
-        if let Some(capture) = &live.capture {
-            capture.set(manifest.log.clone());
-        }
-        let cgroup = live.cgroup();
-        let effects = self.effects.clone();
-        let network = self.network_change(&name, &manifest);
-        // In turn: of two versions of a manifest the newer one counts.
-        self.workshop.networks.later(move |_| {
-            let result = match cgroup {
-                Some(cgroup) => {
-                    cgroup.apply(&manifest.resources).map(drop).map_err(|e| e.to_string())
-                }
-                None => Ok(()),
-            };
-            let result = result.and(network.map_or(Ok(()), |change| change()));
-            let _ = effects.send(Effect::Event(Event::LiveApplied { name, to: manifest, result }));
-        });
-    }
-
     fn discard(&mut self, name: Name) {
         self.execs.forget_container(&name);
         let live = self.lives.remove(&name).unwrap_or_default();
@@ -561,10 +537,16 @@ fn end_group(leader: &Process) {
     }
     // Before Linux 6.9: a group that outlives its leader keeps the number from being given
     // to a new process.
-    let is_anothers = has_ended(leader.pidfd.as_fd()) && start_time(leader.pid) != 0;
-    if !is_anothers {
+    if !is_anothers(leader) {
         let _ = signals::kill(-leader.pid, libc::SIGKILL);
     }
+}
+
+/// Whether a process's number is somebody else's by now. Nobody reaped it while it is still
+/// in /proc with its own start time.
+fn is_anothers(process: &Process) -> bool {
+    let start = start_time(process.pid);
+    has_ended(process.pidfd.as_fd()) && start != 0 && start != process.start
 }
 
 /// All that a container has on disk and in the kernel, but for its record.
@@ -663,7 +645,8 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(leader.id()).unwrap();
-        let process = Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid };
+        let start = start_time(pid);
+        let process = Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid, start };
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(&reader), &mut line).unwrap();
         let left = pidfd(line.trim().parse().unwrap()).unwrap();
@@ -674,5 +657,18 @@ mod tests {
         let _ = std::io::read_to_string(reader).unwrap();
         let mut fds = [rustix::event::PollFd::new(&left, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut fds, None).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_nobody_reaped_has_its_number() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let own =
+            Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid, start: start_time(pid) };
+        let mut fds = [rustix::event::PollFd::new(&own.pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
+        assert!(has_ended(own.pidfd.as_fd()) && !is_anothers(&own));
+        assert!(is_anothers(&Process { start: own.start + 1, ..own }));
+        child.wait().unwrap();
     }
 }

@@ -80,7 +80,8 @@ impl Engine {
         let mut outcomes = flight.cloned(message.pid.unsigned_abs());
         outcomes.extend(flight.pipe_closed(status));
         self.flights.insert(message.key, InFlight::adopted(name.clone(), incarnation, flight));
-        self.hold_live(name, incarnation, message.pid, pidfd);
+        let process = Process { incarnation, pidfd, pid: message.pid, start: message.start };
+        self.hold_live(name, process);
         if status.failure.is_none() {
             self.announce_adopted(name, incarnation, message.pid, message.start);
         }
@@ -137,7 +138,7 @@ impl Engine {
             self.link.send(adopt, vec![copy]);
             let flight = Flight::running(pid.unsigned_abs());
             self.flights.insert(key, InFlight::adopted(name.clone(), incarnation, flight));
-            self.hold_live(name, incarnation, pid, pidfd);
+            self.hold_live(name, Process { incarnation, pidfd, pid, start });
             self.announce_adopted(name, incarnation, pid, start);
             return;
         }
@@ -172,15 +173,15 @@ impl Engine {
         }
     }
 
-    fn hold_live(&mut self, name: &Name, incarnation: u64, pid: i32, pidfd: OwnedFd) {
+    fn hold_live(&mut self, name: &Name, process: Process) {
         self.open_cgroup(name);
-        let reserved = range_of(pid);
+        let reserved = range_of(process.pid);
         if let Some(first) = reserved {
             self.workshop.pool.reserve(first);
         }
         let live = self.lives.entry(name.clone()).or_default();
         live.reserved = reserved;
-        live.process = Some(Process { incarnation, pidfd, pid });
+        live.process = Some(process);
         if let Err(error) = self.capture(name) {
             tracing::error!("{name}: {error}");
         }

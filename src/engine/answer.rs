@@ -253,7 +253,15 @@ impl Engine {
         });
     }
 
-    fn place(&self, name: &Name) -> Result<Place, Refusal> {
+    fn place(&mut self, name: &Name) -> Result<Place, Refusal> {
+        if let Some(live) = self.lives.get_mut(name)
+            && live.process.is_none()
+        {
+            // Whoever comes mounts the same directories: what the kernel remembers of the
+            // kept mount would be wrong after that (overlayfs.rst, "Changes to underlying
+            // filesystems"). The next launch mounts it anew.
+            live.kept.root = None;
+        }
         let record = self
             .observed
             .record(name)

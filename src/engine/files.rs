@@ -250,12 +250,15 @@ impl Files {
         }
         let root = rootfs::prepare(&self.lower, &self.writable, None)
             .map_err(|error| error.to_string())?;
-        let mut inside = self.mounts(&path)?;
-        inside.extend(root.mounts.submounts.into_iter().map(|submount| Inside {
+        // As a launch does it: all parts of the root, then what the manifest mounts.
+        let parts = root.mounts.submounts.into_iter().map(|submount| Inside {
             directory: is_directory(submount.mount.as_fd()),
             target: submount.target,
             mount: submount.mount,
-        }));
+        });
+        let mut mounts = self.mounts(&path)?;
+        mounts.sort_by_key(|mount| mount.target.components().count());
+        let inside = parts.chain(mounts).collect();
         let root = rootfs::assemble(root.mounts.root, inside).map_err(|error| error.to_string())?;
         Ok(Entrance { root, path, ids: None })
     }

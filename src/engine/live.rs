@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::changes::Changes;
 use super::prepare::{Ends, Kept, Signs};
 use super::probe::Probes;
 use super::terminal::{Pump, Size};
@@ -22,6 +23,8 @@ pub struct Process {
     pub pidfd: OwnedFd,
     /// Its id on the host.
     pub pid: i32,
+    /// When it started, in clock ticks since boot; 0 where that could not be told.
+    pub start: u64,
 }
 
 /// A container's side in the engine.
@@ -56,6 +59,8 @@ pub struct Live {
     pub size: Size,
     /// How many processes of it the kernel had ended for memory at its launch.
     pub oom_kills: u64,
+    /// Changes of it while it runs.
+    pub changes: Changes,
     /// The range of ids of an adopted container whose namespaces we don't hold.
     pub reserved: Option<u32>,
 }

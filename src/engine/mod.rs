@@ -5,6 +5,7 @@
 mod act;
 mod adopt;
 mod answer;
+mod changes;
 mod command;
 mod created;
 mod echo;

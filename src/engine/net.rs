@@ -105,11 +105,13 @@ impl Engine {
         self.workshop.networks.later(move |networks| networks.declare(declared, broken));
     }
 
-    /// What a live change of a container's manifest means for its network.
+    /// What a live change of a container's manifest means for its network. `in_doubt`: it
+    /// may not have what was written down last.
     pub(super) fn network_change(
         &self,
         name: &Name,
         manifest: &Arc<Container>,
+        in_doubt: bool,
     ) -> Option<NetworkChange> {
         let record = self.observed.record(name)?;
         let process = self.lives.get(name)?.process.as_ref()?;
@@ -117,17 +119,19 @@ impl Engine {
         let apart = |manifest: &Container| {
             matches!(manifest.network_mode(), NetworkMode::Bridge | NetworkMode::None)
         };
-        // Also where nothing changed: a change that failed by half is undone that way.
-        if !apart(manifest) || !apart(before) {
+        let is_same = before.network == manifest.network && !in_doubt;
+        if !apart(manifest) || !apart(before) || is_same {
             return None;
         }
         let networks = self.workshop.networks.clone();
         let dir = self.workshop.paths.etc_dir(name.as_str());
         let (name, id, incarnation) = (name.clone(), record.id.clone(), record.incarnation);
         let (pid, manifest) = (process.pid, Arc::clone(manifest));
+        // Now, while the number is its own.
+        let path = format!("/proc/{pid}/ns/net");
+        let netns = File::open(&path).map_err(|error| format!("opening {path}: {error}"));
         Some(Box::new(move || {
-            let path = format!("/proc/{pid}/ns/net");
-            let netns = File::open(&path).map_err(|error| format!("opening {path}: {error}"))?;
+            let netns = netns?;
             let etc = match manifest.network_mode() {
                 NetworkMode::Bridge => networks.join(Wanted {
                     name: name.as_str(),

@@ -193,15 +193,18 @@ async fn remove(socket: &OwnedFd, has_fds: bool) {
     if !has_fds {
         return take(socket);
     }
-    let Ok(copy) = socket.try_clone() else { return };
+    // What is still there is looked at again at once.
+    let later = tokio::time::sleep(Duration::from_millis(100));
+    let Ok(copy) = socket.try_clone() else { return later.await };
     let (taken, wait) = oneshot::channel();
     let thread = std::thread::Builder::new().name("closing".into());
     let started = thread.spawn(move || {
         take(&copy);
         let _ = taken.send(());
     });
-    if started.is_ok() {
-        let _ = wait.await;
+    match started {
+        Ok(_) => drop(wait.await),
+        Err(_) => later.await,
     }
 }
 

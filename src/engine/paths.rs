@@ -69,6 +69,11 @@ impl Paths {
         self.below("run/berth")
     }
 
+    /// What a Berth in the background says.
+    pub fn up_log(&self) -> PathBuf {
+        self.run_dir().join("up.log")
+    }
+
     /// A container's FIFOs and status files.
     pub fn container_run_dir(&self, name: &str) -> PathBuf {
         self.run_dir().join("containers").join(name)

@@ -90,12 +90,21 @@ impl Engine {
         let name = name.clone();
         // Another run, another list.
         live.probes = Arc::new(Mutex::new(Probes::default()));
+        let cgroup = live.cgroup();
         let probes = Arc::clone(&live.probes);
         let task = tokio::task::spawn_local(async move {
             let began = Instant::now();
             let mut watchman = Watchman { status: HealthStatus::Starting, failures: 0 };
             let mut last = Ok(());
             loop {
+                // Of what we hold still (for a commit, a clone) nothing is expected until it
+                // goes on; nor that it answers in time when it was held still meanwhile.
+                let standstills = || cgroup.as_ref().map_or(0, |cgroup| cgroup.standstills());
+                let before = standstills();
+                if cgroup.as_ref().is_some_and(|cgroup| cgroup.is_held()) {
+                    tokio::time::sleep(watchman.pause(&health)).await;
+                    continue;
+                }
                 let start = SystemTime::now();
                 let (answer, answered) = oneshot::channel();
                 let probe = Effect::Probe {
@@ -117,6 +126,10 @@ impl Engine {
                         Err(format!("no answer within {timeout}"))
                     }
                 };
+                if result.is_err() && standstills() != before {
+                    tokio::time::sleep(watchman.pause(&health)).await;
+                    continue;
+                }
                 if let Ok(mut probes) = probes.lock() {
                     let failure = result.clone().err();
                     probes.add(Probed { start, end: SystemTime::now(), failure });

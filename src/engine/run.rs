@@ -22,7 +22,7 @@ use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shu
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
 use crate::logs::Logs;
-use crate::manifest::model::{Health, NetworkFile};
+use crate::manifest::model::{Container, Health, NetworkFile};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::watch::{Changes, Watch};
 use crate::manifest::{Loaded, Loader};
@@ -52,6 +52,8 @@ pub(super) enum Effect {
     Killed { name: Name, incarnation: u64, error: Option<String> },
     /// A container that is to be removed at its end has been read by all.
     RemoveEnded { name: Name, id: String },
+    /// A change of a running container was made, or could not be.
+    Changed { name: Name, key: u64, to: Arc<Container>, result: Result<(), String> },
     /// Something for the reconciler.
     Event(Event),
     /// To be told to whoever reads the log.
@@ -427,16 +429,7 @@ impl Engine {
                 self.outcomes(key, outcomes);
             }
             Effect::Killed { name, incarnation, error } => self.killed(name, incarnation, error),
-            Effect::Event(Event::LiveApplied { name, to, result }) => {
-                let is_good = result.is_ok();
-                self.apply(Event::LiveApplied { name: name.clone(), to, result });
-                if let Some(incarnation) = self.observed.record(&name).map(|r| r.incarnation)
-                    && is_good
-                {
-                    self.watch_health(&name, incarnation);
-                    self.watch_idle(&name, incarnation);
-                }
-            }
+            Effect::Changed { name, key, to, result } => self.changed(name, key, to, result),
             Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
@@ -469,7 +462,7 @@ impl Engine {
         match message.kind {
             Kind::Launched => {
                 match fds.take(0).or_else(|| same_process(message.pid, message.start)) {
-                    Some(pidfd) => self.cloned(message.key, message.pid, pidfd),
+                    Some(pidfd) => self.cloned(message.key, message.pid, message.start, pidfd),
                     None => self.out_of_reach(message.key),
                 }
                 let pid = message.pid.unsigned_abs();

@@ -26,6 +26,8 @@ pub struct Duty {
     pub watchdog: Option<Watchdog>,
     /// Starts a shell on the console and gives its pid.
     pub rescue: Option<fn() -> Option<i32>>,
+    /// The pid of one that was started already.
+    pub rescuer: Option<i32>,
 }
 
 /// The hardware's watchdog, which resets the machine when nobody feeds it.

@@ -59,6 +59,8 @@ pub struct Finished {
     pub ending: Option<Ending>,
     /// The hardware's watchdog, which is to be fed until the machine is down.
     pub watchdog: Option<Watchdog>,
+    /// The shell on the console, if there is one.
+    pub rescuer: Option<i32>,
 }
 
 /// The engine, as the keeper sees it.
@@ -125,6 +127,7 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         watch(&epoll, process.pidfd.as_fd());
     }
     let mut keeper = Keeper {
+        rescuer: settings.duty.rescuer,
         settings,
         table,
         engine: Engine::Down { until: Duration::ZERO },
@@ -138,7 +141,6 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         pulse: Pulse::default(),
         feed: Duration::ZERO,
         young: 0,
-        rescuer: None,
         begun: now(),
     };
     for button in &keeper.settings.duty.buttons {
@@ -158,7 +160,7 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         if let Some(code) = keeper.finish {
             let ending = keeper.table.orders.going.map(|going| going.ending);
             let watchdog = keeper.settings.duty.watchdog.take();
-            return Ok(Finished { code, ending, watchdog });
+            return Ok(Finished { code, ending, watchdog, rescuer: keeper.rescuer });
         }
     }
 }

@@ -26,14 +26,13 @@ pub struct Inside {
     pub directory: bool,
 }
 
-/// Mounts them in the root, those at the shorter paths first, as a launch does, and
-/// gives the tree, detached: a path in it leads where it leads in the container.
+/// Mounts them in the root, in their order, and gives the tree, detached: a path in it
+/// leads where it leads in a container that was launched in the same order.
 /// Targets that are not there are made in the root.
-pub fn assemble(root: OwnedFd, mut mounts: Vec<Inside>) -> Result<OwnedFd, Error> {
+pub fn assemble(root: OwnedFd, mounts: Vec<Inside>) -> Result<OwnedFd, Error> {
     if mounts.is_empty() {
         return Ok(root);
     }
-    mounts.sort_by_key(|mount| mount.target.components().count());
     let mut failed = None;
     let tree = thread::with_ids(0, 0, || {
         // A detached mount can't be mounted upon before Linux 6.15. So all are attached

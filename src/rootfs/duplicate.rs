@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -197,15 +197,12 @@ fn content(from: &File, to: &File) -> io::Result<()> {
             Err(e) => return Err(e.into()),
         };
         let end = seek(from, SeekFrom::Hole(data))?.min(size);
-        let (mut read, mut write) = (data, data);
-        while read < end {
-            let wanted = usize::try_from(end - read).unwrap_or(usize::MAX).min(1 << 30);
-            let copied =
-                rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut write), wanted)?;
-            if copied == 0 {
-                break;
-            }
-        }
+        let (mut reader, mut writer) = (from, to);
+        reader.seek(io::SeekFrom::Start(data))?;
+        writer.seek(io::SeekFrom::Start(data))?;
+        // In the kernel where it can be, but not from one file system to another, as that
+        // of layers is when there are several.
+        io::copy(&mut reader.take(end - data), &mut writer)?;
         at = end;
     }
     to.set_len(size)

@@ -65,11 +65,26 @@ pub(crate) fn throw_away(state_dir: &Path, path: &Path) -> Result<bool, Error> {
         let to = trash.join(format!("{started}-{}-{serial}", std::process::id()));
         match renameat_with(CWD, path, CWD, &to, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(true),
-            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
             Err(Errno::EXIST) => {}
+            // On a mount of its own; said before it is looked whether anything is there.
+            Err(Errno::XDEV) => return remove_at_once(path),
             Err(Errno::PERM) if unlock_path(path) => {}
             Err(e) => return Err(Error::new("remove", path, e)),
         }
+    }
+}
+
+fn remove_at_once(path: &Path) -> Result<bool, Error> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::new("remove", path, e)),
     }
 }
 

@@ -78,9 +78,13 @@ impl Volumes {
         private(&folder)?;
         let volumes = Volumes { state: state_dir.to_owned(), folder };
         for name in volumes.names()? {
-            match name.starts_with(UNFINISHED) {
-                true => drop(volumes.throw_away(&volumes.folder.join(name))?),
-                false => volumes.sweep_copies(&volumes.folder.join(name))?,
+            let swept = match name.starts_with(UNFINISHED) {
+                true => volumes.throw_away(&volumes.folder.join(name)).map(drop),
+                false => volumes.sweep_copies(&volumes.folder.join(name)),
+            };
+            // Leftovers are no reason to have no volumes at all.
+            if let Err(error) = swept {
+                tracing::warn!("{error}");
             }
         }
         Ok(volumes)

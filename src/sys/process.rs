@@ -42,7 +42,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// clone3(2) without a stack of its own: the child goes on from here with a copy
 /// of the caller's memory, as after fork(2). `cgroup` makes it a member of that
 /// cgroup from its first instant (`CLONE_INTO_CGROUP`, Linux 5.7). The child's id is in
-/// `id` before the child runs (`CLONE_PARENT_SETTID`).
+/// `id` before the child runs (`CLONE_PARENT_SETTID`). Where it is not allowed, clone(2)
+/// does the same, but for the cgroup.
 ///
 /// In the child of a process with several threads only async-signal-safe
 /// functions may be called until execve(2).
@@ -90,8 +91,20 @@ pub unsafe fn clone3(
     // SAFETY: `args` is a valid clone_args of the size given, the kernel writes one
     // integer to `id`, and without CLONE_VM the child has its own copy of this stack;
     // the rest is the caller's promise.
-    let result =
+    let mut result =
         unsafe { libc::syscall(libc::SYS_clone3, ptr::from_mut(&mut args), size_of::<Args>()) };
+    if result < 0
+        && cgroup.is_none()
+        && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS)
+    {
+        // In a container of Docker's: its filter can't see the flags of the one, so it
+        // asks for the other. No stack, and no word for the child: that is the same in
+        // every order of the last two arguments (clone(2), "C library/kernel differences").
+        // SAFETY: as above.
+        result = unsafe {
+            libc::syscall(libc::SYS_clone, args.flags | exit_signal, 0, args.parent_tid, 0, 0)
+        };
+    }
     match result {
         0 => Ok(Clone::Child),
         pid if pid > 0 => Ok(Clone::Parent(pid as i32)),

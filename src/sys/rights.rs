@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 
-use rustix::net::{RecvFlags, Shutdown};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown, SocketType, recv};
 
 /// Has the kernel refuse them at the sender (SO_PASSRIGHTS, Linux 6.16). Of a socket that
 /// listens those that it accepts inherit it. Whether the kernel does.
@@ -49,21 +50,44 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, boo
     Ok((len, message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
-/// Closes a socket that nobody reads any more. What strangers sent over it is closed by a
-/// thread that has nothing else to do.
+/// Closes a socket that nobody reads any more, and empties it, for others may have it open
+/// too and must not be the ones to close what strangers sent over it. A thread that has
+/// nothing else to do does that.
 pub fn close(socket: OwnedFd) {
     // Nobody adds to it from here on.
     let _ = rustix::net::shutdown(&socket, Shutdown::Read);
     let mut buffer = [0; 4096];
     loop {
         match peek(socket.as_fd(), &mut buffer) {
-            Ok((_, true)) => return close_elsewhere(socket),
             Ok((len, false)) if len > 0 => {}
-            // Empty.
-            _ => return,
+            // The end, or a message that is empty.
+            Ok((0, false)) if !has_messages(&socket) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            _ => return close_elsewhere(socket),
         }
-        if rustix::net::recv(&socket, &mut buffer, RecvFlags::DONTWAIT).is_err() {
-            return;
+        if recv(&socket, &mut buffer, RecvFlags::DONTWAIT).is_err() {
+            return close_elsewhere(socket);
+        }
+    }
+}
+
+/// Whether what comes over it are messages, which may be empty.
+fn has_messages(socket: &OwnedFd) -> bool {
+    rustix::net::sockopt::socket_type(socket) == Ok(SocketType::DGRAM)
+}
+
+/// Takes all out of a socket to which nobody can add.
+fn empty(socket: &OwnedFd) {
+    let has_messages = has_messages(socket);
+    let mut failed = false;
+    loop {
+        match recv(socket, &mut [0u8; 64], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) if !has_messages => return,
+            Ok(_) => failed = false,
+            Err(Errno::AGAIN) => return,
+            // An error that a socket kept is told once (ECONNRESET), before what is in it.
+            Err(_) if failed => return,
+            Err(_) => failed = true,
         }
     }
 }
@@ -72,7 +96,7 @@ fn close_elsewhere(socket: OwnedFd) {
     static THREAD: OnceLock<Option<Mutex<Sender<OwnedFd>>>> = OnceLock::new();
     let thread = THREAD.get_or_init(|| {
         let (sender, sockets) = channel::<OwnedFd>();
-        let close = move || sockets.into_iter().for_each(drop);
+        let close = move || sockets.into_iter().for_each(|socket| empty(&socket));
         std::thread::Builder::new().name("closing".into()).spawn(close).ok()?;
         Some(Mutex::new(sender))
     });
@@ -120,6 +144,22 @@ mod tests {
         drop(writer);
         close(ours.into());
         assert_eq!(io::read_to_string(reader).unwrap(), "");
+    }
+
+    #[test]
+    fn they_are_closed_also_while_others_have_the_socket_open() {
+        let (ours, its) = UnixDatagram::pair().unwrap();
+        let others = ours.try_clone().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        its.send(b"").unwrap();
+        send(&its, b"", writer.as_fd()).unwrap();
+        drop(writer);
+        close(ours.into());
+        let mut fds = [rustix::event::PollFd::new(&reader, rustix::event::PollFlags::IN)];
+        let long = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut fds, Some(&long)), Ok(1), "the last copy is closed");
+        assert!(its.send(b"x").is_err());
+        drop(others);
     }
 
     #[test]

@@ -266,7 +266,9 @@ impl<'a> Preparation<'a> {
                     rootfs::prepare(lower, writable, ids).map_err(|error| error.to_string())?;
                 for path in &root.unmapped {
                     self.warnings.push(format!(
-                        "{} can't be idmapped: its files belong to nobody in the container",
+                        "{} can't be idmapped: its files belong to nobody in the container; \
+                         another file system can (ext4, xfs, btrfs, from Linux 6.3 on tmpfs), or \
+                         say userns = \"host\"",
                         path.display()
                     ));
                 }

@@ -147,6 +147,35 @@ fn a_copy_is_a_volume_once_it_is_published() {
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);
 }
 
+/// Several layers are a file system of their own, from which nothing is copied within the
+/// kernel.
+#[test]
+fn a_volume_is_filled_from_several_layers() {
+    let bed = Bed::new();
+    let (volumes, folder, _) = to_seed(&bed);
+    let top = bed.rootfs().with_file_name("top");
+    std::fs::create_dir_all(top.join("data")).unwrap();
+    std::fs::write(top.join("data/above"), "from above").unwrap();
+    let below = bed.rootfs();
+    std::fs::create_dir_all(below.join("data")).unwrap();
+    std::fs::write(below.join("data/below"), "from below").unwrap();
+    volumes.create("two").unwrap();
+    assert!(volumes.seed("two", &[top, below], Path::new("/data")).unwrap());
+    let data = folder.with_file_name("two").join("_data");
+    assert_eq!(text(&data.join("above")), "from above");
+    assert_eq!(text(&data.join("below")), "from below");
+}
+
+/// What is in the folder of volumes and is none harms nobody.
+#[test]
+fn a_stray_file_is_no_volume() {
+    let bed = Bed::new();
+    let folder = bed.state().join("volumes");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("metadata.db"), "").unwrap();
+    Volumes::open(&bed.state()).unwrap().create("v").unwrap();
+}
+
 /// A path leads through volumes as in the container, also by links.
 #[test]
 fn a_root_is_assembled_with_what_is_mounted_in_it() {
@@ -162,8 +191,8 @@ fn a_root_is_assembled_with_what_is_mounted_in_it() {
     };
     let passwd = bed.rootfs().join("etc/passwd");
     let mounts = vec![
-        inside("/data/deep", Source::Volume("w")),
         inside("/data", Source::Volume("v")),
+        inside("/data/deep", Source::Volume("w")),
         inside("/data/file", Source::Path(&passwd)),
     ];
     let tree = assemble(root.mounts.root, mounts).unwrap();

@@ -261,6 +261,48 @@ fn ports_and_networks_change_in_a_container_that_runs() {
     let moved = format!("http://{}/who", address(&berth, "web", "back"));
     berth.wait("the page of the new subnet", || host.get(&moved) == "web\n");
     assert_eq!(berth.pid("web"), pid);
+    // Its files tell of where it is now.
+    let address = address(&berth, "web", "back");
+    berth.wait("its own address in its files", || {
+        berth.ok(&["exec", "web", "cat", "/etc/hosts"]).contains(&address)
+    });
+    let resolver = berth.ok(&["exec", "web", "cat", "/etc/resolv.conf"]);
+    assert!(resolver.contains("nameserver 10.67.0.1"), "{resolver}");
+    // The address that its manifest asks for is none of that network, and an engine that
+    // starts leaves it where it is.
+    let engine = berth.engine_pid().unwrap();
+    support::kill(engine, 9);
+    berth.wait("the next engine", || berth.engine_pid().is_some_and(|pid| pid != engine));
+    berth.wait("the same address", || self::address(&berth, "web", "back") == address);
+    berth.wait("the page after it", || host.get(&moved) == "web\n");
+    assert_eq!(berth.pid("web"), pid);
+}
+
+#[test]
+fn a_network_that_becomes_internal_is_no_way_out() {
+    let host = Machine::new();
+    let berth = berth_on(
+        &host,
+        &[
+            ("front.network.toml", "subnet = \"10.66.0.0/24\"\n"),
+            ("back.network.toml", "subnet = \"10.67.0.0/24\"\n"),
+            ("c.toml", &idle("networks = [\"front\", \"back\"]")),
+        ],
+    );
+    let says = |command: &[&str], text: &str| {
+        let words = [&["exec", "c"], command].concat();
+        berth.ok(&words).contains(text)
+    };
+    assert!(says(&["ip", "route"], "default via 10.66.0.1"));
+    for (internal, gateway) in [(true, "10.67.0.1"), (false, "10.66.0.1")] {
+        let front = format!("subnet = \"10.66.0.0/24\"\ninternal = {internal}\n");
+        berth.write("front.network.toml", &front);
+        berth.wait("another way out", || says(&["ip", "route"], &format!("default via {gateway}")));
+        let routes = berth.ok(&["exec", "c", "ip", "route"]);
+        assert_eq!(routes.matches("default").count(), 1, "{routes}");
+        let resolver = format!("nameserver {gateway}");
+        berth.wait("its resolver", || says(&["cat", "/etc/resolv.conf"], &resolver));
+    }
 }
 
 #[test]
@@ -676,7 +718,16 @@ fn the_first_client_starts_a_container_and_idleness_stops_it() {
         "rootfs = \"/\"\nstart = \"on-demand\"\nidle-timeout = \"1s\"\n{HELD}[network]\npublish = [{{ host = 7000, hold = true }}]\n"
     );
     berth.write("lazy.toml", &manifest);
+    // Whoever has its port lets it go some time.
+    let mut other =
+        host.command(&["busybox", "httpd", "-f", "-p", "7000", "-h", "/etc"]).spawn().unwrap();
+    berth.wait("another program", || !host.get("http://127.0.0.1:7000/hostname").is_empty());
     berth.up();
+    berth.wait("its name", || berth.log().contains(&format!("(pid {}) has it", other.id())));
+    let _ = other.kill();
+    let _ = other.wait();
+    berth.wait("a client to be served", || host.tcp("127.0.0.1", 7000).starts_with("served by "));
+    berth.wait("it to be stopped again", || berth.pid("lazy") == 0);
     berth.wait("it to wait", || berth.ok(&["ps", "-a"]).contains("waits for a connection"));
     assert_eq!(berth.pid("lazy"), 0);
     // Also for an engine that comes after.

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
@@ -305,8 +306,46 @@ fn limits_change_and_names_too() {
     assert!(berth.logs("new").contains("hello"));
     berth.ok(&["start", "new"]);
     berth.wait("it to run again", || berth.logs("new").matches("hello").count() == 2);
+    // Where the manifest can't be renamed, all is as it was.
+    let in_the_way = berth.path("var/lib/berth/containers.d/other.toml");
+    fs::create_dir(&in_the_way).unwrap();
+    assert_eq!(api(&berth, "POST", "/containers/new/rename?name=other", None).status, 500);
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(berth.inspect("new")["Id"], id.as_str());
+    assert_eq!(api(&berth, "GET", "/containers/other/json", None).status, 404);
     let pruned = api(&berth, "POST", "/containers/prune", None).json();
     assert_eq!(pruned["ContainersDeleted"], json!([id]));
+}
+
+/// An engine that is killed in the midst of a rename leaves two records of one container,
+/// and one manifest. What the container wrote is there under that name.
+#[test]
+fn half_a_rename_loses_nothing() {
+    let mut berth = Berth::up_with(&[]);
+    let id = make(&berth, "old", shell("echo x >> /kept; wc -l < /kept"));
+    berth.ok(&["start", "old"]);
+    berth.wait_status("old", "exited");
+    berth.wait("its end", || berth.logs("old").contains('1'));
+    for (from, to, is_moved) in [("old", "new", false), ("old", "new", true)] {
+        berth.kill_both();
+        for dir in ["var/lib/berth/records", "run/berth/records"] {
+            let record = berth.path(&format!("{dir}/{from}.json"));
+            let text = fs::read_to_string(record).unwrap();
+            let text = text.replace(&format!("\"{from}\""), &format!("\"{to}\""));
+            fs::write(berth.path(&format!("{dir}/{to}.json")), text).unwrap();
+        }
+        let file = |name| berth.path(&format!("var/lib/berth/containers.d/{name}.toml"));
+        if is_moved {
+            fs::rename(file(from), file(to)).unwrap();
+        }
+        berth.up();
+        let (stays, gone) = if is_moved { (to, from) } else { (from, to) };
+        berth.wait("it to be known", || berth.status(stays) == "exited");
+        berth.wait("one record", || berth.status(gone) == "none");
+        assert_eq!(berth.inspect(stays)["Id"], id.as_str());
+    }
+    berth.ok(&["start", "new"]);
+    berth.wait("what it wrote before", || berth.logs("new").contains('2'));
 }
 
 #[test]

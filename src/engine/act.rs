@@ -475,7 +475,11 @@ impl Engine {
         if let Some(first) = live.reserved {
             self.workshop.pool.give_back(first);
         }
+        // What another record stands for, too, is not discarded with this one.
+        let is_anothers =
+            |id: &String| self.observed.records().any(|one| one.id == *id && one.name != name);
         let id = self.observed.record(&name).map(|record| record.id.clone());
+        let id = id.filter(|id| !is_anothers(id));
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
         self.logs.forget(&workshop.paths.log_dir(name.as_str()));
         drop(live.capture);

@@ -64,7 +64,7 @@ impl Engine {
                 let _ = answer.send(self.change_created(&name, edit));
             }
             Request::Rename(name, to, answer) => {
-                let _ = answer.send(self.rename(&name, &to));
+                self.rename(&name, &to, answer);
             }
             Request::CreateNetwork(name, file, answer) => {
                 self.create_network(&name, &file, answer);
@@ -318,7 +318,7 @@ impl Engine {
                 };
                 self.tell(name, word, []);
             }
-            Event::LiveApplied { name, result: Ok(()) } => self.tell(name, "update", []),
+            Event::LiveApplied { name, result: Ok(()), .. } => self.tell(name, "update", []),
             Event::Discarded { name, result: Ok(()) } => self.tell(name, "destroy", []),
             _ => {}
         }

@@ -116,7 +116,9 @@ impl Engine {
         let cgroup = live.cgroup();
         let network = self.network_change(&name, &manifest, in_doubt);
         let networks = self.workshop.networks.clone();
-        let changed = move |result| Effect::Changed { name: name.clone(), key, result };
+        let to = Arc::clone(&manifest);
+        let changed =
+            move |result| Effect::Changed { name: name.clone(), key, to: to.clone(), result };
         let bug = Err("a bug ended the change before it was made; the log tells more".to_owned());
         let told = Telling::new(&self.effects, changed(bug));
         tokio::task::spawn_blocking(move || {
@@ -139,7 +141,13 @@ impl Engine {
     }
 
     /// A change was made, or could not be.
-    pub(super) fn changed(&mut self, name: Name, key: u64, result: Result<(), String>) {
+    pub(super) fn changed(
+        &mut self,
+        name: Name,
+        key: u64,
+        to: Arc<Container>,
+        result: Result<(), String>,
+    ) {
         let is_good = result.is_ok();
         let Some(live) = self.lives.get_mut(&name) else {
             return;
@@ -148,11 +156,12 @@ impl Engine {
             Ended::Nothing => {}
             Ended::Next(manifest) => self.change(name, manifest),
             Ended::Last => {
-                self.apply(Event::LiveApplied { name: name.clone(), result });
+                self.apply(Event::LiveApplied { name: name.clone(), to, result });
                 if let Some(incarnation) = self.observed.record(&name).map(|r| r.incarnation)
                     && is_good
                 {
                     self.watch_health(&name, incarnation);
+                    self.watch_idle(&name, incarnation);
                 }
             }
         }

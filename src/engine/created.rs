@@ -2,16 +2,20 @@
 //! that there is one desired set for all. What a person wrote elsewhere is never
 //! touched here.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::handle::{Cloned, Edit, Refusal};
-use super::networks::Networks;
-use super::reconcile::{Event, Phase, Verb};
+use super::paths::Paths;
+use super::reconcile::{Event, Phase, Record, Verb};
 use super::run::{Effect, Engine};
+use super::store::Store;
 use super::volumes;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
@@ -174,8 +178,51 @@ impl Engine {
             .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))
     }
 
-    /// Gives a container that a client made, and that does not run, another name.
-    pub(super) fn rename(&mut self, name: &Name, to: &Name) -> Result<(), Refusal> {
+    /// Gives a container that a client made, and that does not run, another name; answers
+    /// when its networks know it by that.
+    pub(super) fn rename(
+        &mut self,
+        name: &Name,
+        to: &Name,
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    ) {
+        if let Err(refusal) = self.rename_record(name, to) {
+            let _ = answer.send(Err(refusal));
+            return;
+        }
+        let paths = Arc::clone(&self.workshop.paths);
+        if let Some(mut live) = self.lives.remove(name) {
+            // What bears the old name is made anew at the next launch; namespaces and
+            // root go along.
+            live.capture = None;
+            live.fifos = None;
+            if let Some(cgroup) = live.kept.cgroup.take()
+                && let Err(error) = cgroup.remove()
+            {
+                tracing::warn!("{error}");
+            }
+            self.lives.insert(to.clone(), live);
+        }
+        let (before, after) = (name.clone(), to.clone());
+        let id = self.observed.record(to).map(|record| record.id.clone()).unwrap_or_default();
+        self.workshop.networks.later(move |all| {
+            all.rename(before.as_str(), after.as_str(), &id);
+            let _ = answer.send(Ok(()));
+        });
+        self.rename_sockets(name, to);
+        self.logs.forget(&paths.log_dir(name.as_str()));
+        let _ = fs::rename(paths.log_dir(name.as_str()), paths.log_dir(to.as_str()));
+        for dir in [paths.container_run_dir(name.as_str()), paths.etc_dir(name.as_str())] {
+            let _ = fs::remove_dir_all(dir);
+        }
+        self.reload();
+        self.tell(to, "rename", [("oldName", format!("/{name}"))]);
+    }
+
+    /// Renames what says that the container is there, all of it or nothing. At each instant
+    /// its manifest lies beside a record of the same name: one without a manifest is
+    /// discarded, and all that the container wrote with it (see [`finish_renames`]).
+    fn rename_record(&mut self, name: &Name, to: &Name) -> Result<(), Refusal> {
         if let Some(record) = self.observed.record(to) {
             return Err(Refusal::Conflict(format!(
                 "Conflict. The container name \"/{to}\" is already in use by container \"{}\". \
@@ -191,45 +238,32 @@ impl Engine {
             let why = format!("{name} is declared by a manifest; rename that file");
             return Err(Refusal::Conflict(why));
         }
-        let manifest = self.desired.containers.get(name).cloned();
-        let manifest =
-            manifest.ok_or_else(|| Refusal::NotFound(format!("No such container: {name}")))?;
+        if !self.desired.containers.contains_key(name) {
+            return Err(Refusal::NotFound(format!("No such container: {name}")));
+        }
         self.observed
             .rename(name, to)
             .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))?;
-        if let Some(record) = self.observed.record(to)
-            && let Err(error) = self.store.save(record)
-        {
-            tracing::error!("{error}");
-        }
-        let written = write(&self.created_file(to), &manifest);
-        let _ = fs::remove_file(self.created_file(name));
-        let _ = sync_dir(&self.created_file(name));
-        let paths = Arc::clone(&self.workshop.paths);
-        if let Some(mut live) = self.lives.remove(name) {
-            // What bears the old name is made anew at the next launch; namespaces and
-            // root go along.
-            live.capture = None;
-            live.fifos = None;
-            if let Some(cgroup) = live.kept.cgroup.take()
-                && let Err(error) = cgroup.remove()
-            {
-                tracing::warn!("{error}");
+        let record = self.observed.record(to).map_or(Ok(()), |record| self.store.save(record));
+        let renamed = record.map_err(|error| error.to_string()).and_then(|()| {
+            let (from, file) = (self.created_file(name), self.created_file(to));
+            fs::rename(&from, &file).map_err(|error| {
+                format!("renaming {} to {}: {error}", from.display(), file.display())
+            })
+        });
+        match renamed {
+            Ok(()) => {
+                let _ = sync_dir(&self.created_file(to));
+                Ok(())
             }
-            self.lives.insert(to.clone(), live);
+            Err(error) => {
+                // The new record is removed with the next decision.
+                if let Err(refused) = self.observed.rename(to, name) {
+                    tracing::error!("{to}: {refused}");
+                }
+                Err(Refusal::Failed(error))
+            }
         }
-        let (before, after) = (name.clone(), to.clone());
-        let renamed = move |all: &Networks| all.rename(before.as_str(), after.as_str());
-        self.workshop.networks.later(renamed);
-        self.rename_sockets(name, to);
-        self.logs.forget(&paths.log_dir(name.as_str()));
-        let _ = fs::rename(paths.log_dir(name.as_str()), paths.log_dir(to.as_str()));
-        for dir in [paths.container_run_dir(name.as_str()), paths.etc_dir(name.as_str())] {
-            let _ = fs::remove_dir_all(dir);
-        }
-        self.reload();
-        self.tell(to, "rename", [("oldName", format!("/{name}"))]);
-        written.map_err(Refusal::Failed)
     }
 
     /// These containers changed: one that came to its end and is to be removed then,
@@ -298,6 +332,37 @@ impl Engine {
     }
 }
 
+/// An engine that died in the midst of renaming a container left two records of it: the
+/// one whose manifest is there stays. What the other stands for is not discarded, for it
+/// is the same.
+pub(super) fn finish_renames(records: &mut Vec<Record>, store: &mut Store, paths: &Paths) {
+    let has_manifest = |name: &Name| paths.created_dir().join(format!("{name}.toml")).exists();
+    for (left, name) in twice(records, has_manifest) {
+        records.retain(|record| record.name != left);
+        let _ = fs::rename(paths.log_dir(left.as_str()), paths.log_dir(name.as_str()));
+        if let Err(error) = store.forget(&left) {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// Of each two records of one container the name of the one that goes, and of the one
+/// that stays.
+fn twice(records: &[Record], has_manifest: impl Fn(&Name) -> bool) -> Vec<(Name, Name)> {
+    let mut by_id: HashMap<&str, &Name> = HashMap::new();
+    let mut gone = Vec::new();
+    for record in records {
+        let Some(other) = by_id.insert(&record.id, &record.name) else { continue };
+        let (left, stays) = match has_manifest(&record.name) {
+            true => (other, &record.name),
+            false => (&record.name, other),
+        };
+        by_id.insert(&record.id, stays);
+        gone.push((left.clone(), stays.clone()));
+    }
+    gone
+}
+
 /// What the manifest's reader would object to.
 fn check(container: &Container) -> Result<(), Refusal> {
     let objections = crate::manifest::objections(container);
@@ -337,4 +402,20 @@ pub(super) fn write_text(path: &Path, text: &str) -> Result<(), String> {
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|error| fail(error.error))?;
     sync_dir(path).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_container_with_two_names_the_one_with_the_manifest_stays() {
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let record = |text: &str, id: &str| Record::new(name(text), id.into(), 0, "boot".into());
+        let records = [record("a", "1"), record("b", "1"), record("c", "2")];
+        for (with, without) in [("a", "b"), ("b", "a")] {
+            let gone = twice(&records, |one| one.as_str() == with);
+            assert_eq!(gone, [(name(without), name(with))]);
+        }
+    }
 }

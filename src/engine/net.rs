@@ -38,14 +38,15 @@ impl Engine {
             if by_cni || seen.containers.contains_key(name.as_str()) {
                 let networks = self.workshop.networks.clone();
                 let (name, incarnation) = (name.clone(), record.incarnation);
+                let id = record.id.clone();
                 match by_cni {
                     // Others' programs, which keep nobody else waiting.
                     true => {
                         tokio::task::spawn_blocking(move || {
-                            networks.leave_cni(name.as_str(), incarnation);
+                            networks.leave_cni(name.as_str(), &id, incarnation);
                         });
                     }
-                    false => networks.later(move |all| all.leave(name.as_str(), incarnation)),
+                    false => networks.later(move |all| all.leave(name.as_str(), &id, incarnation)),
                 }
             }
         }
@@ -54,9 +55,28 @@ impl Engine {
     /// A container came up, or is down between two launches.
     pub(super) fn names_answered(&self, name: &Name, incarnation: u64, runs: bool) {
         let networks = self.workshop.networks.clone();
-        if networks.seen().containers.contains_key(name.as_str()) {
-            let name = name.clone();
-            networks.later(move |all| all.set_running(name.as_str(), incarnation, runs));
+        if let Some(record) = self.observed.record(name)
+            && networks.seen().containers.contains_key(name.as_str())
+        {
+            let (name, id) = (name.clone(), record.id.clone());
+            networks.later(move |all| all.set_running(name.as_str(), &id, incarnation, runs));
+        }
+    }
+
+    /// A network was made anew under these containers: what their files say of it is
+    /// written anew.
+    pub(super) fn rewrite_files(&self, names: Vec<String>) {
+        for name in names {
+            let Ok(name) = name.parse::<Name>() else { continue };
+            let Some(record) = self.observed.record(&name) else { continue };
+            let Some(manifest) = record.applied.clone() else { continue };
+            let (id, dir) = (record.id.clone(), self.workshop.paths.etc_dir(name.as_str()));
+            self.workshop.networks.later(move |networks| {
+                let Some(etc) = networks.etc(name.as_str(), &id, &manifest) else { return };
+                if let Err(error) = etc.rewrite(&dir) {
+                    tracing::error!("{name}: writing into {}: {error}", dir.display());
+                }
+            });
         }
     }
 
@@ -122,7 +142,7 @@ impl Engine {
                     anew: false,
                 })?,
                 _ => {
-                    networks.leave(name.as_str(), incarnation);
+                    networks.leave(name.as_str(), &id, incarnation);
                     Etc::of(name.as_str(), &manifest, &[], None, None)
                 }
             };

@@ -22,7 +22,7 @@ use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shu
 use super::store::Store;
 use crate::keeper::protocol::{Fds, Kind, Message};
 use crate::logs::Logs;
-use crate::manifest::model::{Health, NetworkFile};
+use crate::manifest::model::{Container, Health, NetworkFile};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::watch::{Changes, Watch};
 use crate::manifest::{Loaded, Loader};
@@ -53,13 +53,17 @@ pub(super) enum Effect {
     /// A container that is to be removed at its end has been read by all.
     RemoveEnded { name: Name, id: String },
     /// A change of a running container was made, or could not be.
-    Changed { name: Name, key: u64, result: Result<(), String> },
+    Changed { name: Name, key: u64, to: Arc<Container>, result: Result<(), String> },
     /// Something for the reconciler.
     Event(Event),
     /// To be told to whoever reads the log.
     Problem(String),
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
+    /// A network was made anew under these containers.
+    Moved(Vec<String>),
+    /// A socket that a container's clients are awaited at could not be held: once more.
+    HoldAgain(Name),
     /// What was made of networks is removed: all is stopped.
     TornDown,
     /// The durable records may be brought up to date.
@@ -414,6 +418,8 @@ impl Engine {
             }
             Effect::Abandoned => self.end_abandoned(),
             Effect::TornDown => self.torn_down(),
+            Effect::Moved(names) => self.rewrite_files(names),
+            Effect::HoldAgain(name) => self.rest_sockets(&[name]),
             Effect::PipeClosed { key, status } => {
                 let outcomes = self
                     .flights
@@ -423,7 +429,7 @@ impl Engine {
                 self.outcomes(key, outcomes);
             }
             Effect::Killed { name, incarnation, error } => self.killed(name, incarnation, error),
-            Effect::Changed { name, key, result } => self.changed(name, key, result),
+            Effect::Changed { name, key, to, result } => self.changed(name, key, to, result),
             Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),

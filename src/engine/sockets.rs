@@ -17,6 +17,9 @@ use crate::manifest::publish::{PortMapping, Protocol};
 use crate::manifest::scalar::Name;
 use crate::network::ports::{self, Ends, Port, Unbound};
 
+/// After how long without any end connections are counted again.
+const RECOUNT: Duration = Duration::from_secs(30);
+
 /// A socket that is held for a container.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -49,11 +52,14 @@ pub(super) struct Sockets {
     held: Vec<Held>,
     waiting: Option<tokio::task::AbortHandle>,
     watching: Option<tokio::task::AbortHandle>,
+    /// Not all could be held: after which pause that is tried again, and who does.
+    again: Option<(Duration, tokio::task::AbortHandle)>,
 }
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        for task in [self.waiting.take(), self.watching.take()].into_iter().flatten() {
+        let again = self.again.take().map(|(_, task)| task);
+        for task in [self.waiting.take(), self.watching.take(), again].into_iter().flatten() {
             task.abort();
         }
     }
@@ -116,6 +122,12 @@ fn is_between(why: &StopWhy) -> bool {
     }
 }
 
+/// How long to wait before a port that could not be bound is tried again: whoever has it
+/// does not say when it lets it go.
+fn hold_again_after(before: Option<Duration>) -> Duration {
+    before.map_or(Duration::from_secs(1), |pause| (2 * pause).min(Duration::from_secs(30)))
+}
+
 /// Waits until nobody was connected to these ports for so long.
 async fn idleness(ports: Vec<Port>, idle: Duration) {
     let mut ends = Ends::open(ports.clone())
@@ -135,7 +147,8 @@ async fn idleness(ports: Vec<Port>, idle: Duration) {
         let counted = tokio::task::spawn_blocking(move || ports::connections(&looked_for));
         if counted.await.unwrap_or(0) > 0 {
             if ends.is_some() {
-                end(&mut ends).await;
+                // An end can be missed, but not for ever.
+                let _ = tokio::time::timeout(idle.max(RECOUNT), end(&mut ends)).await;
             }
             quiet_since = tokio::time::Instant::now();
         } else if quiet_since.elapsed() >= idle {
@@ -203,7 +216,7 @@ impl Engine {
         if let Some(waiting) = all.waiting.take_if(|_| changed) {
             waiting.abort();
         }
-        if !all.held.is_empty() {
+        if !all.held.is_empty() || outcome.is_err() {
             self.sockets.insert(name.clone(), all);
         }
         outcome
@@ -296,11 +309,31 @@ impl Engine {
     /// Starts a container when somebody connects; one that a client waits for already
     /// is only held ready for it.
     fn await_client(&mut self, name: &Name, manifest: &Container, demanded: bool) {
-        if let Err(unheld) = self.hold_sockets(name, manifest) {
-            let name = name.clone();
-            tokio::task::spawn_blocking(move || tracing::error!("{name}: {}", unheld.explain()));
-        }
+        let outcome = self.hold_sockets(name, manifest);
         let Some(sockets) = self.sockets.get_mut(name) else { return };
+        match outcome {
+            Ok(()) => sockets.again = None,
+            Err(unheld) => {
+                let before = sockets.again.take();
+                let pause = hold_again_after(before.as_ref().map(|(pause, _)| *pause));
+                let (tried, effects) = (name.clone(), self.effects.clone());
+                let task = tokio::task::spawn_local(async move {
+                    tokio::time::sleep(pause).await;
+                    let _ = effects.send(Effect::HoldAgain(tried));
+                });
+                sockets.again = Some((pause, task.abort_handle()));
+                match before {
+                    // Told once.
+                    Some((_, before)) => before.abort(),
+                    None => {
+                        let name = name.clone();
+                        tokio::task::spawn_blocking(move || {
+                            tracing::error!("{name}: {}; it is tried again", unheld.explain());
+                        });
+                    }
+                }
+            }
+        }
         if let Some(watching) = sockets.watching.take() {
             watching.abort();
         }

@@ -93,7 +93,8 @@ async fn start(options: Options) -> io::Result<()> {
         .map(|id| id.trim().to_owned())
         .unwrap_or_default();
     let mut store = Store::open(paths.records_dir(), paths.run_dir().join("records"))?;
-    let loaded = store.load(&boot_id);
+    let mut loaded = store.load(&boot_id);
+    super::created::finish_renames(&mut loaded.records, &mut store, &paths);
     for problem in &loaded.problems {
         tracing::error!("{problem}");
     }

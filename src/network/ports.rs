@@ -132,9 +132,15 @@ pub fn owner(port: Port) -> Option<String> {
 /// How many TCP connections clients have to these local ports.
 pub fn connections(ports: &[Port]) -> usize {
     let is_one = |socket: &Socket<'_>| {
-        // proc_net(5): established, and those whose other end still sends or reads.
-        ["01", "04", "05", "08"].contains(&socket.state)
-            && ports.iter().any(|port| port.leads_to(socket.address, socket.port))
+        // proc_net(5): established, and those whose other end still sends or reads. One
+        // that its server has closed and whose client has not is nobody's here any more:
+        // the kernel forgets it without telling.
+        let is_open = match socket.state {
+            "01" | "04" | "08" => true,
+            "05" => socket.inode != "0",
+            _ => false,
+        };
+        is_open && ports.iter().any(|port| port.leads_to(socket.address, socket.port))
     };
     ["tcp", "tcp6"]
         .iter()
@@ -306,5 +312,10 @@ mod tests {
         drop((client, server));
         tokio::time::timeout(10 * moment, ends.next()).await.unwrap().unwrap();
         assert_eq!(connections(&[port]), 0);
+        // A client that never closes what its server has closed.
+        let (client, server) = connect(&ours);
+        drop(server);
+        assert_eq!(connections(&[port]), 0);
+        drop(client);
     }
 }

@@ -1,12 +1,13 @@
 //! The files in a container that tell of its network.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::State;
 use super::join::Place;
-use super::{State, Wanted};
 use crate::manifest::model::Container;
 use crate::network::disk::{self, Lasting};
 use crate::network::files::{self, Resolver};
@@ -94,17 +95,29 @@ impl Etc {
     pub fn rewrite(&self, dir: &Path) -> io::Result<()> {
         for (name, text) in self.all() {
             let path = dir.join(name);
-            let is_same = match fs::File::open(&path) {
+            let is_same = match open(&path, false) {
                 Ok(file) => says(file, text.as_bytes())?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             if !is_same {
-                fs::write(&path, text)?;
+                let mut file = open(&path, true)?;
+                file.set_len(0)?;
+                file.write_all(text.as_bytes())?;
             }
         }
         Ok(())
     }
+}
+
+/// Opens a file that a container owns too. One that has a lease on it (fcntl(2)) keeps
+/// whoever opens it waiting for most of a minute: it gets an error instead.
+fn open(path: &Path, write: bool) -> io::Result<fs::File> {
+    fs::File::options()
+        .read(!write)
+        .write(write)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)
 }
 
 /// Whether a file says this and nothing more; reads no more of it than that takes.
@@ -116,7 +129,7 @@ fn says(file: fs::File, text: &[u8]) -> io::Result<bool> {
 
 impl State {
     /// What the files of a container on these networks say.
-    pub(super) fn etc(&self, wanted: &Wanted<'_>, places: &[Place]) -> Etc {
+    pub(super) fn etc(&self, name: &str, manifest: &Container, places: &[Place]) -> Etc {
         let own: Vec<IpAddr> = places
             .iter()
             .flat_map(|place| [Some(place.lease.v4.into()), place.lease.v6.map(IpAddr::V6)])
@@ -129,13 +142,29 @@ impl State {
             .find(|up| up.spec.driver == Driver::Bridge);
         let host = bridged.map(|up| IpAddr::V4(up.spec.gateway));
         let resolver = host.filter(|_| bridged.is_some_and(|up| up.resolver.is_some()));
-        Etc::of(wanted.name, wanted.manifest, &own, host, resolver)
+        Etc::of(name, manifest, &own, host, resolver)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nobody waits for a file that can't be opened at once.
+    #[test]
+    fn a_file_that_keeps_whoever_opens_it_waiting_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = |what: &str| what.to_owned();
+        let etc = Etc { hosts: text("a\n"), resolv_conf: text("b\n"), hostname: text("c\n") };
+        etc.write(dir.path()).unwrap();
+        // A lease needs a container; a pipe that nobody reads is the same to open(2).
+        let hosts = dir.path().join("hosts");
+        fs::remove_file(&hosts).unwrap();
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &hosts, kind, mode, 0).unwrap();
+        let refused = etc.rewrite(dir.path()).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENXIO));
+    }
 
     #[test]
     fn what_a_container_wrote_into_its_files_is_not_read_to_its_end() {

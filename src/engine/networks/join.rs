@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::publish::Claim;
 use super::{Etc, State, Wanted, told};
+use crate::engine::run::Effect;
 use crate::manifest::model::Member;
 use crate::network::NetworkSpec;
 use crate::network::firewall::{Plan, Port, Published};
@@ -17,6 +18,9 @@ use crate::network::spec::Driver;
 /// A container on its networks.
 #[derive(Debug)]
 pub(super) struct Joined {
+    /// Whose it is: of two containers of one name, one after the other, each counts its
+    /// launches from one.
+    pub id: String,
     pub incarnation: u64,
     /// What it is found by everywhere: its name first.
     pub names: Vec<String>,
@@ -75,7 +79,8 @@ impl State {
     /// See [`super::Networks::join`].
     pub(super) fn join(&mut self, wanted: &Wanted<'_>) -> Result<Etc, String> {
         self.open()?;
-        if self.joined.get(wanted.name).is_some_and(|now| now.incarnation > wanted.incarnation) {
+        let is_later = |now: &Joined| now.id == wanted.id && now.incarnation > wanted.incarnation;
+        if self.joined.get(wanted.name).is_some_and(is_later) {
             return Err("it was launched again meanwhile".to_owned());
         }
         let members = wanted.manifest.network.members();
@@ -92,10 +97,10 @@ impl State {
             None => (Vec::new(), Vec::new()),
         };
         let claimed = self.claim(wanted, target, &mut old);
-        let (claims, refused) = match claimed {
-            Ok(claims) => (claims, None),
+        let (claims, mut outcome) = match claimed {
+            Ok(claims) => (claims, Ok(())),
             // What it has stays as it was.
-            Err(error) => (std::mem::take(&mut old), Some(error)),
+            Err(error) => (std::mem::take(&mut old), Err(error)),
         };
         drop(old);
         let manifest = wanted.manifest;
@@ -104,6 +109,7 @@ impl State {
         names.extend(manifest.network.alias.iter().cloned());
         names.extend(wanted.id.get(..12).map(str::to_owned));
         let joined = Joined {
+            id: wanted.id.to_owned(),
             incarnation: wanted.incarnation,
             names,
             endpoints: places.clone(),
@@ -113,7 +119,8 @@ impl State {
             netns: Arc::new(netns),
         };
         self.joined.insert(wanted.name.to_owned(), joined);
-        self.write_ports(wanted.name)?;
+        // Whatever can't be had: the rest is as it is to be.
+        outcome = outcome.and(self.write_ports(wanted.name));
         for gone in &before_places {
             if !places.iter().any(|place| place.network == gone.network) {
                 self.detach(wanted.name, gone, wanted.netns);
@@ -124,16 +131,13 @@ impl State {
             let moved = was.is_some_and(|was| {
                 was.interface != place.interface || was.is_default_route != place.is_default_route
             });
-            self.attach(wanted, place, moved)?;
+            outcome = outcome.and(self.attach(wanted, place, moved));
         }
         // The rules come last (`Networks::join`): nothing gets in by half a set-up.
         self.generation += 1;
         self.answer_names();
         self.sweep_networks();
-        match refused {
-            Some(error) => Err(error),
-            None => Ok(self.etc(wanted, &places)),
-        }
+        outcome.map(|()| self.etc(wanted.name, manifest, &places))
     }
 
     /// Interfaces and addresses, the leases on disk.
@@ -141,10 +145,7 @@ impl State {
         let before: Vec<Place> =
             self.joined.get(wanted.name).map(|joined| joined.endpoints.clone()).unwrap_or_default();
         let kept = |network: &str| before.iter().find(|place| place.network == network);
-        let way_out = members
-            .iter()
-            .find(|member| self.up.get(&member.name).is_some_and(|up| !up.spec.internal));
-        let way_out = way_out.map(|member| member.name.clone());
+        let way_out = self.way_out(members.iter().map(|member| member.name.as_str()));
         let mut found = Vec::new();
         for member in members {
             found.push(match kept(&member.name) {
@@ -167,16 +168,47 @@ impl State {
             });
             let wish = Wish { v4: member.ip, v6: member.ip6, mac: member.mac.map(|mac| mac.0) };
             let asked = Wish { v4: wish.v4.or(address), ..wish };
+            let lease = match self.lease(wanted.name, &member.name, asked) {
+                // Its network is another one since it was launched: it keeps what it got
+                // then.
+                Err(why) if self.recovering => {
+                    tracing::warn!("{}: {why}; it keeps what it has", wanted.name);
+                    let mac = self.leased(wanted.name, &member.name).map(|lease| lease.mac);
+                    let has = Wish { v4: address, v6: None, mac: mac.or(wish.mac) };
+                    self.lease(wanted.name, &member.name, has)?
+                }
+                asked => asked?,
+            };
             places.push(Place {
                 network: member.name.clone(),
                 interface,
-                lease: self.lease(wanted.name, &member.name, asked)?,
+                lease,
                 wish,
                 aliases: member.alias.clone(),
                 is_default_route: way_out.as_ref() == Some(&member.name),
             });
         }
         Ok(places)
+    }
+
+    /// Of these networks the one that is the way outside.
+    fn way_out<'a>(&self, mut networks: impl Iterator<Item = &'a str>) -> Option<String> {
+        networks
+            .find(|name| self.up.get(*name).is_some_and(|up| !up.spec.internal))
+            .map(str::to_owned)
+    }
+
+    fn leased(&self, container: &str, network: &str) -> Option<Lease> {
+        self.up.get(network)?.leases.of(container).copied()
+    }
+
+    /// Whether a container has an address on one of its networks that nothing notes.
+    pub(super) fn has_unnoted(&self, wanted: &Wanted<'_>) -> bool {
+        let members = wanted.manifest.network.members();
+        members
+            .iter()
+            .filter(|member| self.leased(wanted.name, &member.name).is_none())
+            .any(|member| self.found(wanted, member).is_some())
     }
 
     /// The interface of a container that an engine before us brought onto a network, and
@@ -220,16 +252,29 @@ impl State {
         let is_there = !wanted.anew
             && !moved
             && host.is_attached(&spec, &endpoint, wanted.netns).unwrap_or(false);
-        if is_there {
-            return Ok(());
+        match is_there {
+            true => Ok(()),
+            false => self.make_place(wanted.name, place, wanted.netns),
         }
-        if spec.driver != Driver::Bridge {
-            let _ = host.detach_inside(&place.interface, wanted.netns);
-        }
-        host.attach(&spec, &endpoint, wanted.netns).map_err(told)
     }
 
-    fn detach(&mut self, container: &str, place: &Place, netns: std::os::fd::BorrowedFd<'_>) {
+    /// Makes a container's interface, in place of one that is there.
+    fn make_place(
+        &mut self,
+        container: &str,
+        place: &Place,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), String> {
+        let spec = self.up.get(&place.network).map(|up| up.spec.clone());
+        let spec = spec.ok_or("the network is not made")?;
+        let host = &mut self.kernel()?.host;
+        if spec.driver != Driver::Bridge {
+            let _ = host.detach_inside(&place.interface, netns);
+        }
+        host.attach(&spec, &place.endpoint(container), netns).map_err(told)
+    }
+
+    fn detach(&mut self, container: &str, place: &Place, netns: BorrowedFd<'_>) {
         let Some(up) = self.up.get(&place.network) else { return };
         let Some(kernel) = &mut self.kernel else { return };
         let done = match up.spec.driver {
@@ -242,11 +287,15 @@ impl State {
     }
 
     /// See [`super::Networks::leave`].
-    pub(super) fn leave(&mut self, name: &str, incarnation: u64) {
-        let left = self.joined.get(name).filter(|joined| joined.incarnation <= incarnation);
-        if left.is_none() {
-            return;
+    pub(super) fn leave(&mut self, name: &str, id: &str, incarnation: u64) {
+        let is_it = |joined: &Joined| joined.id == id && joined.incarnation <= incarnation;
+        if self.joined.get(name).is_some_and(is_it) {
+            self.take_off(name);
         }
+    }
+
+    /// Takes whoever has this name off its networks.
+    pub(super) fn take_off(&mut self, name: &str) {
         let Some(joined) = self.joined.remove(name) else { return };
         // First the rules, so that nobody else is ever let through by them.
         if let Err(error) = self.apply() {
@@ -262,13 +311,13 @@ impl State {
 
     /// See [`super::Networks::forget`].
     pub(super) fn forget(&mut self, name: &str) {
-        self.leave(name, u64::MAX);
+        self.take_off(name);
         self.each_leases(|leases| leases.release(name));
     }
 
     /// See [`super::Networks::rename`].
-    pub(super) fn rename(&mut self, name: &str, to: &str) {
-        self.leave(name, u64::MAX);
+    pub(super) fn rename(&mut self, name: &str, to: &str, id: &str) {
+        self.leave(name, id, u64::MAX);
         self.each_leases(|leases| leases.rename(name, to));
     }
 
@@ -299,6 +348,9 @@ impl State {
             tracing::error!("{error}");
         }
         self.answer_names();
+        // Their own addresses and who answers names for them may be others now.
+        let moved = on_it.into_iter().map(|guest| guest.name).collect();
+        let _ = self.effects.send(Effect::Moved(moved));
     }
 
     /// Makes a network as `spec` says, in place of what it is. All that can be done is,
@@ -312,8 +364,42 @@ impl State {
         self.raise_as(spec)?;
         let mut outcome = Ok(());
         for guest in on_it {
-            let moved = self.move_place(guest).map_err(|why| format!("{}: {why}", guest.name));
-            outcome = outcome.and(moved);
+            let moved = self.move_place(guest).and_then(|()| self.redirect(guest));
+            outcome = outcome.and(moved.map_err(|why| format!("{}: {why}", guest.name)));
+        }
+        outcome
+    }
+
+    /// A network of a container became internal, or is no longer: its way outside may be
+    /// another one.
+    fn redirect(&mut self, Guest { name, netns, .. }: &Guest) -> Result<(), String> {
+        let Some(joined) = self.joined.get(name) else { return Ok(()) };
+        let mut places = joined.endpoints.clone();
+        let way_out = self.way_out(places.iter().map(|place| place.network.as_str()));
+        let mut changed = Vec::new();
+        for place in &mut places {
+            let is_default_route = way_out.as_ref() == Some(&place.network);
+            if place.is_default_route != is_default_route {
+                place.is_default_route = is_default_route;
+                changed.push(place.clone());
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        if let Some(joined) = self.joined.get_mut(name) {
+            joined.endpoints = places;
+            if let Some(target) = joined.target() {
+                for claim in &mut joined.claims {
+                    claim.point_to(target, &self.runtime);
+                }
+            }
+        }
+        // The old way goes before the new one comes.
+        changed.sort_by_key(|place| place.is_default_route);
+        let mut outcome = Ok(());
+        for place in &changed {
+            outcome = outcome.and(self.make_place(name, place, netns.as_fd()));
         }
         outcome
     }

@@ -202,7 +202,7 @@ impl Networks {
         let settled = self.settle_rules(generation);
         let joined = joined.and_then(|etc| settled.map(|()| etc));
         if joined.is_err() && !was_joined {
-            self.leave(wanted.name, wanted.incarnation);
+            self.leave(wanted.name, wanted.id, wanted.incarnation);
         }
         self.start_watching();
         joined
@@ -228,32 +228,42 @@ impl Networks {
 
     /// Has plugins take back what they gave a container that rests. It may take long: to
     /// be called beside the queue.
-    pub(super) fn leave_cni(&self, name: &str, incarnation: u64) {
-        self.plugins.leave(name, incarnation);
+    pub(super) fn leave_cni(&self, name: &str, id: &str, incarnation: u64) {
+        self.plugins.leave(name, id, incarnation);
     }
 
     /// Takes a container that rests off its networks, unless it was launched again
-    /// meanwhile. It keeps its addresses.
-    pub fn leave(&self, name: &str, incarnation: u64) {
-        self.with(|state| state.leave(name, incarnation));
+    /// meanwhile, or is another one by now. It keeps its addresses.
+    pub fn leave(&self, name: &str, id: &str, incarnation: u64) {
+        self.with(|state| state.leave(name, id, incarnation));
     }
 
     /// A container is no more: its addresses are free.
     pub fn forget(&self, name: &str) {
-        self.leave_cni(name, u64::MAX);
+        self.plugins.forget(name);
         self.with(|state| state.forget(name));
     }
 
     /// A container has another name; it does not run.
-    pub fn rename(&self, name: &str, to: &str) {
-        self.leave_cni(name, u64::MAX);
-        self.with(|state| state.rename(name, to));
+    pub fn rename(&self, name: &str, to: &str, id: &str) {
+        let runtime = self.locked(|state| state.runtime.clone());
+        let (networks, before, of) = (self.clone(), name.to_owned(), id.to_owned());
+        runtime.spawn_blocking(move || networks.leave_cni(&before, &of, u64::MAX));
+        self.with(|state| state.rename(name, to, id));
     }
 
     /// Whether a container's names are answered: not while it is down between two
     /// launches.
-    pub fn set_running(&self, name: &str, incarnation: u64, runs: bool) {
-        self.with(|state| state.set_running(name, incarnation, runs));
+    pub fn set_running(&self, name: &str, id: &str, incarnation: u64, runs: bool) {
+        self.with(|state| state.set_running(name, id, incarnation, runs));
+    }
+
+    /// What the files of a container say by now, if it is on networks.
+    pub(super) fn etc(&self, name: &str, id: &str, manifest: &Container) -> Option<Etc> {
+        self.locked(|state| {
+            let joined = state.joined.get(name).filter(|joined| joined.id == id)?;
+            Some(state.etc(name, manifest, &joined.endpoints))
+        })
     }
 
     /// The manifests declare these networks now; those in `broken` can't be read.
@@ -293,15 +303,15 @@ impl Networks {
             })
         };
         let mut left = self.plugins.all();
-        left.retain(|(name, _)| !runs_by_plugins(name));
+        left.retain(|(name, ..)| !runs_by_plugins(name));
         let runtime = self.locked(|state| state.runtime.clone());
         self.with(|state| state.recover(running, known, held));
         self.start_watching();
         if !left.is_empty() {
             let networks = self.clone();
             runtime.spawn_blocking(move || {
-                for (name, incarnation) in left {
-                    networks.leave_cni(&name, incarnation);
+                for (name, id, incarnation) in left {
+                    networks.leave_cni(&name, &id, incarnation);
                 }
             });
         }
@@ -314,8 +324,8 @@ impl Networks {
 
     /// Removes everything that was made.
     pub fn tear_down(&self) {
-        for (name, incarnation) in self.plugins.all() {
-            self.leave_cni(&name, incarnation);
+        for (name, ..) in self.plugins.all() {
+            self.plugins.forget(&name);
         }
         self.with(State::tear_down);
     }

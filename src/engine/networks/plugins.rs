@@ -66,7 +66,8 @@ impl Plugins {
         let file = self.file(wanted.name);
         let path = netns_path(wanted);
         if let Some(mut before) = read(&file) {
-            if before.incarnation > wanted.incarnation {
+            // Another container of that name counts for itself.
+            if before.id == wanted.id && before.incarnation > wanted.incarnation {
                 return Err("it was launched again meanwhile".to_owned());
             }
             let same = before.list == list && before.id == wanted.id && !wanted.anew;
@@ -98,17 +99,32 @@ impl Plugins {
                 write(&file, &added)?;
                 Ok(added.addresses)
             }
+            // What was added by then was deleted at once, if that went well.
             Err(error) => {
-                let _ = fs::remove_file(&file);
+                match self.delete(&added, Some(&path)) {
+                    Ok(()) => {
+                        let _ = fs::remove_file(&file);
+                    }
+                    Err(error) => tracing::warn!("{}: {error}", wanted.name),
+                }
                 Err(error.to_string())
             }
         }
     }
 
     /// Has plugins take back what they gave a container that rests, unless it was
-    /// launched again meanwhile. What they refuse to take back is noted on, and tried
-    /// again when the next engine starts.
-    pub fn leave(&self, name: &str, incarnation: u64) {
+    /// launched again meanwhile, or is another one by now. What they refuse to take back
+    /// is noted on, and tried again when the next engine starts.
+    pub fn leave(&self, name: &str, id: &str, incarnation: u64) {
+        self.take_back(name, |added| added.id == id && added.incarnation <= incarnation);
+    }
+
+    /// The same, whoever has it.
+    pub fn forget(&self, name: &str) {
+        self.take_back(name, |_| true);
+    }
+
+    fn take_back(&self, name: &str, is_it: impl Fn(&Added) -> bool) {
         let file = self.file(name);
         // Most containers have nothing of plugins.
         if !file.exists() {
@@ -116,9 +132,7 @@ impl Plugins {
         }
         let turn = self.turns.of(name);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(added) = read(&file).filter(|added| added.incarnation <= incarnation) else {
-            return;
-        };
+        let Some(added) = read(&file).filter(is_it) else { return };
         match self.delete(&added, None) {
             Ok(()) => {
                 let _ = fs::remove_file(file);
@@ -127,15 +141,15 @@ impl Plugins {
         }
     }
 
-    /// Who has something of plugins, since which launch.
-    pub fn all(&self) -> Vec<(String, u64)> {
+    /// Who has something of plugins: name, id, and since which launch.
+    pub fn all(&self) -> Vec<(String, String, u64)> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.run_dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".cni"))
                 && let Some(added) = read(&entry.path())
             {
-                all.push((name.to_owned(), added.incarnation));
+                all.push((name.to_owned(), added.id, added.incarnation));
             }
         }
         all
@@ -203,10 +217,10 @@ mod tests {
         let plugins = &plugins;
         let netns = fs::File::open("/proc/self/ns/net").unwrap();
         let manifest = Container::default();
-        let join = |name: &str, incarnation: u64| {
+        let join_as = |name: &str, id: &str, incarnation: u64| {
             let wanted = Wanted {
                 name,
-                id: name,
+                id,
                 incarnation,
                 manifest: &manifest,
                 netns: netns.as_fd(),
@@ -214,21 +228,39 @@ mod tests {
             };
             plugins.join(&wanted, "x")
         };
+        let join = |name: &str, incarnation: u64| join_as(name, name, incarnation);
         std::thread::scope(|scope| {
             scope.spawn(|| join("slow", 1).unwrap());
             let began = std::time::Instant::now();
             join("web", 2).unwrap();
-            plugins.leave("web", 1);
+            plugins.leave("web", "web", 1);
             assert!(began.elapsed() < std::time::Duration::from_secs(2));
             assert_eq!(fs::read_to_string(&said).unwrap(), "ADD web\n");
         });
         assert_eq!(plugins.all().len(), 2);
         assert!(join("web", 1).is_err(), "an older launch is not brought on any more");
-        plugins.leave("web", 2);
+        plugins.leave("web", "web", 2);
         assert_eq!(fs::read_to_string(&said).unwrap(), "ADD web\nADD slow\nDEL web\n");
+        // Another container of that name counts its launches from one.
+        join("web", 7).unwrap();
+        join_as("web", "next", 1).unwrap();
+        plugins.leave("web", "web", u64::MAX);
+        assert_eq!(plugins.all().len(), 2);
+        plugins.leave("web", "next", 1);
+        let one = |name: &str, incarnation| [(name.to_owned(), name.to_owned(), incarnation)];
+        assert_eq!(plugins.all(), one("slow", 1));
         // What can't be taken back is not forgotten.
         fs::remove_file(dir.path().join("x.conflist")).unwrap();
-        plugins.leave("slow", 9);
-        assert_eq!(plugins.all(), [("slow".to_owned(), 1)]);
+        plugins.leave("slow", "slow", 9);
+        assert_eq!(plugins.all(), one("slow", 1));
+        // Nor is what can't be taken back of what failed by half.
+        plugins.forget("slow");
+        fs::write(dir.path().join("x.conflist"), list).unwrap();
+        fs::write(&program, "#!/bin/sh\nexit 1\n").unwrap();
+        assert!(join("half", 1).is_err());
+        assert_eq!(plugins.all().len(), 2);
+        fs::write(&program, "#!/bin/sh\n[ $CNI_COMMAND = DEL ]\n").unwrap();
+        assert!(join("half", 1).is_err());
+        assert_eq!(plugins.all(), one("slow", 1));
     }
 }

@@ -1,7 +1,7 @@
 //! After a crash, and after others' changes: what is missing is made again, what
 //! belongs to nobody is removed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -25,6 +25,19 @@ pub struct Running {
     pub manifest: Arc<Container>,
     /// Its network namespace.
     pub netns: OwnedFd,
+}
+
+impl Running {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            name: &self.name,
+            id: &self.id,
+            incarnation: self.incarnation,
+            manifest: &self.manifest,
+            netns: self.netns.as_fd(),
+            anew: false,
+        }
+    }
 }
 
 /// What somebody removed.
@@ -91,17 +104,16 @@ impl State {
         }
         self.each_leases(|leases| !leases.release_unknown(known).is_empty());
         self.forget_ports(&running);
-        for one in &running {
-            let wanted = Wanted {
-                name: &one.name,
-                id: &one.id,
-                incarnation: one.incarnation,
-                manifest: &one.manifest,
-                netns: one.netns.as_fd(),
-                anew: false,
-            };
-            if let Err(error) = self.join(&wanted) {
-                tracing::error!("{}: {error}", one.name);
+        // What can't be raised is told of by the containers that need it.
+        for network in networks.iter().collect::<BTreeSet<_>>() {
+            let _ = self.raise(network);
+        }
+        // An address that is in use and noted nowhere is given to nobody else.
+        let wanted = running.iter().map(|one| one.wanted());
+        let (first, rest): (Vec<_>, Vec<_>) = wanted.partition(|one| self.has_unnoted(one));
+        for wanted in first.iter().chain(&rest) {
+            if let Err(error) = self.join(wanted) {
+                tracing::error!("{}: {error}", wanted.name);
             }
         }
         if all.is_empty() {
@@ -171,7 +183,7 @@ impl State {
     /// See [`super::Networks::tear_down`].
     pub(super) fn tear_down(&mut self) {
         for name in self.joined.keys().cloned().collect::<Vec<_>>() {
-            self.leave(&name, u64::MAX);
+            self.take_off(&name);
         }
         for name in self.up.keys().cloned().collect::<Vec<_>>() {
             self.lower(&name, false);

@@ -9,8 +9,9 @@ use crate::network::dns::{Guest, Names, Zone};
 
 impl State {
     /// See [`super::Networks::set_running`].
-    pub(super) fn set_running(&mut self, name: &str, incarnation: u64, runs: bool) {
+    pub(super) fn set_running(&mut self, name: &str, id: &str, incarnation: u64, runs: bool) {
         if let Some(joined) = self.joined.get_mut(name)
+            && joined.id == id
             && joined.incarnation == incarnation
             && joined.runs != runs
         {

@@ -1,7 +1,9 @@
 //! What is to be done: the reconciler's answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::manifest::model::Container;
 use crate::manifest::scalar::{Name, Signal};
 
 /// What a decision asks for. To be carried out in this order: write `save`, remove
@@ -73,6 +75,8 @@ pub enum Action {
         incarnation: u64,
         /// `resources.memory`, `log.max-size`, …
         keys: Vec<String>,
+        /// What it is to be like.
+        to: Arc<Container>,
     },
     /// Run this command inside the container.
     ReloadExec {

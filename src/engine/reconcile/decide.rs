@@ -430,23 +430,33 @@ fn change_in_place(observed: &mut Observed, name: &Name, manifest: &Arc<Containe
     };
     let incarnation = record.incarnation;
     let Some(old) = &record.applied else { return };
-    if Arc::ptr_eq(old, manifest) {
+    let ordered = observed.live.get(name).filter(|live| live.incarnation == incarnation);
+    if Arc::ptr_eq(old, manifest) && ordered.is_none() && record.live_error.is_none() {
         return;
     }
-    let Change::InPlace { keys } = Change::between(old, manifest) else {
+    if ordered.is_some_and(|live| live.to == *manifest) {
         return;
+    }
+    let keys = match (Change::between(old, manifest), ordered) {
+        (Change::InPlace { keys }, _) => keys,
+        // Back to what was, from a version that was refused, by half perhaps, or is under
+        // way.
+        (Change::None, Some(live)) => match Change::between(&live.to, manifest) {
+            Change::InPlace { keys } | Change::Replace { keys } => keys,
+            Change::None => Vec::new(),
+        },
+        (Change::None, None) if record.live_error.is_some() => Vec::new(),
+        _ => return,
     };
-    if observed
-        .live
-        .get(name)
-        .is_some_and(|live| live.to == *manifest && live.incarnation == incarnation)
-    {
-        return;
-    }
     // What the last version was refused for says nothing of this one.
     observed.edit(name, |record| record.live_error = None);
     observed.live.insert(name.clone(), Live { to: manifest.clone(), incarnation });
-    observed.queue.push(Action::ApplyLive { name: name.clone(), incarnation, keys });
+    observed.queue.push(Action::ApplyLive {
+        name: name.clone(),
+        incarnation,
+        keys,
+        to: manifest.clone(),
+    });
 }
 
 #[cfg(test)]
@@ -454,6 +464,50 @@ mod tests {
     use super::super::*;
     use super::*;
     use std::time::Duration;
+
+    /// A change that was refused is undone by going back; and what comes of one version
+    /// is not taken for another's.
+    #[test]
+    fn a_live_change_that_failed_is_undone_by_going_back() {
+        let now = Now { mono: Duration::from_secs(1), wall: 0, boot_id: "b".into() };
+        let name: Name = "c".parse().unwrap();
+        let version = |team: &str| {
+            let labels = [("team".to_owned(), team.to_owned())].into();
+            Arc::new(Container { labels, ..Container::default() })
+        };
+        let mut desired = Desired::default();
+        let mut observed = Observed::restore([], 1, &now);
+        observed.apply(Event::AdoptionDone, &now).unwrap();
+        let mut turn = |observed: &mut Observed, version: &Arc<Container>| {
+            desired.containers.insert(name.clone(), version.clone());
+            let changed = Event::ManifestsChanged([name.clone()].into());
+            observed.apply(changed, &now).unwrap();
+            decide(&desired, observed, &now).actions
+        };
+        let is_live = |actions: &[Action]| matches!(actions, [Action::ApplyLive { .. }]);
+        let done = |observed: &mut Observed, to: &Arc<Container>, result| {
+            let event = Event::LiveApplied { name: name.clone(), to: to.clone(), result };
+            observed.apply(event, &now).unwrap();
+        };
+        let (old, new) = (version("a"), version("b"));
+        turn(&mut observed, &old);
+        let event = Event::Launched { name: name.clone(), incarnation: 1, pid: 1 };
+        observed.apply(event, &now).unwrap();
+        assert!(turn(&mut observed, &old).is_empty());
+        assert!(is_live(&turn(&mut observed, &new)));
+        done(&mut observed, &new, Err("no".to_owned()));
+        assert!(turn(&mut observed, &new).is_empty(), "it is tried once");
+        assert!(observed.record(&name).unwrap().live_error.is_some());
+        assert!(is_live(&turn(&mut observed, &old)));
+        assert!(turn(&mut observed, &old).is_empty());
+        // Told late.
+        done(&mut observed, &new, Ok(()));
+        let record = observed.record(&name).unwrap();
+        assert_eq!((record.applied.as_ref(), &record.live_error), (Some(&old), &None));
+        done(&mut observed, &old, Ok(()));
+        assert!(turn(&mut observed, &old).is_empty());
+        assert!(is_live(&turn(&mut observed, &new)));
+    }
 
     /// Ten thousand behind one another or behind one: no recursion, no quadratic work.
     #[test]

@@ -1,9 +1,11 @@
 //! What happened: everything the reconciler learns between two decisions.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::{ExitStatus, HealthStatus, Image};
+use crate::manifest::model::Container;
 use crate::manifest::scalar::{Name, Signal};
 
 /// Something that happened. Of an event that speaks of an incarnation that is
@@ -124,6 +126,8 @@ pub enum Event {
     LiveApplied {
         /// Which container.
         name: Name,
+        /// Which version of its manifest.
+        to: Arc<Container>,
         /// Why not, if it was not.
         result: Result<(), String>,
     },

@@ -211,7 +211,7 @@ impl Observed {
             }
             Event::Slept { by } => self.slept(by),
             Event::ClockSet => self.clock_set(now),
-            Event::LiveApplied { name, result } => self.live_applied(&name, result),
+            Event::LiveApplied { name, to, result } => self.live_applied(&name, &to, result),
             Event::Discarded { name, result } => self.discarded(&name, result, now),
             Event::Demanded { name } => {
                 if self.record(&name).is_some_and(|record| !record.demanded) {

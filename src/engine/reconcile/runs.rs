@@ -1,11 +1,13 @@
 //! What becomes of one run: launched or not, ended by halves, healthy or not, removed.
 
+use std::sync::Arc;
+
 use super::clock::Now;
 use super::observed::{KILL_AGAIN, Live, Observed};
 use super::record::{
     Asked, Exit, ExitStatus, Half, HealthStatus, Held, Phase, Record, Run, StopWhy,
 };
-use crate::manifest::model::Restart;
+use crate::manifest::model::{Container, Restart};
 use crate::manifest::scalar::Name;
 
 impl Observed {
@@ -218,8 +220,15 @@ impl Observed {
         });
     }
 
-    pub(super) fn live_applied(&mut self, name: &Name, result: Result<(), String>) {
-        let Some(Live { to, incarnation }) = self.live.get(name) else {
+    pub(super) fn live_applied(
+        &mut self,
+        name: &Name,
+        of: &Arc<Container>,
+        result: Result<(), String>,
+    ) {
+        // What came of an earlier version says nothing of this one.
+        let Some(Live { to, incarnation }) = self.live.get(name).filter(|live| live.to == *of)
+        else {
             return;
         };
         let (to, incarnation) = (to.clone(), *incarnation);

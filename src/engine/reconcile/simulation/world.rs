@@ -169,12 +169,12 @@ impl World {
             }
             Action::Freeze { name, incarnation } => self.freeze(name, *incarnation, true),
             Action::Thaw { name, incarnation } => self.freeze(name, *incarnation, false),
-            Action::ApplyLive { name, .. } => {
+            Action::ApplyLive { name, to, .. } => {
                 let result = match self.wild && self.random.one_in(5) {
                     true => Err("EBUSY".to_owned()),
                     false => Ok(()),
                 };
-                self.tell(Event::LiveApplied { name: name.clone(), result });
+                self.tell(Event::LiveApplied { name: name.clone(), to: to.clone(), result });
             }
             Action::ReloadExec { .. } => {}
             Action::Discard { name } => {

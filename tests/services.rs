@@ -118,7 +118,7 @@ fn a_watchdog_that_hears_nothing_bites() {
     let feed = format!(
         "i=0; while [ $i -lt 8 ]; do {notify}; sleep 0.2; i=$((i+1)); done; echo tired; sleep 1000"
     );
-    let berth = Berth::up_with(&[("fed.toml", &plain("watchdog = \"1500ms\"", &feed))]);
+    let berth = Berth::up_with(&[("fed.toml", &plain("watchdog = \"4s\"", &feed))]);
     berth.wait_log("fed", "tired");
     assert_eq!(berth.restarts("fed"), 0, "it was fed");
     berth.wait("the watchdog", || berth.restarts("fed") == 1);

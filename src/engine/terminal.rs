@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::pipe::SpliceFlags;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -60,9 +60,8 @@ pub struct Console {
     pub pty: Pty,
     /// The detached mount for `/dev/pts`.
     pub devpts: OwnedFd,
-    /// The detached mount for `/dev/console`; none where the kernel can't make it
-    /// (before Linux 6.15).
-    pub node: Option<OwnedFd>,
+    /// The detached mount for `/dev/console`.
+    pub node: OwnedFd,
 }
 
 fn doing(what: &'static str) -> impl Fn(Errno) -> String {
@@ -89,12 +88,9 @@ pub fn console(first: u32, size: Size) -> Result<Console, String> {
     let master = rustix::fs::openat(&devpts, "ptmx", MASTER, Mode::empty())
         .map_err(doing("opening a terminal"))?;
     let pty = pair(master, size)?;
-    let node = rustix::mount::open_tree(
-        &devpts,
-        "0",
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    );
-    Ok(Console { pty, devpts, node: node.ok() })
+    let (devpts, node) = crate::rootfs::with_part(devpts, "0")
+        .map_err(|error| format!("mounting a terminal for /dev/console: {error}"))?;
+    Ok(Console { pty, devpts, node })
 }
 
 const MASTER: OFlags =

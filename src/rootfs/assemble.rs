@@ -64,3 +64,20 @@ pub fn assemble(root: OwnedFd, mounts: Vec<Inside>) -> Result<OwnedFd, Error> {
     });
     tree.map_err(|e| failed.unwrap_or_else(|| Error::new("mount the parts of", Path::new("/"), e)))
 }
+
+/// A detached mount, and one of a file in it. Before Linux 6.15 nothing can be cloned out
+/// of a detached mount: there it is attached for a moment, in a mount namespace that goes
+/// with a thread, and what is given are clones.
+pub fn with_part(mount: OwnedFd, file: &str) -> io::Result<(OwnedFd, OwnedFd)> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if let Ok(part) = open_tree(&mount, file, clone) {
+        return Ok((mount, part));
+    }
+    thread::with_ids(0, 0, || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        move_mount(&mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        let part = open_tree(&mount, file, clone)?;
+        Ok((open_tree(&mount, "", clone | OpenTreeFlags::AT_EMPTY_PATH)?, part))
+    })
+}

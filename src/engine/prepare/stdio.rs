@@ -58,7 +58,7 @@ impl Preparation<'_> {
         let console = terminal::console(first, size)?;
         let devpts = self.add(console.devpts);
         parts.binds.insert(PathBuf::from("/dev/pts"), (devpts, false));
-        parts.console = console.node.map(|node| self.add(node));
+        parts.console = Some(self.add(console.node));
         Ok(console.pty)
     }
 

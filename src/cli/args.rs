@@ -411,7 +411,13 @@ pub struct Logs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
+
+    /// No flag stands for two things, in any command.
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
 
     #[test]
     fn a_daemon_is_started_with_all_that_was_asked_for() {

@@ -41,9 +41,13 @@ pub struct Kexec {
     pub force: bool,
 }
 
-/// `shutdown`, as sysvinit and systemd have it.
+/// `shutdown`, as sysvinit and systemd have it: `-h` is not for help.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(disable_help_flag = true)]
 pub struct Shutdown {
+    /// Print help.
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub help: Option<bool>,
     /// Power off (the default).
     #[arg(short = 'P', short_alias = 'h', long, conflicts_with_all = ["reboot", "halt"])]
     pub poweroff: bool,

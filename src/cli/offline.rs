@@ -1,6 +1,5 @@
 //! Commands that need no engine.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -110,7 +109,7 @@ pub fn plan(paths: &Paths, dirs: Vec<PathBuf>, format: Format) -> Result {
 pub fn completions(shell: clap_complete::Shell) -> Result {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "berth", &mut text);
-    io::stdout().write_all(&text)?;
+    print(&String::from_utf8_lossy(&text))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,10 @@
 //! Containers' networks with real traffic, through the binary: Berth runs on a host
 //! that is a network namespace of the test, with a second machine beside it.
 
+#[path = "network/drivers.rs"]
+mod drivers;
+#[path = "network/held.rs"]
+mod held;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -329,7 +333,7 @@ fn an_address_is_the_same_after_restarts_and_nothing_is_left_at_the_end() {
 }
 
 /// `kill -9` of engine or keeper at any instant of a set-up leaves nothing behind.
-/// `BERTH_ROUNDS=500` for as many as the issue asks for.
+/// `BERTH_ROUNDS=500` for as many rounds as one likes.
 #[test]
 fn nothing_leaks_when_either_is_killed_in_the_middle() {
     let rounds: u32 =
@@ -458,47 +462,6 @@ fn networks_are_made_listed_connected_and_removed_by_hand() {
     assert!(!refused.status.success());
 }
 
-#[test]
-fn a_namespace_of_somebody_else_and_a_macvlan_are_joined() {
-    let host = Machine::new();
-    let outside = host.neighbour();
-    let other = Machine::new();
-    other.ok("ip link add only0 type bridge");
-    let mode = format!("{IDLE}[network]\nmode = \"ns:{}\"\n", other.path().display());
-    let lan = "driver = \"macvlan\"\nparent = \"up0\"\nsubnet = \"10.77.0.0/24\"\ngateway = \"10.77.0.2\"\n";
-    let berth = berth_on(
-        &host,
-        &[
-            ("joined.toml", &mode),
-            ("lan.network.toml", lan),
-            ("onlan.toml", &web("networks = [\"lan\"]\nip = \"10.77.0.50\"")),
-        ],
-    );
-    let links = berth.ok(&["exec", "joined", "ip", "-br", "link"]);
-    assert!(links.contains("only0"), "{links}");
-    berth.wait("the page on the LAN", || outside.get("http://10.77.0.50/who") == "onlan\n");
-}
-
-/// With the kernel's module it works; without it the reason is said and nobody else is
-/// kept from running.
-#[test]
-fn an_ipvlan_works_or_says_what_the_kernel_lacks() {
-    let host = Machine::new();
-    let outside = host.neighbour();
-    let lan = "driver = \"ipvlan\"\nparent = \"up0\"\nsubnet = \"10.77.0.0/24\"\ngateway = \"10.77.0.2\"\n";
-    let mut berth = Berth::in_network(&host.path());
-    berth.write("lan.network.toml", lan);
-    berth.write("onlan.toml", &web("networks = [\"lan\"]\nip = \"10.77.0.50\""));
-    berth.write("plain.toml", IDLE);
-    berth.up();
-    berth.wait_status("plain", "running");
-    berth.wait("the page on the LAN, or the reason", || {
-        let ps = berth.ok(&["ps", "-a"]);
-        outside.get("http://10.77.0.50/who") == "onlan\n"
-            || ps.contains("cannot make the ipvlan of up0") && ps.contains("kernel lacks this")
-    });
-}
-
 /// It has all rights over its own interface, and still is heard as nobody else.
 #[test]
 fn who_takes_anothers_address_is_not_heard() {
@@ -530,44 +493,6 @@ fn who_takes_anothers_address_is_not_heard() {
     assert_eq!(page(&berth, "evil", &url), "");
     set(own.trim());
     berth.wait("the page as itself", served);
-}
-
-/// Debian's plugins, where they are installed.
-#[test]
-fn plugins_make_a_network() {
-    if !std::path::Path::new("/usr/lib/cni/bridge").exists() {
-        eprintln!("not tried: no /usr/lib/cni/bridge");
-        return;
-    }
-    let host = Machine::new();
-    let mut berth = Berth::in_network(&host.path());
-    let data = berth.path("ipam");
-    let list = format!(
-        r#"{{"cniVersion": "0.4.0", "name": "shop", "plugins": [
-            {{"type": "bridge", "bridge": "cni7", "isGateway": true,
-              "ipam": {{"type": "host-local", "subnet": "10.72.0.0/24", "dataDir": "{}"}}}}]}}"#,
-        data.display()
-    );
-    std::fs::create_dir_all(berth.path("etc/cni/net.d")).unwrap();
-    std::fs::write(berth.path("etc/cni/net.d/10-shop.conflist"), list).unwrap();
-    berth.write("web.toml", &format!("{WEB}[network]\nmode = \"cni:shop\"\n"));
-    berth.write("lost.toml", &format!("{IDLE}[network]\nmode = \"cni:nowhere\"\n"));
-    berth.up();
-    berth.wait("the page", || host.get("http://10.72.0.2/who") == "web\n");
-    berth.wait("the reason", || berth.ok(&["ps", "-a"]).contains("nowhere in "));
-    let leases = || {
-        std::fs::read_dir(data.join("shop"))
-            .unwrap()
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with("10."))
-            .count()
-    };
-    assert_eq!(leases(), 1);
-    // An engine that starts forgets nothing that plugins have to take back.
-    support::kill(berth.engine_pid().unwrap(), 9);
-    berth.wait_status("web", "running");
-    berth.remove("web.toml");
-    berth.wait("its address to be given back", || leases() == 0);
 }
 
 /// What runs keeps its addresses: a wrong edit of its network, a route of the host that
@@ -637,137 +562,4 @@ fn traffic_is_counted() {
     let stats = berth.ok(&["stats", "--no-stream", "--format", "json", "web"]);
     let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
     assert!(stats["networks"]["eth0"]["rx-bytes"].as_u64().unwrap() > 100, "{stats}");
-}
-
-/// A server that takes its socket from its supervisor, if it is told that it is meant.
-const HELD: &str = r#"
-command = ["perl", "-MSocket", "-e", """
-$ENV{LISTEN_PID} == $$ and $ENV{LISTEN_FDS} == 1 or die "not for us: $ENV{LISTEN_PID}, $$";
-open(L, '+<&=3') or die $!;
-$| = 1;
-print "serving $ENV{LISTEN_FDNAMES}\\n";
-while (accept(C, L)) { syswrite(C, "served by $$\\n"); close(C) }
-"""]
-stop = { timeout = "0s" }
-restart = { policy = "always", backoff = "1ms" }
-"#;
-
-#[test]
-fn a_held_socket_refuses_nobody_over_restarts_crashes_and_updates() {
-    let host = Machine::new();
-    let manifest = |more: &str| {
-        format!(
-            "rootfs = \"/\"\n{HELD}{more}\n[network]\npublish = [{{ host = 7000, hold = true }}]\n"
-        )
-    };
-    let mut berth = Berth::in_network(&host.path());
-    berth.write("held.toml", &manifest(""));
-    let plain = "isolation = \"none\"\n".to_owned()
-        + HELD
-        + "[network]\npublish = [{ host = 7001, hold = true, address = \"127.0.0.1\" }]\n";
-    berth.write("plain.toml", &plain);
-    berth.up();
-    berth.wait_log("held", "serving 7000-tcp");
-    berth.wait_log("plain", "serving 7001-tcp");
-    assert!(host.tcp("127.0.0.1", 7001).starts_with("served by "));
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let (served, refused) = std::thread::scope(|scope| {
-        let clients = scope.spawn(|| {
-            let mut counts = (0, Vec::new());
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                // One that a server took and was killed over is that server's loss: it
-                // ends without an answer, but was not refused.
-                let began = Instant::now();
-                let output = host.shell("nc -v -w 5 127.0.0.1 7000 </dev/null");
-                match output.status.success() {
-                    true => counts.0 += 1,
-                    false => counts.1.push((
-                        String::from_utf8_lossy(&output.stderr).into_owned(),
-                        began.elapsed(),
-                    )),
-                }
-            }
-            counts
-        });
-        for _ in 0..5 {
-            berth.ok(&["restart", "-t", "0", "held"]);
-        }
-        berth.ok(&["kill", "-s", "SEGV", "held"]);
-        support::kill(berth.engine_pid().unwrap(), 9);
-        berth.write("held.toml", &manifest("env = { A = \"1\" }"));
-        berth.wait("the update", || {
-            berth.inspect("held")["Config"]["Env"].to_string().contains("A=1")
-        });
-        berth.wait_status("held", "running");
-        std::thread::sleep(Duration::from_millis(300));
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        clients.join().unwrap()
-    });
-    assert!(served > 0, "{}", berth.log());
-    assert_eq!(refused, [], "{served} served\n{}", berth.log());
-    // Stopped by hand it is closed.
-    berth.ok(&["stop", "held"]);
-    berth.wait("the port to be closed", || host.tcp("127.0.0.1", 7000).is_empty());
-}
-
-#[test]
-fn the_first_client_starts_a_container_and_idleness_stops_it() {
-    let host = Machine::new();
-    let mut berth = Berth::in_network(&host.path());
-    let manifest = format!(
-        "rootfs = \"/\"\nstart = \"on-demand\"\nidle-timeout = \"1s\"\n{HELD}[network]\npublish = [{{ host = 7000, hold = true }}]\n"
-    );
-    berth.write("lazy.toml", &manifest);
-    // Whoever has its port lets it go some time.
-    let mut other =
-        host.command(&["busybox", "httpd", "-f", "-p", "7000", "-h", "/etc"]).spawn().unwrap();
-    berth.wait("another program", || !host.get("http://127.0.0.1:7000/hostname").is_empty());
-    berth.up();
-    berth.wait("its name", || berth.log().contains(&format!("(pid {}) has it", other.id())));
-    let _ = other.kill();
-    let _ = other.wait();
-    berth.wait("a client to be served", || host.tcp("127.0.0.1", 7000).starts_with("served by "));
-    berth.wait("it to be stopped again", || berth.pid("lazy") == 0);
-    berth.wait("it to wait", || berth.ok(&["ps", "-a"]).contains("waits for a connection"));
-    assert_eq!(berth.pid("lazy"), 0);
-    // Also for an engine that comes after.
-    support::kill(berth.engine_pid().unwrap(), 9);
-    assert!(host.tcp("127.0.0.1", 7000).starts_with("served by "), "{}", berth.log());
-    assert_eq!(berth.status("lazy"), "running");
-    berth.wait("it to be stopped", || berth.pid("lazy") == 0);
-    assert!(host.tcp("127.0.0.1", 7000).starts_with("served by "));
-    berth.ok(&["stop", "lazy"]);
-    assert_eq!(host.tcp("127.0.0.1", 7000), "");
-    berth.ok(&["start", "lazy"]);
-    berth.wait("it to run", || berth.pid("lazy") > 0);
-}
-
-/// It serves one client and ends by itself; the next one starts it again.
-#[test]
-fn who_ends_by_itself_is_started_by_the_next_client() {
-    let host = Machine::new();
-    let mut berth = Berth::in_network(&host.path());
-    let once = r#"
-rootfs = "/"
-start = "on-demand"
-restart = "no"
-command = ["perl", "-MSocket", "-e", """
-open(L, '+<&=3') or die $!;
-accept(C, L); syswrite(C, "served by $$ for $ENV{LISTEN_PID}\n"); close(C)
-"""]
-[network]
-publish = [{ host = 7000, hold = true, address = "127.0.0.1" }]
-"#;
-    berth.write("once.toml", once);
-    berth.up();
-    for _ in 0..3 {
-        berth.wait("it to wait", || berth.ok(&["ps", "-a"]).contains("waits for a connection"));
-        let said = host.tcp("127.0.0.1", 7000);
-        let words: Vec<&str> = said.split_whitespace().collect();
-        // Plain numbers: zeros before them would be read as octal by some.
-        assert!(words.len() == 5 && words[2] == words[4], "{said}\n{}", berth.log());
-    }
-    // Another address of the same port: the old socket is not in the way.
-    berth.write("once.toml", &once.replace(", address = \"127.0.0.1\"", ""));
-    berth.wait("it at all addresses", || host.tcp("::1", 7000).starts_with("served by "));
 }

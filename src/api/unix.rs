@@ -75,9 +75,10 @@ impl AsFd for Client {
     }
 }
 
-/// Reads what is there without descriptors.
+/// Reads what is there; of a guarded connection nothing that comes with descriptors.
 fn read(
     stream: &UnixStream,
+    guard: Option<&Guard>,
     context: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
@@ -85,6 +86,9 @@ fn read(
         ready!(stream.poll_read_ready(context))?;
         let read = stream.try_io(Interest::READABLE, || {
             let room = buffer.initialize_unfilled();
+            if guard.is_none() {
+                return Ok(rustix::io::read(stream, room)?);
+            }
             let (len, has_fds) = rights::peek(stream.as_fd(), room)?;
             if has_fds {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "descriptors were sent"));
@@ -109,11 +113,7 @@ impl AsyncRead for Client {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match this.guard {
-            None => Pin::new(&mut this.stream).poll_read(context, buffer),
-            Some(_) => read(&this.stream, context, buffer),
-        }
+        read(&self.stream, self.guard.as_ref(), context, buffer)
     }
 }
 
@@ -123,11 +123,7 @@ impl AsyncRead for Reader {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match this.guard {
-            None => Pin::new(&mut this.half).poll_read(context, buffer),
-            Some(_) => read(this.half.as_ref(), context, buffer),
-        }
+        read(self.half.as_ref(), self.guard.as_ref(), context, buffer)
     }
 }
 

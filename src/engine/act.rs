@@ -9,12 +9,11 @@ use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
-use super::prepare::{self, Ends, Job, Kept, Order, Ready, status_path};
+use super::prepare::{Ends, Job, Kept, Order, Ready, status_path};
 use super::reconcile::{Action, Event, ExitStatus};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use super::terminal::Pump;
 use crate::cgroup::Cgroup;
-use crate::keeper::process::{has_ended, start_time};
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
 use crate::manifest::scalar::{Name, Signal};
@@ -435,7 +434,7 @@ impl Engine {
     fn kill_group(&self, name: &Name, incarnation: u64) {
         let running = self.lives.get(name).and_then(|live| live.running(incarnation));
         if let Some(process) = running.filter(|_| !self.workshop.parent.has_groups()) {
-            end_group(process);
+            process.end_group();
         }
     }
 
@@ -466,27 +465,6 @@ impl Engine {
             if let Err(error) = act(&cgroup) {
                 let _ = effects.send(Effect::Problem(format!("{doing} {name}: {error}")));
             }
-        });
-    }
-
-    fn discard(&mut self, name: Name) {
-        self.execs.forget_container(&name);
-        let live = self.lives.remove(&name).unwrap_or_default();
-        if let Some(first) = live.reserved {
-            self.workshop.pool.give_back(first);
-        }
-        // What another record stands for, too, is not discarded with this one.
-        let is_anothers =
-            |id: &String| self.observed.records().any(|one| one.id == *id && one.name != name);
-        let id = self.observed.record(&name).map(|record| record.id.clone());
-        let id = id.filter(|id| !is_anothers(id));
-        let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
-        self.logs.forget(&workshop.paths.log_dir(name.as_str()));
-        drop(live.capture);
-        tokio::task::spawn_blocking(move || {
-            let result = discard(&workshop, &name, id.as_deref(), live.kept);
-            workshop.images.changed();
-            let _ = effects.send(Effect::Event(Event::Discarded { name, result }));
         });
     }
 
@@ -528,65 +506,6 @@ impl Engine {
     }
 }
 
-/// Ends a process group by its leader, who may be gone: then the number can be somebody
-/// else's by now.
-fn end_group(leader: &Process) {
-    match signals::send_to_group(leader.pidfd.as_fd(), libc::SIGKILL) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-        _ => return,
-    }
-    // Before Linux 6.9: a group that outlives its leader keeps the number from being given
-    // to a new process.
-    if !is_anothers(leader) {
-        let _ = signals::kill(-leader.pid, libc::SIGKILL);
-    }
-}
-
-/// Whether a process's number is somebody else's by now. Nobody reaped it while it is still
-/// in /proc with its own start time.
-fn is_anothers(process: &Process) -> bool {
-    let start = start_time(process.pid);
-    has_ended(process.pidfd.as_fd()) && start != 0 && start != process.start
-}
-
-/// All that a container has on disk and in the kernel, but for its record.
-fn discard(
-    workshop: &prepare::Workshop,
-    name: &Name,
-    id: Option<&str>,
-    kept: Kept,
-) -> Result<(), String> {
-    workshop.networks.forget(name.as_str());
-    // The mounts and namespaces first: what they hold can't be removed.
-    let Kept { cgroup, .. } = kept;
-    let cgroup = match cgroup {
-        Some(cgroup) => Some(cgroup),
-        None => Cgroup::open_existing(&workshop.parent, name.as_str())
-            .map_err(|error| error.to_string())?
-            .map(Arc::new),
-    };
-    if let Some(cgroup) = cgroup {
-        cgroup.remove().map_err(|error| error.to_string())?;
-    }
-    let paths = &workshop.paths;
-    if let Some(id) = id {
-        let writable = crate::rootfs::Writable::at(&paths.state_dir(), id)
-            .map_err(|error| error.to_string())?;
-        crate::rootfs::discard(&writable).map_err(|error| error.to_string())?;
-        let _ = crate::rootfs::empty_trash(&paths.state_dir());
-    }
-    let name = name.as_str();
-    for dir in [paths.container_run_dir(name), paths.etc_dir(name), paths.log_dir(name)] {
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(format!("removing {}: {error}", dir.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 /// Reads a status file; one that is not there says nothing.
 pub(super) fn read_status(path: &Path) -> Status {
     std::fs::read_to_string(path).map(|text| status::parse(&text)).unwrap_or_default()
@@ -625,50 +544,5 @@ async fn read_to_end(pipe: OwnedFd) -> String {
             Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
             Err(_) => return text,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keeper::process::pidfd;
-
-    /// What a process leaves in its group is ended with it, also when it has been reaped.
-    #[test]
-    fn a_group_outlives_its_leader_and_is_ended() {
-        use std::os::unix::process::CommandExt;
-        let (reader, writer) = std::io::pipe().unwrap();
-        let mut leader = std::process::Command::new("sh")
-            .args(["-c", "sleep 1000 <&- 2>&- & echo $!; sleep 0.2"])
-            .stdout(writer)
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let pid = i32::try_from(leader.id()).unwrap();
-        let start = start_time(pid);
-        let process = Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid, start };
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(&reader), &mut line).unwrap();
-        let left = pidfd(line.trim().parse().unwrap()).unwrap();
-        leader.wait().unwrap();
-        assert!(!has_ended(left.as_fd()));
-        end_group(&process);
-        // It holds the pipe open until it is gone.
-        let _ = std::io::read_to_string(reader).unwrap();
-        let mut fds = [rustix::event::PollFd::new(&left, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut fds, None).unwrap();
-    }
-
-    #[test]
-    fn a_process_that_nobody_reaped_has_its_number() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        let own =
-            Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid, start: start_time(pid) };
-        let mut fds = [rustix::event::PollFd::new(&own.pidfd, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut fds, None).unwrap();
-        assert!(has_ended(own.pidfd.as_fd()) && !is_anothers(&own));
-        assert!(is_anothers(&Process { start: own.start + 1, ..own }));
-        child.wait().unwrap();
     }
 }

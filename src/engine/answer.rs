@@ -256,11 +256,13 @@ impl Engine {
     fn place(&mut self, name: &Name) -> Result<Place, Refusal> {
         if let Some(live) = self.lives.get_mut(name)
             && live.process.is_none()
+            && let Some(root) = live.kept.root.take()
         {
             // Whoever comes mounts the same directories: what the kernel remembers of the
             // kept mount would be wrong after that (overlayfs.rst, "Changes to underlying
-            // filesystems"). The next launch mounts it anew.
-            live.kept.root = None;
+            // filesystems"). The next launch mounts it anew. With its last mount an overlay
+            // writes all of its upper file system to disk.
+            tokio::task::spawn_blocking(move || drop(root));
         }
         let record = self
             .observed

@@ -109,22 +109,23 @@ impl Engine {
 
     /// Whether a container can be made: its name is free, and it makes sense.
     fn check_new(&self, name: &Name, container: &Container) -> Result<(), Refusal> {
-        if let Some(record) = self.observed.record(name) {
-            return Err(Refusal::Conflict(format!(
-                "Conflict. The container name \"/{name}\" is already in use by container \"{}\". \
-                 You have to remove (or rename) that container to be able to reuse that name.",
-                record.id
-            )));
-        }
-        if self.desired.declares(name) {
-            let file = self.sources.get(name).map(|file| file.display().to_string());
-            return Err(Refusal::Conflict(format!(
-                "Conflict. The container name \"/{name}\" is already in use by the manifest {}. \
-                 You have to remove (or rename) that container to be able to reuse that name.",
-                file.unwrap_or_default()
-            )));
-        }
+        self.check_free(name)?;
         check(container)
+    }
+
+    fn check_free(&self, name: &Name) -> Result<(), Refusal> {
+        let by = match (self.observed.record(name), self.desired.declares(name)) {
+            (Some(record), _) => format!("container \"{}\"", record.id),
+            (None, true) => {
+                let file = self.sources.get(name).map(|file| file.display().to_string());
+                format!("the manifest {}", file.unwrap_or_default())
+            }
+            (None, false) => return Ok(()),
+        };
+        Err(Refusal::Conflict(format!(
+            "Conflict. The container name \"/{name}\" is already in use by {by}. \
+             You have to remove (or rename) that container to be able to reuse that name."
+        )))
     }
 
     pub(super) fn reload(&mut self) {
@@ -223,17 +224,7 @@ impl Engine {
     /// its manifest lies beside a record of the same name: one without a manifest is
     /// discarded, and all that the container wrote with it (see [`finish_renames`]).
     fn rename_record(&mut self, name: &Name, to: &Name) -> Result<(), Refusal> {
-        if let Some(record) = self.observed.record(to) {
-            return Err(Refusal::Conflict(format!(
-                "Conflict. The container name \"/{to}\" is already in use by container \"{}\". \
-                 You have to remove (or rename) that container to be able to reuse that name.",
-                record.id
-            )));
-        }
-        if self.desired.declares(to) {
-            let why = format!("Conflict. The container name \"/{to}\" is already in use");
-            return Err(Refusal::Conflict(why));
-        }
+        self.check_free(to)?;
         if !self.is_created(name) {
             let why = format!("{name} is declared by a manifest; rename that file");
             return Err(Refusal::Conflict(why));

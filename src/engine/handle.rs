@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -12,92 +11,18 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::exec::{Config, Exec, ExecRequest, Session};
 use super::files::{Files, Place};
 use super::images::Images;
-use super::networks::{EndpointView, Networks, PortView};
+use super::networks::Networks;
 use super::paths::Paths;
 use super::plan::Change;
 use super::prepare::Ends;
 use super::reconcile::Verb;
 use super::terminal::Size;
+pub use super::view::{Probed, View};
 use crate::logs::Logs;
 use crate::manifest::model::{Container, NetworkFile};
 use crate::manifest::scalar::Name;
 use crate::network::link::Traffic;
 use crate::rootfs::{Duplicate, Unnamed};
-
-/// What a container looks like from outside, at one instant.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct View {
-    /// Its name.
-    pub name: Name,
-    /// 64 hexadecimal digits, as Docker's.
-    pub id: String,
-    /// Docker's word for where it stands: created, running, restarting, paused,
-    /// exited, removing, dead; beside these `stopping`, `backoff` and `waiting`
-    /// are told in `detail`.
-    pub state: String,
-    /// More about the state, for people: "crash loop: 5 failures, next start in 3s".
-    pub detail: Option<String>,
-    /// It does not run yet, and will: it is being launched, or waits for another.
-    #[serde(default)]
-    pub is_awaited: bool,
-    /// The payload's supervisor process on the host; 0 when it does not run.
-    pub pid: i32,
-    /// The id of the image that it was made from.
-    pub image: Option<String>,
-    /// The manifest that is in force.
-    pub manifest: Container,
-    /// The volumes that its image wants, beside the manifest's mounts.
-    #[serde(default)]
-    pub anonymous: Vec<crate::manifest::model::Mount>,
-    /// The file that declares it; none when the file is gone.
-    pub source: Option<PathBuf>,
-    /// What is wrong with its manifest file, if anything.
-    pub manifest_error: Option<String>,
-    /// Why the last launch failed.
-    pub error: Option<String>,
-    /// How often it was started again without being asked.
-    pub restarts: u32,
-    /// When it was first seen.
-    pub created: SystemTime,
-    /// When the last incarnation began.
-    pub started: Option<SystemTime>,
-    /// When the last incarnation ended.
-    pub finished: Option<SystemTime>,
-    /// As a shell says it: 128 + the signal.
-    pub exit_code: Option<i32>,
-    /// The kernel ended it for lack of memory.
-    pub oom_killed: bool,
-    /// A person stopped it.
-    pub stopped_by_hand: bool,
-    /// `starting`, `healthy`, `unhealthy`, if it has a health check.
-    pub health: Option<String>,
-    /// What its last health checks said, the newest last.
-    #[serde(default)]
-    pub probes: Vec<Probed>,
-    /// How many of them have failed in a row.
-    #[serde(default)]
-    pub failing_streak: u32,
-    /// The ids of the commands that clients run in it.
-    #[serde(default)]
-    pub execs: Vec<String>,
-    /// Its places on networks.
-    #[serde(default)]
-    pub endpoints: Vec<EndpointView>,
-    /// Its published ports.
-    #[serde(default)]
-    pub ports: Vec<PortView>,
-    /// What those that wait for it may expect: `ready`, `pending`, `failed`, or
-    /// `stopped` where nobody wants it to run.
-    #[serde(default)]
-    pub outlook: String,
-    /// What it last said of itself (sd_notify(3), `STATUS=`).
-    #[serde(default)]
-    pub said: Option<String>,
-    /// How its first launch of this boot went on.
-    #[serde(default)]
-    pub timing: Option<super::reconcile::Timing>,
-}
 
 /// What a container uses of the machine, and what went over its networks.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -108,18 +33,6 @@ pub struct Usage {
     /// Of each of its interfaces.
     #[serde(default)]
     pub networks: BTreeMap<String, Traffic>,
-}
-
-/// What one health check said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Probed {
-    /// When it began.
-    pub start: SystemTime,
-    /// When its answer was there.
-    pub end: SystemTime,
-    /// Why it is not well; none if it is.
-    pub failure: Option<String>,
 }
 
 /// Why an order was not obeyed.

@@ -1,7 +1,7 @@
 //! What the engine holds in memory of a container: descriptors and the like. All
 //! of it can be found again after `kill -9`; nothing here is the truth.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use super::prepare::{Ends, Kept, Signs};
 use super::probe::Probes;
 use super::terminal::{Pump, Size};
 use crate::cgroup::Cgroup;
+use crate::keeper::process::{has_ended, start_time};
 use crate::logs::Capture;
+use crate::sys::signals;
 
 /// A process of a container that the keeper watches.
 #[derive(Debug)]
@@ -25,6 +27,29 @@ pub struct Process {
     pub pid: i32,
     /// When it started, in clock ticks since boot; 0 where that could not be told.
     pub start: u64,
+}
+
+impl Process {
+    /// Ends its process group, also when it is gone: then the number can be somebody
+    /// else's by now.
+    pub fn end_group(&self) {
+        match signals::send_to_group(self.pidfd.as_fd(), libc::SIGKILL) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            _ => return,
+        }
+        // Before Linux 6.9: a group that outlives its leader keeps the number from being
+        // given to a new process.
+        if !self.is_anothers() {
+            let _ = signals::kill(-self.pid, libc::SIGKILL);
+        }
+    }
+
+    /// Whether its number is somebody else's by now. Nobody reaped it while it is still in
+    /// /proc with its own start time.
+    fn is_anothers(&self) -> bool {
+        let start = start_time(self.pid);
+        has_ended(self.pidfd.as_fd()) && start != 0 && start != self.start
+    }
 }
 
 /// A container's side in the engine.
@@ -124,5 +149,50 @@ pub async fn moved(fifos: &[OwnedFd; 2], patience: Duration) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::process::pidfd;
+
+    /// What a process leaves in its group is ended with it, also when it has been reaped.
+    #[test]
+    fn a_group_outlives_its_leader_and_is_ended() {
+        use std::os::unix::process::CommandExt;
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut leader = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 <&- 2>&- & echo $!; sleep 0.2"])
+            .stdout(writer)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(leader.id()).unwrap();
+        let start = start_time(pid);
+        let process = Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid, start };
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(&reader), &mut line).unwrap();
+        let left = pidfd(line.trim().parse().unwrap()).unwrap();
+        leader.wait().unwrap();
+        assert!(!has_ended(left.as_fd()));
+        process.end_group();
+        // It holds the pipe open until it is gone.
+        let _ = std::io::read_to_string(reader).unwrap();
+        let mut fds = [rustix::event::PollFd::new(&left, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_nobody_reaped_has_its_number() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let own =
+            Process { incarnation: 1, pidfd: pidfd(pid).unwrap(), pid, start: start_time(pid) };
+        let mut fds = [rustix::event::PollFd::new(&own.pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
+        assert!(has_ended(own.pidfd.as_fd()) && !own.is_anothers());
+        assert!(Process { start: own.start + 1, ..own }.is_anothers());
+        child.wait().unwrap();
     }
 }

@@ -8,6 +8,7 @@ mod answer;
 mod changes;
 mod command;
 mod created;
+mod discard;
 mod echo;
 pub mod exec;
 pub mod failure;

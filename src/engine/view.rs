@@ -3,11 +3,100 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::handle::View;
+use serde::{Deserialize, Serialize};
+
 use super::networks::{EndpointView, PortView};
 use super::probe::Probes;
-use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy};
-use crate::manifest::model::{Container, Start};
+use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy, Timing};
+use crate::manifest::model::{Container, Mount, Start};
+use crate::manifest::scalar::Name;
+
+/// What a container looks like from outside, at one instant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct View {
+    /// Its name.
+    pub name: Name,
+    /// 64 hexadecimal digits, as Docker's.
+    pub id: String,
+    /// Docker's word for where it stands: created, running, restarting, paused,
+    /// exited, removing, dead; beside these `stopping`, `backoff` and `waiting`
+    /// are told in `detail`.
+    pub state: String,
+    /// More about the state, for people: "crash loop: 5 failures, next start in 3s".
+    pub detail: Option<String>,
+    /// It does not run yet, and will: it is being launched, or waits for another.
+    #[serde(default)]
+    pub is_awaited: bool,
+    /// The payload's supervisor process on the host; 0 when it does not run.
+    pub pid: i32,
+    /// The id of the image that it was made from.
+    pub image: Option<String>,
+    /// The manifest that is in force.
+    pub manifest: Container,
+    /// The volumes that its image wants, beside the manifest's mounts.
+    #[serde(default)]
+    pub anonymous: Vec<Mount>,
+    /// The file that declares it; none when the file is gone.
+    pub source: Option<PathBuf>,
+    /// What is wrong with its manifest file, if anything.
+    pub manifest_error: Option<String>,
+    /// Why the last launch failed.
+    pub error: Option<String>,
+    /// How often it was started again without being asked.
+    pub restarts: u32,
+    /// When it was first seen.
+    pub created: SystemTime,
+    /// When the last incarnation began.
+    pub started: Option<SystemTime>,
+    /// When the last incarnation ended.
+    pub finished: Option<SystemTime>,
+    /// As a shell says it: 128 + the signal.
+    pub exit_code: Option<i32>,
+    /// The kernel ended it for lack of memory.
+    pub oom_killed: bool,
+    /// A person stopped it.
+    pub stopped_by_hand: bool,
+    /// `starting`, `healthy`, `unhealthy`, if it has a health check.
+    pub health: Option<String>,
+    /// What its last health checks said, the newest last.
+    #[serde(default)]
+    pub probes: Vec<Probed>,
+    /// How many of them have failed in a row.
+    #[serde(default)]
+    pub failing_streak: u32,
+    /// The ids of the commands that clients run in it.
+    #[serde(default)]
+    pub execs: Vec<String>,
+    /// Its places on networks.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointView>,
+    /// Its published ports.
+    #[serde(default)]
+    pub ports: Vec<PortView>,
+    /// What those that wait for it may expect: `ready`, `pending`, `failed`, or
+    /// `stopped` where nobody wants it to run.
+    #[serde(default)]
+    pub outlook: String,
+    /// What it last said of itself (sd_notify(3), `STATUS=`).
+    #[serde(default)]
+    pub said: Option<String>,
+    /// How its first launch of this boot went on.
+    #[serde(default)]
+    pub timing: Option<Timing>,
+}
+
+/// What one health check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Probed {
+    /// When it began.
+    pub start: SystemTime,
+    /// When its answer was there.
+    pub end: SystemTime,
+    /// Why it is not well; none if it is.
+    pub failure: Option<String>,
+}
 
 /// What the manifests say of the same name.
 #[derive(Debug, Clone, Default)]

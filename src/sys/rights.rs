@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, SocketType, recv};
@@ -93,14 +93,16 @@ fn empty(socket: &OwnedFd) {
 }
 
 fn close_elsewhere(socket: OwnedFd) {
-    static THREAD: OnceLock<Option<Mutex<Sender<OwnedFd>>>> = OnceLock::new();
-    let thread = THREAD.get_or_init(|| {
+    static THREAD: Mutex<Option<Sender<OwnedFd>>> = Mutex::new(None);
+    let mut thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+    if thread.is_none() {
         let (sender, sockets) = channel::<OwnedFd>();
         let close = move || sockets.into_iter().for_each(|socket| empty(&socket));
-        std::thread::Builder::new().name("closing".into()).spawn(close).ok()?;
-        Some(Mutex::new(sender))
-    });
-    if let Some(Ok(sender)) = thread.as_ref().map(Mutex::lock) {
+        let started = std::thread::Builder::new().name("closing".into()).spawn(close);
+        // Without a thread left on this machine it is closed here; the next one tries again.
+        *thread = started.ok().map(|_| sender);
+    }
+    if let Some(sender) = &*thread {
         let _ = sender.send(socket);
     }
 }

@@ -36,6 +36,8 @@ pub struct Parts {
     pub join: Vec<(FdIndex, u64)>,
     /// Standard input, output, error.
     pub stdio: [FdIndex; 3],
+    /// The FIFOs of its output, which container init keeps.
+    pub output: Vec<FdIndex>,
     /// Listening sockets that it is given, and their names (sd_listen_fds_with_names(3)).
     pub sockets: Vec<(FdIndex, String)>,
     /// The detached mount of its terminal, for `/dev/console`.
@@ -62,6 +64,7 @@ pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
         join: parts.join.clone(),
         root: parts.root,
         stdio: parts.stdio,
+        output: parts.output.clone(),
         ready: parts.ready,
         seccomp: parts.seccomp.clone(),
         ..Plan::default()

@@ -8,7 +8,7 @@ mod stdio;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
 use super::networks::Networks;
-use super::paths::Paths;
+use super::output::{self, open_fifo};
+use super::paths::{Paths, doing};
 use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
 use crate::manifest::model::{Container, Isolation, MountKind, Userns};
@@ -31,7 +32,7 @@ use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
 
 pub use command::{Inside, Job, Stdio, command};
 pub use signs::Signs;
-pub use stdio::{Ends, open_fifo};
+pub use stdio::Ends;
 
 /// What a container keeps from one launch to the next.
 #[derive(Debug, Default)]
@@ -88,6 +89,15 @@ pub struct Workshop {
     pub networks: Networks,
     /// What was compiled before.
     pub filters: Filters,
+}
+
+impl Workshop {
+    /// Whether a container has Berth's init. Without a group to follow it by, the payload
+    /// must be the keeper's own child: an init between them could only be killed without it.
+    pub fn has_init(&self, manifest: &Container) -> bool {
+        let isolated = manifest.isolation == Isolation::Full;
+        manifest.has_init() && (isolated || self.parent.has_groups())
+    }
 }
 
 /// Ready for the keeper.
@@ -156,9 +166,7 @@ impl<'a> Preparation<'a> {
         let ids = namespaces
             .map(|namespaces| IdMap { range: namespaces.range, userns: namespaces.user.as_fd() });
 
-        // Without a group to follow it by, the payload must be the keeper's own child: an
-        // init between them could only be killed without it.
-        let init = manifest.has_init() && (isolated || self.workshop.parent.has_groups());
+        let init = self.workshop.has_init(&manifest);
         let mut parts = Parts { init, ..Parts::default() };
         let writable =
             Writable::at(&paths.state_dir(), &order.id).map_err(|error| error.to_string())?;
@@ -222,18 +230,19 @@ impl<'a> Preparation<'a> {
         }
 
         // With a terminal too: what it prints goes on into the first of them.
-        let fifos = [
-            open_fifo(&run_dir.join("stdout"), owner)?,
-            open_fifo(&run_dir.join("stderr"), owner)?,
-        ];
+        let [stdout, stderr, between] = output::paths(&run_dir);
+        let stdout = self.add(open_fifo(&stdout, owner)?);
+        let stderr = self.add(open_fifo(&stderr, owner)?);
+        let between = open_fifo(&between, (0, 0))?;
+        if init {
+            parts.output = vec![stdout, stderr, self.add(between)];
+        }
         if manifest.tty {
             let pty = self.console(first, isolated, order.size, &mut parts)?;
             self.terminal(pty, owner.0, &mut parts)?;
         } else {
             self.stdin(manifest.stdin, owner, &mut parts)?;
-            let [stdout, stderr] = fifos;
-            parts.stdio[1] = self.add(stdout);
-            parts.stdio[2] = self.add(stderr);
+            parts.stdio = [parts.stdio[0], stdout, stderr];
         }
         for (socket, name) in order.sockets.drain(..) {
             let index = self.add(socket);
@@ -553,8 +562,4 @@ pub fn lower_of(manifest: &Container, paths: &Paths) -> Result<Lower, String> {
 /// Where the status of a launch is.
 pub fn status_path(run_dir: &Path, incarnation: u64) -> PathBuf {
     run_dir.join(format!("{incarnation}.status"))
-}
-
-fn doing<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> String + use<'a> {
-    move |error| format!("{what} {}: {error}", path.display())
 }

@@ -117,8 +117,9 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
     }
     let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
     context.image = image.map(ImageConfig::defaults).unwrap_or_default();
-    let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-    parts.seccomp = workshop.filters.of(&spec)?;
+    let mut spec =
+        spec::build_without_filter(&manifest, &context).map_err(|error| error.to_string())?;
+    parts.seccomp = workshop.filters.of(&manifest, &context)?;
     preparation.stdio(workshop, inside, job.stdio, root.as_fd(), owner, &mut parts)?;
     if isolated {
         use crate::sys::process::flags;

@@ -14,7 +14,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -28,7 +27,7 @@ use crate::cgroup::{Cgroup, Parent};
 use crate::manifest::model::{Container, Isolation, MountKind, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
-use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
+use crate::spec::{self, CgroupVersion, compile::Parts, devices, users::ResolvedUser};
 
 pub use command::{Inside, Job, Stdio, command};
 pub use signs::Signs;
@@ -219,8 +218,9 @@ impl<'a> Preparation<'a> {
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
         let notify = self.signs(&manifest, &run_dir, owner, &mut context, &mut parts)?;
-        let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-        parts.seccomp = self.workshop.filters.of(&spec)?;
+        let spec =
+            spec::build_without_filter(&manifest, &context).map_err(|error| error.to_string())?;
+        parts.seccomp = self.workshop.filters.of(&manifest, &context)?;
         if let Some(cgroup) = &order.kept.cgroup {
             if isolated && !own_ids {
                 // In a user namespace of its own nobody can make a device.
@@ -347,7 +347,8 @@ impl<'a> Preparation<'a> {
         let cgroup = kept.insert(cgroup);
         let warnings = cgroup.apply(&manifest.resources).map_err(|error| error.to_string())?;
         self.warnings.extend(warnings);
-        parts.cgroup_v1 = self.workshop.parent.v1_mounts();
+        parts.cgroup_v1 = self.workshop.parent.v1_mounts(cgroup);
+        parts.has_cgroup_v1 = self.workshop.parent.version() != CgroupVersion::V2;
         Ok(())
     }
 
@@ -473,24 +474,28 @@ pub(super) fn resolve_user(
 pub struct Filters(Arc<Mutex<VecDeque<Compiled>>>);
 
 /// A filter, and its program for seccomp(2).
-type Compiled = (LinuxSeccomp, Vec<u8>);
+type Compiled = (spec::Filter, Vec<u8>);
 
 impl Filters {
     /// As many as there may be different ones in use.
     const KEPT: usize = 8;
 
-    /// The filter of a Spec, for seccomp(2); empty when it has none.
-    fn of(&self, spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
-        let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let Some(filter) = filter else { return Ok(Vec::new()) };
+    /// The filter of a container, for seccomp(2); empty when it has none.
+    fn of(&self, manifest: &Container, context: &spec::Context) -> Result<Vec<u8>, String> {
+        let filter = spec::Filter::of(manifest, context).map_err(|error| error.to_string())?;
         // A lock that somebody died with still holds whole entries.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, program)) = known.iter().find(|(other, _)| other == filter) {
+        if let Some((_, program)) = known.iter().find(|(other, _)| *other == filter) {
             return Ok(program.clone());
         }
-        let program = spec::seccomp::compile(filter).map_err(|error| error.to_string())?.to_bytes();
+        let program = match filter.profile().map_err(|error| error.to_string())? {
+            None => Vec::new(),
+            Some(profile) => {
+                spec::seccomp::compile(&profile).map_err(|error| error.to_string())?.to_bytes()
+            }
+        };
         known.truncate(Self::KEPT - 1);
-        known.push_front((filter.clone(), program.clone()));
+        known.push_front((filter, program.clone()));
         Ok(program)
     }
 }

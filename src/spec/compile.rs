@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    LinuxCapabilities, LinuxNamespaceType, Mount, PosixRlimitType, Process, Spec,
+    Linux, LinuxCapabilities, LinuxNamespaceType, Mount, PosixRlimitType, Process, Spec,
 };
 
 use super::capabilities::CapSet;
@@ -55,7 +55,13 @@ pub struct Parts {
 pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
     let process =
         spec.process().as_ref().ok_or_else(|| Error::new("process", "the Spec has no process"))?;
-    let linux = spec.linux().clone().unwrap_or_default();
+    // Without this section a process has the namespaces that there are; the crate's default
+    // would give it new ones.
+    let linux = spec.linux().clone().unwrap_or_else(|| {
+        let mut none = Linux::default();
+        none.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None);
+        none
+    });
     let mut plan = Plan {
         cgroup: parts.cgroup,
         cgroup_procs: parts.cgroup_procs.clone(),

@@ -258,11 +258,11 @@ pub fn shutdown(paths: &Paths, args: &Shutdown) -> Result {
     let wait = until(&args.time, now, &local_zone())?;
     let message = args.message.join(" ");
     if !args.no_wall && (!message.is_empty() || !wait.is_zero()) {
-        let text = format!(
-            "\r\nThe machine goes down ({}) in {} min. {message}\r\n",
-            ending.word(),
-            wait.as_secs().div_ceil(60)
-        );
+        let when = match wait.as_secs().div_ceil(60) {
+            0 => "now".to_owned(),
+            minutes => format!("in {minutes} min"),
+        };
+        let text = format!("\r\nThe machine goes down ({}) {when}. {message}\r\n", ending.word());
         // The console, where there is one; nobody else need be there.
         let _ = std::fs::write("/dev/console", text);
     }

@@ -96,8 +96,10 @@ static void tell_memory(FILE *out, const char *wanted) {
 }
 
 int main(int count, char **words) {
-    const char *name = strrchr(words[0], '/');
-    name = name ? name + 1 : words[0];
+    // As init it is called `init`, whatever its file is.
+    char file[300] = "";
+    if (readlink("/proc/self/exe", file, sizeof file - 1) < 0) return 1;
+    const char *name = strrchr(file, '/') + 1;
     if (!strncmp(name, "stamp-", 6)) {
         char path[300];
         write_down("/stamp");

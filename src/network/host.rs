@@ -149,12 +149,16 @@ impl Host {
             self.links.add_neighbour(out.index, ADMISSION_V6.into(), mac)?;
             sysctl::set_if_there(&format!("ipv6/conf/{receiving}/accept_ra"), "0")?;
         }
+        // A host whose firewall does not check sources needs none of it, so a kernel
+        // without such rules is good enough.
+        let _ = self.links.expect_behind(into.index, self.instance.admission_mark());
         Ok(out.index)
     }
 
     /// Removes that pair.
     pub fn remove_admission(&mut self) -> Result<bool> {
         let (sending, _) = self.instance.admission();
+        self.links.forget_behind(self.instance.admission_mark())?;
         self.links.remove(&sending)
     }
 

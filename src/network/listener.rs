@@ -45,26 +45,26 @@ impl Listener {
     }
 
     /// Waits until `matters` says so of messages that came. Messages that were lost
-    /// because there were too many count as such.
+    /// because there were too many count as such; it is asked of no bytes then.
     ///
     /// # Errors
     /// What the system said of the socket.
-    pub async fn wait_for(&mut self, matters: impl Fn(&[u8]) -> bool) -> Result<()> {
+    pub async fn wait_for(&mut self, mut matters: impl FnMut(&[u8]) -> bool) -> Result<()> {
         let failed = |error| Error::new("hear of", self.what, error);
         loop {
             drop(self.socket.readable().await.map_err(failed)?);
-            let found = self.drain(&matters).map_err(failed)?;
+            let found = self.drain(&mut matters).map_err(failed)?;
             // One change is told in many messages; one answer is enough for them.
             tokio::time::sleep(SETTLE).await;
             if found {
-                self.drain(&matters).map_err(failed)?;
+                self.drain(&mut matters).map_err(failed)?;
                 return Ok(());
             }
         }
     }
 
     /// Reads what is there; says whether something of it matters.
-    fn drain(&self, matters: &impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+    fn drain(&self, matters: &mut impl FnMut(&[u8]) -> bool) -> io::Result<bool> {
         let mut bytes = vec![0; 64 * 1024];
         let mut found = false;
         for _ in 0..AT_ONCE {
@@ -73,7 +73,10 @@ impl Listener {
             {
                 Ok(length) => found |= matters(&bytes[..length]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(found),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => found = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    matters(&[]);
+                    found = true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::publish::Claim;
+use super::resolvers::Inside;
 use super::{Etc, State, Wanted, told};
 use crate::engine::run::Effect;
 use crate::manifest::model::Member;
@@ -31,6 +32,8 @@ pub(super) struct Joined {
     /// Whether its names are answered.
     pub runs: bool,
     pub netns: Arc<OwnedFd>,
+    /// Who answers names within it, if that is nobody outside.
+    pub inside: Option<Inside>,
 }
 
 impl Joined {
@@ -92,10 +95,18 @@ impl State {
         let target = places.iter().find(|place| place.is_default_route).or(places.first());
         let target = target.map(|place| place.lease);
         let before = self.joined.remove(wanted.name);
-        let (mut old, before_places) = match before {
-            Some(before) => (before.claims, before.endpoints),
-            None => (Vec::new(), Vec::new()),
+        let is_this_launch = |before: &Joined| {
+            before.id == wanted.id && before.incarnation == wanted.incarnation && !wanted.anew
         };
+        let needs_inside = self.needs_inside(&places);
+        let keeps_inside = needs_inside && before.as_ref().is_some_and(is_this_launch);
+        let (mut old, before_places, mut inside) = match before {
+            Some(before) => (before.claims, before.endpoints, before.inside),
+            None => (Vec::new(), Vec::new(), None),
+        };
+        if !keeps_inside {
+            self.stop_inside(wanted.name, inside.take(), Some(wanted.netns));
+        }
         let claimed = self.claim(wanted, target, &mut old);
         let (claims, mut outcome) = match claimed {
             Ok(claims) => (claims, Ok(())),
@@ -117,6 +128,7 @@ impl State {
             servers: manifest.network.dns.clone(),
             runs: true,
             netns: Arc::new(netns),
+            inside,
         };
         self.joined.insert(wanted.name.to_owned(), joined);
         // Whatever can't be had: the rest is as it is to be.
@@ -132,6 +144,11 @@ impl State {
                 was.interface != place.interface || was.is_default_route != place.is_default_route
             });
             outcome = outcome.and(self.attach(wanted, place, moved));
+        }
+        // With its interfaces its loopback is up.
+        let has_inside = self.joined.get(wanted.name).is_some_and(|now| now.inside.is_some());
+        if needs_inside && !has_inside && outcome.is_ok() {
+            self.serve_inside(wanted.name);
         }
         // The rules come last (`Networks::join`): nothing gets in by half a set-up.
         self.generation += 1;
@@ -296,7 +313,8 @@ impl State {
 
     /// Takes whoever has this name off its networks.
     pub(super) fn take_off(&mut self, name: &str) {
-        let Some(joined) = self.joined.remove(name) else { return };
+        let Some(mut joined) = self.joined.remove(name) else { return };
+        self.stop_inside(name, joined.inside.take(), None);
         // First the rules, so that nobody else is ever let through by them.
         if let Err(error) = self.apply() {
             tracing::error!("{error}");

@@ -18,6 +18,7 @@ mod known;
 mod plugins;
 mod publish;
 mod recover;
+mod resolvers;
 mod seen;
 mod watching;
 mod zones;

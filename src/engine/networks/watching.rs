@@ -1,11 +1,13 @@
 //! Others' changes, heard of and put right.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::recover::Removed;
 use super::{Networks, State};
+use crate::network::firewall::watch::Heard;
 use crate::network::{Result, bridges, firewall};
 
 /// Which of others' changes are listened to.
@@ -15,6 +17,8 @@ pub(super) struct Watching {
     rules: bool,
     /// It was said that this can't be.
     told: bool,
+    /// What of others' rules is in the way of containers, as it was told.
+    in_the_way: BTreeSet<String>,
 }
 
 impl Watching {
@@ -33,10 +37,10 @@ enum Watcher {
 }
 
 impl Watcher {
-    async fn removed(&mut self) -> Result<()> {
+    async fn heard(&mut self) -> Result<Heard> {
         match self {
-            Watcher::Links(watcher) => watcher.removed().await,
-            Watcher::Rules(watcher) => watcher.removed().await,
+            Watcher::Links(watcher) => watcher.removed().await.map(|()| Heard::Removed),
+            Watcher::Rules(watcher) => watcher.heard().await,
         }
     }
 }
@@ -105,14 +109,42 @@ impl Networks {
                 self.locked(|state| (state.watch(what), state.runtime.clone()));
             if let Some(watcher) = watcher {
                 runtime.spawn(self.clone().keep_right(what, watcher));
+                if what == Removed::Rules {
+                    self.look_at_others();
+                }
             }
         }
+    }
+
+    /// Says what of others' rules is in the way of containers, once until that changes.
+    fn look_at_others(&self) {
+        let (instance, runtime) =
+            self.locked(|state| (state.instance.clone(), state.runtime.clone()));
+        let networks = self.clone();
+        // Nobody waits for it.
+        runtime.spawn_blocking(move || {
+            let found = match firewall::others::in_the_way(&instance) {
+                Ok(found) => found,
+                Err(error) => return tracing::debug!("{error}"),
+            };
+            let told = networks
+                .locked(|state| std::mem::replace(&mut state.watching.in_the_way, found.clone()));
+            for sentence in found.difference(&told) {
+                tracing::warn!("{sentence}");
+            }
+        });
     }
 
     async fn keep_right(self, what: Removed, mut watcher: Watcher) {
         let mut brake = Brake::default();
         loop {
-            let heard = watcher.removed().await;
+            let heard = watcher.heard().await;
+            if matches!(heard, Ok(Heard::Others)) {
+                // Whoever changes chains changes several.
+                tokio::time::sleep(Brake::LEAST).await;
+                self.look_at_others();
+                continue;
+            }
             tokio::time::sleep(brake.pause(Instant::now())).await;
             let networks = self.clone();
             let is_lost = heard.is_err();
@@ -130,6 +162,10 @@ impl Networks {
                 networks.repair(what);
                 again
             });
+            // Whoever flushes rules makes others.
+            if what == Removed::Rules {
+                self.look_at_others();
+            }
             match repaired.await {
                 Ok(None) => {}
                 Ok(Some(Some(another))) => watcher = another,

@@ -20,6 +20,10 @@
 //!    now known to connection tracking: its other packets, and its answers, are
 //!    translated and forwarded by the kernel at once, without another detour.
 //!
+//! Firewalls that drop what comes by another interface than its source is behind
+//! (firewalld does for IPv6) ask a routing table: the packet has a mark on that way, and
+//! a rule of routing gives it one in which everything is behind the pair.
+//!
 //! So the rules are asked once a connection, nothing is copied through user space,
 //! the container sees the client's address, and no process of ours needs to live.
 //! Sending a copy (`dup`) exists in the families `ip` and `ip6` only: that chain is
@@ -41,14 +45,19 @@
 //! them back; connections live on, as connection tracking has not forgotten them.
 
 mod expr;
+mod inner;
+pub mod others;
 mod plan;
 mod ruleset;
 pub mod watch;
 mod wire;
 
+use std::net::Ipv4Addr;
+
 use self::ruleset::Table;
 use self::wire::Wire;
 use super::error::Result;
+use crate::manifest::publish::Protocol;
 
 pub(super) use self::plan::{ADMISSION_V4, ADMISSION_V6};
 pub use self::plan::{Plan, Port, Published};
@@ -58,6 +67,18 @@ pub use self::plan::{Plan, Port, Published};
 pub struct Firewall {
     wire: Wire,
     applied: Vec<Table>,
+}
+
+/// In the calling thread's network namespace, a container's: leads a port of an address
+/// to others of it. Without any, nothing is left of that.
+///
+/// # Errors
+/// The kernel has no nf_tables.
+pub(super) fn lead_names(from: (Ipv4Addr, u16), to: &[(Protocol, u16)]) -> Result<()> {
+    let mut wire = Wire::open()?;
+    // The container may do with it what it likes.
+    wire.disown();
+    wire.replace(&[inner::table(from, to)])
 }
 
 impl Firewall {

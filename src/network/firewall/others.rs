@@ -1,0 +1,253 @@
+//! Others' rules that are in the way of containers: looked at, never changed.
+//!
+//! A packet that is forwarded passes the `forward` chains of all tables, and one that
+//! drops it is final: an `accept` of ours can't overrule it. So who administers the host
+//! is told what to type.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd;
+
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+use super::expr::Attributes;
+use super::wire::{Message, take_message};
+use crate::network::Instance;
+use crate::network::error::{Error, Result};
+
+const SUBSYSTEM: u16 = 10; // NFNL_SUBSYS_NFTABLES
+const GET_CHAIN: u16 = 4;
+const GET_RULE: u16 = 7;
+const NEW_CHAIN: u16 = 3;
+/// `NF_INET_FORWARD`.
+const FORWARD: u32 = 2;
+/// Policies of a chain.
+const DROP: u32 = 0;
+
+/// A chain of the ruleset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chain {
+    family: u8,
+    table: String,
+    name: String,
+    /// Its hook and policy, if it is one that packets pass by themselves.
+    base: Option<(u32, u32)>,
+}
+
+/// What drops containers' packets that are forwarded, and what allows them; a sentence
+/// for each. In the calling thread's network namespace.
+///
+/// # Errors
+/// The ruleset can't be read.
+pub fn in_the_way(instance: &Instance) -> Result<BTreeSet<String>> {
+    let failed = |error| Error::new("read", "the nftables ruleset", error);
+    let mut asking = Asking::open().map_err(failed)?;
+    let mut chains = Vec::new();
+    asking
+        .all(GET_CHAIN, 0, &[], |family, kind, body| {
+            if kind == NEW_CHAIN {
+                chains.extend(read_chain(family, body));
+            }
+        })
+        .map_err(failed)?;
+    let own = instance.table();
+    chains.retain(|chain| chain.table != own);
+    let mut found = BTreeSet::new();
+    let needle = instance.bridges().into_bytes();
+    for chain in chains.iter().filter(|chain| is_shut(chain)) {
+        // Somebody who named our bridges has thought of them.
+        let mut names_them = false;
+        let mut table = Attributes::default();
+        table.text(1, &chain.table);
+        asking
+            .all(GET_RULE, chain.family, &table.0, |_, _, body| {
+                names_them |= body.windows(needle.len()).any(|some| some == needle);
+            })
+            .map_err(failed)?;
+        if !names_them {
+            found.insert(advice(chain, &chains, &instance.bridges()));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether what a chain does not know of is dropped when it is forwarded.
+fn is_shut(chain: &Chain) -> bool {
+    let is_routed = [libc::AF_INET, libc::AF_INET6, 1].contains(&i32::from(chain.family));
+    match chain.base {
+        Some((FORWARD, policy)) if is_routed => {
+            // firewalld's ends with a rule that refuses everything.
+            policy == DROP || chain.table == "firewalld"
+        }
+        _ => false,
+    }
+}
+
+/// What is to be typed so that it lets containers' packets pass. Pure.
+fn advice(chain: &Chain, all: &[Chain], bridges: &str) -> String {
+    let has = |name: &str| {
+        all.iter().any(|other| {
+            (other.family, &other.table, other.name.as_str()) == (chain.family, &chain.table, name)
+        })
+    };
+    let (family, iptables) = match i32::from(chain.family) {
+        libc::AF_INET => ("ip", "iptables"),
+        libc::AF_INET6 => ("ip6", "ip6tables"),
+        _ => ("inet", "iptables"),
+    };
+    let type_this = if has("DOCKER-USER") {
+        format!(
+            "Docker's; to allow it: {iptables} -I DOCKER-USER -i {bridges}+ -j ACCEPT; \
+             {iptables} -I DOCKER-USER -o {bridges}+ -j ACCEPT"
+        )
+    } else if has("ufw-user-forward") || has("ufw6-user-forward") {
+        format!(
+            "ufw's; to allow it: ufw route allow in on {bridges}+; ufw route allow out on \
+             {bridges}+; ufw allow in on {bridges}+ to any port 53"
+        )
+    } else if chain.table == "firewalld" {
+        format!(
+            "to allow it: firewall-cmd --permanent --new-zone=berth; firewall-cmd --permanent \
+             --zone=berth --set-target=ACCEPT --add-interface={bridges}+; firewall-cmd --reload"
+        )
+    } else {
+        format!("to allow it: accept there what comes in or goes out by {bridges}*")
+    };
+    format!(
+        "the host's firewall drops what is forwarded for containers (chain {} of the table \
+         {family} {}), so they may have no outside and no published ports for other machines; \
+         {type_this}",
+        chain.name, chain.table
+    )
+}
+
+/// The attributes of a message, by their kind.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        // Without the bits that say how it is nested and written.
+        Some((kind & 0x3fff, value))
+    })
+}
+
+fn read_chain(family: u8, body: &[u8]) -> Option<Chain> {
+    let number = |value: &[u8]| Some(u32::from_be_bytes(*value.first_chunk()?));
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let mut chain = Chain { family, table: String::new(), name: String::new(), base: None };
+    let (mut hook, mut policy) = (None, None);
+    for (kind, value) in attributes(body) {
+        match kind {
+            1 => chain.table = text(value),
+            3 => chain.name = text(value),
+            4 => hook = attributes(value).find(|(kind, _)| *kind == 1).and_then(|at| number(at.1)),
+            5 => policy = number(value),
+            _ => {}
+        }
+    }
+    chain.base = hook.zip(policy);
+    (!chain.table.is_empty()).then_some(chain)
+}
+
+/// A socket that asks for parts of the ruleset.
+struct Asking {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Asking {
+    fn open() -> io::Result<Asking> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        let patience = nix::sys::time::TimeVal::new(10, 0);
+        let _ = nix::sys::socket::setsockopt(
+            &socket.as_fd(),
+            nix::sys::socket::sockopt::ReceiveTimeout,
+            &patience,
+        );
+        Ok(Asking { socket, sequence: 0 })
+    }
+
+    /// Asks for all objects of a kind; tells of each its family, kind and attributes.
+    fn all(
+        &mut self,
+        what: u16,
+        family: u8,
+        body: &[u8],
+        mut take: impl FnMut(u8, u16, &[u8]),
+    ) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        bytes.extend((20 + body.len() as u32).to_ne_bytes());
+        bytes.extend((SUBSYSTEM << 8 | what).to_ne_bytes());
+        bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        bytes.extend(self.sequence.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        // struct nfgenmsg
+        bytes.extend([family, 0, 0, 0]);
+        bytes.extend(body);
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        loop {
+            let (bytes, from) = self.socket.recv_from_full()?;
+            if from.port_number() != 0 {
+                continue;
+            }
+            let mut rest = bytes.as_slice();
+            while let Some((message, tail)) = take_message(rest) {
+                let Message { kind, sequence, body, .. } = message;
+                rest = tail;
+                if sequence != self.sequence {
+                    continue;
+                }
+                if kind == libc::NLMSG_DONE as u16 {
+                    return Ok(());
+                }
+                if kind == libc::NLMSG_ERROR as u16 {
+                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                    return match code {
+                        0 => Ok(()),
+                        code => Err(io::Error::from_raw_os_error(code.saturating_abs())),
+                    };
+                }
+                if let (Some(family), Some(body)) = (body.first(), body.get(4..)) {
+                    take(*family, kind & 0xff, body);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(family: i32, table: &str, name: &str, base: Option<(u32, u32)>) -> Chain {
+        Chain { family: family as u8, table: table.into(), name: name.into(), base }
+    }
+
+    #[test]
+    fn who_forwards_nothing_is_told_what_to_type() {
+        let shut = chain(libc::AF_INET6, "filter", "FORWARD", Some((FORWARD, DROP)));
+        let docker = [shut.clone(), chain(libc::AF_INET6, "filter", "DOCKER-USER", None)];
+        let said = advice(&shut, &docker, "berth");
+        assert!(said.contains("ip6tables -I DOCKER-USER -o berth+ -j ACCEPT"), "{said}");
+        // Docker's chain of the other family is another one.
+        let other = [shut.clone(), chain(libc::AF_INET, "filter", "DOCKER-USER", None)];
+        assert!(advice(&shut, &other, "berth").contains("by berth*"));
+        assert!(is_shut(&shut));
+        assert!(!is_shut(&chain(libc::AF_INET, "filter", "FORWARD", Some((FORWARD, 1)))));
+        assert!(!is_shut(&chain(libc::AF_INET, "filter", "INPUT", Some((1, DROP)))));
+        assert!(!is_shut(&chain(7, "filter", "FORWARD", Some((FORWARD, DROP)))));
+        assert!(is_shut(&chain(1, "firewalld", "filter_FORWARD", Some((FORWARD, 1)))));
+    }
+
+    #[test]
+    fn odd_bytes_are_no_chain() {
+        assert_eq!(read_chain(2, &[]), None);
+        assert_eq!(read_chain(2, &[0; 9]), None);
+        assert_eq!(read_chain(2, &[255; 64]), None);
+    }
+}

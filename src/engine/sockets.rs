@@ -310,7 +310,8 @@ impl Engine {
         let gone: Vec<Held> = sockets.held.extract_if(.., is_tcp).collect();
         for held in &sockets.held {
             let mut bytes = [0; 1];
-            let take = || rustix::net::recv(&held.socket, &mut bytes, rustix::net::RecvFlags::DONTWAIT);
+            let take =
+                || rustix::net::recv(&held.socket, &mut bytes, rustix::net::RecvFlags::DONTWAIT);
             // Whoever sends faster than this starts it once more.
             let _ = std::iter::repeat_with(take).take(WAITING).find(|taken| taken.is_err());
         }

@@ -98,6 +98,13 @@ impl State {
         let is_this_launch = |before: &Joined| {
             before.id == wanted.id && before.incarnation == wanted.incarnation && !wanted.anew
         };
+        // In a namespace that it had before, an interface stacked on the host's own would be
+        // in the way: of one hardware address there is one for each parent.
+        if let Some(before) = before.as_ref().filter(|one| !is_same(&one.netns, wanted.netns)) {
+            for place in &before.endpoints {
+                self.detach(wanted.name, place, before.netns.as_fd());
+            }
+        }
         let needs_inside = self.needs_inside(&places);
         let keeps_inside = needs_inside && before.as_ref().is_some_and(is_this_launch);
         let (mut old, before_places, mut inside) = match before {
@@ -116,7 +123,11 @@ impl State {
         drop(old);
         let manifest = wanted.manifest;
         let mut names = vec![wanted.name.to_owned()];
-        names.extend(manifest.hostname.clone());
+        if let Some(hostname) = &manifest.hostname {
+            names.push(hostname.clone());
+            // As in its own `/etc/hosts`: with a domain, also without.
+            names.extend(hostname.split_once('.').map(|(short, _)| short.to_owned()));
+        }
         names.extend(manifest.network.alias.iter().cloned());
         names.extend(wanted.id.get(..12).map(str::to_owned));
         let joined = Joined {
@@ -492,5 +503,14 @@ impl State {
         kernel.firewall.apply(&plan).map_err(told)?;
         self.settled = self.generation;
         Ok(())
+    }
+}
+
+/// Whether two descriptors are of one namespace.
+fn is_same(one: &OwnedFd, other: BorrowedFd<'_>) -> bool {
+    let id = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    match (id(one.as_fd()), id(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
     }
 }

@@ -165,6 +165,8 @@ impl State {
         };
         let mut spec = NetworkSpec::bridge(name, subnet, subnet6);
         spec.driver = file.driver;
+        spec.range = file.ip_range.map(|range| range.trunc());
+        spec.reserved = file.reserved.clone();
         spec.gateway = file.gateway.unwrap_or(spec.gateway);
         spec.gateway6 = file.gateway6.filter(|_| spec.subnet6.is_some());
         spec.internal = file.internal;

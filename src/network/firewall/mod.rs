@@ -45,7 +45,9 @@
 //! them back; connections live on, as connection tracking has not forgotten them.
 
 mod expr;
+mod flows;
 mod inner;
+mod netfilter;
 pub mod others;
 mod plan;
 mod ruleset;
@@ -67,6 +69,8 @@ pub use self::plan::{Plan, Port, Published};
 pub struct Firewall {
     wire: Wire,
     applied: Vec<Table>,
+    /// Ports of datagrams, as they were last published.
+    datagrams: Option<Vec<Published>>,
 }
 
 /// In the calling thread's network namespace, a container's: leads a port of an address
@@ -87,7 +91,7 @@ impl Firewall {
     /// # Errors
     /// The kernel has no nf_tables.
     pub fn open() -> Result<Firewall> {
-        Ok(Firewall { wire: Wire::open()?, applied: Vec::new() })
+        Ok(Firewall { wire: Wire::open()?, applied: Vec::new(), datagrams: None })
     }
 
     /// Makes the ruleset what `plan` says, in one transaction.
@@ -97,13 +101,28 @@ impl Firewall {
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
         let wanted = plan::plan(plan);
         match ruleset::difference(&self.applied, &wanted) {
-            Some(changes) if changes.is_empty() => return Ok(()),
+            Some(changes) if changes.is_empty() => {}
             // Should somebody have changed our tables meanwhile, the whole helps.
             Some(changes) if self.wire.change(&changes).is_ok() => {}
             _ => self.wire.replace(&wanted)?,
         }
         self.applied = wanted;
+        self.forget_flows(plan);
         Ok(())
+    }
+
+    /// Datagrams follow their ports at once.
+    fn forget_flows(&mut self, plan: &Plan) {
+        let is_datagram = |one: &&Published| one.protocol == Protocol::Udp;
+        let now: Vec<Published> = plan.published.iter().filter(is_datagram).cloned().collect();
+        // Of what was before it nothing is known at first.
+        if self.datagrams.as_ref() == Some(&now) {
+            return;
+        }
+        if let Err(error) = flows::forget_stale(plan) {
+            tracing::debug!("{error}; datagrams may go on to where a port led before");
+        }
+        self.datagrams = Some(now);
     }
 
     /// Makes the ruleset anew as it was last applied.

@@ -5,21 +5,15 @@
 //! is told what to type.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::os::fd::AsFd;
-
-use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::expr::Attributes;
-use super::wire::{Message, take_message};
+use super::netfilter::{Netfilter, attributes};
 use crate::network::Instance;
 use crate::network::error::{Error, Result};
 
 const SUBSYSTEM: u16 = 10; // NFNL_SUBSYS_NFTABLES
 const GET_CHAIN: u16 = 4;
 const GET_RULE: u16 = 7;
-const NEW_CHAIN: u16 = 3;
 /// `NF_INET_FORWARD`.
 const FORWARD: u32 = 2;
 /// Policies of a chain.
@@ -42,13 +36,11 @@ struct Chain {
 /// The ruleset can't be read.
 pub fn in_the_way(instance: &Instance) -> Result<BTreeSet<String>> {
     let failed = |error| Error::new("read", "the nftables ruleset", error);
-    let mut asking = Asking::open().map_err(failed)?;
+    let mut asking = Netfilter::open().map_err(failed)?;
     let mut chains = Vec::new();
     asking
-        .all(GET_CHAIN, 0, &[], |family, kind, body| {
-            if kind == NEW_CHAIN {
-                chains.extend(read_chain(family, body));
-            }
+        .all((SUBSYSTEM, GET_CHAIN), 0, &[], |family, body| {
+            chains.extend(read_chain(family, body));
         })
         .map_err(failed)?;
     let own = instance.table();
@@ -61,7 +53,7 @@ pub fn in_the_way(instance: &Instance) -> Result<BTreeSet<String>> {
         let mut table = Attributes::default();
         table.text(1, &chain.table);
         asking
-            .all(GET_RULE, chain.family, &table.0, |_, _, body| {
+            .all((SUBSYSTEM, GET_RULE), chain.family, &table.0, |_, body| {
                 names_them |= body.windows(needle.len()).any(|some| some == needle);
             })
             .map_err(failed)?;
@@ -109,7 +101,8 @@ fn advice(chain: &Chain, all: &[Chain], bridges: &str) -> String {
     } else if chain.table == "firewalld" {
         format!(
             "to allow it: firewall-cmd --permanent --new-zone=berth; firewall-cmd --permanent \
-             --zone=berth --set-target=ACCEPT --add-interface={bridges}+; firewall-cmd --reload"
+             --zone=berth --set-target=ACCEPT; firewall-cmd --permanent --zone=berth \
+             --add-interface={bridges}+; firewall-cmd --reload"
         )
     } else {
         format!("to allow it: accept there what comes in or goes out by {bridges}*")
@@ -120,18 +113,6 @@ fn advice(chain: &Chain, all: &[Chain], bridges: &str) -> String {
          {type_this}",
         chain.name, chain.table
     )
-}
-
-/// The attributes of a message, by their kind.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        // Without the bits that say how it is nested and written.
-        Some((kind & 0x3fff, value))
-    })
 }
 
 fn read_chain(family: u8, body: &[u8]) -> Option<Chain> {
@@ -150,74 +131,6 @@ fn read_chain(family: u8, body: &[u8]) -> Option<Chain> {
     }
     chain.base = hook.zip(policy);
     (!chain.table.is_empty()).then_some(chain)
-}
-
-/// A socket that asks for parts of the ruleset.
-struct Asking {
-    socket: Socket,
-    sequence: u32,
-}
-
-impl Asking {
-    fn open() -> io::Result<Asking> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        let patience = nix::sys::time::TimeVal::new(10, 0);
-        let _ = nix::sys::socket::setsockopt(
-            &socket.as_fd(),
-            nix::sys::socket::sockopt::ReceiveTimeout,
-            &patience,
-        );
-        Ok(Asking { socket, sequence: 0 })
-    }
-
-    /// Asks for all objects of a kind; tells of each its family, kind and attributes.
-    fn all(
-        &mut self,
-        what: u16,
-        family: u8,
-        body: &[u8],
-        mut take: impl FnMut(u8, u16, &[u8]),
-    ) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
-        bytes.extend((20 + body.len() as u32).to_ne_bytes());
-        bytes.extend((SUBSYSTEM << 8 | what).to_ne_bytes());
-        bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-        bytes.extend(self.sequence.to_ne_bytes());
-        bytes.extend(0u32.to_ne_bytes());
-        // struct nfgenmsg
-        bytes.extend([family, 0, 0, 0]);
-        bytes.extend(body);
-        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-        loop {
-            let (bytes, from) = self.socket.recv_from_full()?;
-            if from.port_number() != 0 {
-                continue;
-            }
-            let mut rest = bytes.as_slice();
-            while let Some((message, tail)) = take_message(rest) {
-                let Message { kind, sequence, body, .. } = message;
-                rest = tail;
-                if sequence != self.sequence {
-                    continue;
-                }
-                if kind == libc::NLMSG_DONE as u16 {
-                    return Ok(());
-                }
-                if kind == libc::NLMSG_ERROR as u16 {
-                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    return match code {
-                        0 => Ok(()),
-                        code => Err(io::Error::from_raw_os_error(code.saturating_abs())),
-                    };
-                }
-                if let (Some(family), Some(body)) = (body.first(), body.get(4..)) {
-                    take(*family, kind & 0xff, body);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

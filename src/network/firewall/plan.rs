@@ -372,20 +372,22 @@ fn in_destination_loopback() -> Vec<Expr> {
 fn leaving(plan: &Plan) -> Vec<Vec<Expr>> {
     let mut rules = Vec::new();
     for (bridge, network) in bridges(plan) {
-        let out = |not| {
+        let by = |name: &str, not| {
             vec![
                 Expr::Meta { key: META_OIFNAME, to: 0 },
-                Expr::Compare { register: 0, not, value: interface(&bridge) },
+                Expr::Compare { register: 0, not, value: interface(name) },
             ]
         };
         for subnet in network.subnets() {
             if !network.internal {
-                rules.push(rule([in_net(subnet), out(true), vec![Expr::Masquerade]]));
+                // What the host says to itself by the bridge's address is no container's.
+                let leaves = [by(&bridge, true), by("lo", true)].concat();
+                rules.push(rule([in_net(subnet), leaves, vec![Expr::Masquerade]]));
             }
             // Hairpin: the answer must come back through us to be translated.
             rules.push(rule([
                 in_net(subnet),
-                out(false),
+                by(&bridge, false),
                 ct_has(CT_STATUS, DNAT).into(),
                 vec![Expr::Masquerade],
             ]));

@@ -31,6 +31,10 @@ fn published_ports_are_reached_from_everywhere() {
             assert!(udp(to, 5353).is_some(), "udp from the host to {to}");
         }
         assert!(tcp("127.0.0.1", 9090).is_some());
+        // Who asks the host at a bridge's address from the host itself is nobody else.
+        let own = TcpListener::bind("10.70.1.1:7070").unwrap();
+        let _client = TcpStream::connect("10.70.1.1:7070").unwrap();
+        assert_eq!(own.accept().unwrap().1.ip(), ip("10.70.1.1"));
         for (netns, who) in [(&b, "neighbour"), (&c, "other network"), (&a, "itself")] {
             within(netns, || {
                 for to in [HOST4, HOST6] {
@@ -68,6 +72,48 @@ fn the_hosts_input_rules_hold_for_published_ports() {
         world.plan.published[0].bypass = true;
         world.firewall.apply(&world.plan).unwrap();
         within(&outside, || assert_eq!(tcp(HOST6, 8080).as_deref(), Some(OUTSIDE6)));
+    });
+}
+
+/// A client that never stops sending keeps its flow alive.
+#[test]
+fn datagrams_follow_their_port_to_another_container() {
+    on_a_host(|| {
+        let outside = outside();
+        let mut world = World::new();
+        let net = world.network("back", 1);
+        let (a, at) = world.container(&net, "a");
+        let (b, b_at) = world.container(&net, "b");
+        for netns in [&a, &b] {
+            serve_udp(netns, 53);
+        }
+        world.publish(None, 5353, at, 53, Protocol::Udp);
+        world.publish(None, 5354, b_at, 53, Protocol::Udp);
+        let client = |port: u16| {
+            within(&outside, || {
+                let socket = UdpSocket::bind((OUTSIDE4, 0)).unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.connect((HOST4, port)).unwrap();
+                socket
+            })
+        };
+        let says = |socket: &UdpSocket| {
+            let mut bytes = [0; 64];
+            socket.send(b"x").is_ok() && socket.recv(&mut bytes).is_ok()
+        };
+        let (moved, stays) = (client(5353), client(5354));
+        assert!(says(&moved) && says(&stays));
+        let tracked = || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+        let of = |lease: Lease| tracked().matches(&format!("src={} ", lease.v4)).count();
+        assert_eq!((of(at), of(b_at)), (1, 1), "{}", tracked());
+        world.plan.published[0].to = b_at;
+        world.firewall.apply(&world.plan).unwrap();
+        assert!(says(&moved) && says(&stays));
+        assert_eq!((of(at), of(b_at)), (0, 2), "{}", tracked());
+        // Nobody goes on to who has the address, when the port is closed.
+        world.plan.published.clear();
+        world.firewall.apply(&world.plan).unwrap();
+        assert_eq!(of(b_at), 0, "{}", tracked());
     });
 }
 

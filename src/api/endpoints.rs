@@ -418,7 +418,12 @@ pub fn networks(view: &View) -> Map<String, Value> {
                 (name, endpoint(view, place, Some(member)))
             })
             .collect(),
-        other => [(other.to_string(), endpoint(view, None, None))].into_iter().collect(),
+        other => {
+            let name = other.to_string();
+            let mut about = endpoint(view, None, None);
+            about["NetworkID"] = super::networks::made_up_id(&name).into();
+            [(name, about)].into_iter().collect()
+        }
     }
 }
 

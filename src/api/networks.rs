@@ -26,7 +26,7 @@ use crate::network::spec::{DEFAULT_NETWORK, Driver};
 const WITHOUT: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 
 /// The id of one of them: the same each time.
-fn made_up_id(name: &str) -> String {
+pub(super) fn made_up_id(name: &str) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(format!("berth network {name}")))
 }

@@ -1,7 +1,7 @@
 //! A netlink socket that hears of changes in one of the kernel's groups.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rtnetlink::sys::Socket;
@@ -13,6 +13,8 @@ use super::error::{Error, Result};
 /// How long the messages of one change take to come; and as long a storm of messages is
 /// let go on before it is looked at again.
 const SETTLE: Duration = Duration::from_millis(3);
+/// How many bytes of messages may wait.
+const ROOM: usize = 4 << 20;
 /// So many messages are read at once: others have work, too.
 const AT_ONCE: usize = 256;
 
@@ -37,6 +39,13 @@ impl Listener {
                 socket.add_membership(*group)?;
             }
             socket.set_non_blocking(true)?;
+            // A change of a thousand ports is told of one by one. Without the right to it
+            // some are lost, and that is noticed.
+            let _ = nix::sys::socket::setsockopt(
+                &socket.as_fd(),
+                nix::sys::socket::sockopt::RcvBufForce,
+                &ROOM,
+            );
             let fd = rustix::io::fcntl_dupfd_cloexec(&socket, 0)?;
             crate::sys::readiness::watch(fd, Interest::READABLE)
         };

@@ -287,7 +287,7 @@ impl State {
     }
 
     /// Makes a container's interface, in place of one that is there.
-    fn make_place(
+    pub(super) fn make_place(
         &mut self,
         container: &str,
         place: &Place,

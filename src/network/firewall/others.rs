@@ -88,29 +88,32 @@ fn advice(chain: &Chain, all: &[Chain], bridges: &str) -> String {
         libc::AF_INET6 => ("ip6", "ip6tables"),
         _ => ("inet", "iptables"),
     };
-    let type_this = if has("DOCKER-USER") {
-        format!(
-            "Docker's; to allow it: {iptables} -I DOCKER-USER -i {bridges}+ -j ACCEPT; \
+    let (whose, type_this) = if has("DOCKER-USER") {
+        let text = format!(
+            "{iptables} -I DOCKER-USER -i {bridges}+ -j ACCEPT; \
              {iptables} -I DOCKER-USER -o {bridges}+ -j ACCEPT"
-        )
+        );
+        (", Docker's", text)
     } else if has("ufw-user-forward") || has("ufw6-user-forward") {
-        format!(
-            "ufw's; to allow it: ufw route allow in on {bridges}+; ufw route allow out on \
+        let text = format!(
+            "ufw route allow in on {bridges}+; ufw route allow out on \
              {bridges}+; ufw allow in on {bridges}+ to any port 53"
-        )
+        );
+        (", ufw's", text)
     } else if chain.table == "firewalld" {
-        format!(
-            "to allow it: firewall-cmd --permanent --new-zone=berth; firewall-cmd --permanent \
+        let text = format!(
+            "firewall-cmd --permanent --new-zone=berth; firewall-cmd --permanent \
              --zone=berth --set-target=ACCEPT; firewall-cmd --permanent --zone=berth \
              --add-interface={bridges}+; firewall-cmd --reload"
-        )
+        );
+        ("", text)
     } else {
-        format!("to allow it: accept there what comes in or goes out by {bridges}*")
+        ("", format!("accept there what comes in or goes out by {bridges}*"))
     };
     format!(
         "the host's firewall drops what is forwarded for containers (chain {} of the table \
-         {family} {}), so they may have no outside and no published ports for other machines; \
-         {type_this}",
+         {family} {}{whose}), so they may have no outside, no published ports for other \
+         machines, and not reach each other; to allow it: {type_this}",
         chain.name, chain.table
     )
 }

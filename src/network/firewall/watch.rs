@@ -22,6 +22,8 @@ const DELETE_ELEMENTS: u16 = 14;
 pub enum Heard {
     /// Others made or changed chains of their own.
     Others,
+    /// More than could be listened to.
+    Lost,
     /// Something of ours is gone.
     Removed,
 }
@@ -46,7 +48,7 @@ impl Watcher {
     }
 
     /// Waits until something of ours was removed by anybody but `firewall` itself, or
-    /// others changed their chains. Messages that were lost count as a removal.
+    /// others changed their chains, or too much came at once.
     pub async fn heard(&mut self) -> Result<Heard> {
         let Watcher { listener, table, own } = self;
         let mut most = None;
@@ -57,7 +59,7 @@ impl Watcher {
                 heard.is_some()
             })
             .await?;
-        Ok(most.unwrap_or(Heard::Removed))
+        Ok(most.unwrap_or(Heard::Lost))
     }
 }
 
@@ -66,7 +68,7 @@ impl Watcher {
 /// bytes stand for messages that were lost.
 fn what(bytes: &[u8], table: &[u8], own: u32) -> Option<Heard> {
     let mut rest = bytes;
-    let mut heard = bytes.is_empty().then_some(Heard::Removed);
+    let mut heard = bytes.is_empty().then_some(Heard::Lost);
     while let Some((message, tail)) = take_message(rest) {
         let Message { kind, sender, body, .. } = message;
         rest = tail;

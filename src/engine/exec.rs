@@ -533,7 +533,8 @@ impl Engine {
     }
 
     /// What the keeper holds of containers and execs, back in its places.
-    pub(super) fn take_held(&mut self, held: HashMap<String, OwnedFd>) {
+    pub(super) fn take_held(&mut self, mut held: HashMap<String, OwnedFd>) {
+        self.take_output(&mut held);
         for (tag, fd) in held {
             let (kind, of) = tag.split_once('/').unwrap_or((&tag, ""));
             let wanted = match kind {

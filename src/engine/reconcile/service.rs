@@ -119,7 +119,11 @@ impl Observed {
         };
         if matches!(record.phase, Phase::Launching { .. }) {
             self.unconfirmed.remove(name);
-            self.set_phase(name, Phase::Exited(Rest::Skipped { unmet }));
+            self.edit(name, |record| {
+                record.phase = Phase::Exited(Rest::Skipped { unmet });
+                // Whom clients start waits for the next one.
+                record.demanded = false;
+            });
         }
     }
 

@@ -25,6 +25,7 @@ bench: build
 	benches/run $(BERTH)
 	benches/network $(BERTH)
 	benches/images $(BERTH)
+	benches/boot $(BERTH)
 
 lint:
 	$(CARGO) fmt --check

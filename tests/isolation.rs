@@ -198,6 +198,15 @@ fn without_isolation_it_is_a_process_of_the_host() {
     let text = run(&berth, "plain", manifest);
     let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
     assert!(text.starts_with(own.to_str().unwrap()), "{text}");
+    // What is run in it, and its health check, is where it is.
+    berth.write("long.toml", "isolation = \"none\"\ncommand = [\"sleep\", \"1000\"]\n");
+    berth.wait_status("long", "running");
+    for kind in ["mnt", "pid", "net", "uts", "ipc", "cgroup"] {
+        let link = format!("/proc/self/ns/{kind}");
+        let keeper = format!("/proc/{}/ns/{kind}", berth.keeper_pid());
+        let own = std::fs::read_link(keeper).unwrap();
+        assert_eq!(berth.ok(&["exec", "long", "readlink", &link]).trim(), own.to_str().unwrap());
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::Duration;
 
 use support::{Berth, counted, is_running, kill, shell};
@@ -92,9 +93,15 @@ fn an_exit_while_everything_is_dead_is_known_with_its_status() {
     berth.kill_both();
     std::fs::write(berth.path("var/lib/berth/volumes/go/_data/now"), "").unwrap();
     berth.wait("the payload to end", || !is_running(pid));
+    let up_again =
+        String::from_utf8(Command::new("date").args(["-u", "+%FT%T.%N"]).output().unwrap().stdout)
+            .unwrap();
     berth.up();
     berth.wait_status("web", "exited");
-    assert_eq!(berth.inspect("web")["State"]["ExitCode"], 42);
+    let state = berth.inspect("web")["State"].clone();
+    assert_eq!(state["ExitCode"], 42);
+    // Container init wrote down when.
+    assert!(state["FinishedAt"].as_str().unwrap() < up_again.as_str(), "{state} {up_again}");
     assert_eq!(berth.restarts("web"), 0);
 }
 

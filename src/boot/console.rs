@@ -169,7 +169,15 @@ fn become_shell(shells: &str) -> i32 {
 /// The device behind /dev/console: that one itself can't be a controlling terminal.
 fn device() -> Option<std::path::PathBuf> {
     let active = fs::read_to_string("/sys/class/tty/console/active").ok()?;
-    Some(std::path::Path::new("/dev").join(active.split_whitespace().next_back()?))
+    let shown = fs::read_to_string("/sys/class/tty/tty0/active").unwrap_or_default();
+    Some(std::path::Path::new("/dev").join(terminal(&active, &shown)?))
+}
+
+/// The last of the active consoles, which is that one. `tty0` is whichever virtual terminal
+/// is shown: a login has that one's number.
+fn terminal<'a>(active: &'a str, shown: &'a str) -> Option<&'a str> {
+    let name = active.split_whitespace().next_back()?;
+    Some(shown.split_whitespace().next().filter(|_| name == "tty0").unwrap_or(name))
 }
 
 fn open_for_shell() {
@@ -245,6 +253,14 @@ mod tests {
         assert!(!looks.is_due(at(4)));
         let more = (2..20).filter(|n| looks.is_due(at(n * 3))).count();
         assert_eq!((more, looks.at), (4, None), "a few times, and then never again");
+    }
+
+    #[test]
+    fn the_console_of_a_screen_is_what_is_shown() {
+        assert_eq!(terminal("ttyS0 tty0\n", "tty1\n"), Some("tty1"));
+        assert_eq!(terminal("tty0 ttyS0\n", "tty1\n"), Some("ttyS0"));
+        assert_eq!(terminal("tty0\n", ""), Some("tty0"));
+        assert_eq!(terminal("", "tty1"), None);
     }
 
     #[test]

@@ -136,25 +136,38 @@ fn is_of_no_matter(mount: &HostMount) -> bool {
 /// In a child: writes down what the next boot wants, then leaves every file system
 /// clean. Those of servers go first, by force, so that no other waits for them.
 fn leave_file_systems() -> i32 {
-    steps::seed::save();
+    apart(Path::new(steps::seed::PATH), || {
+        steps::seed::save();
+        Ok(())
+    });
     let all = mounted(&fs::read("/proc/self/mountinfo").unwrap_or_default());
     let (remote, local): (Vec<&HostMount>, Vec<&HostMount>) = all
         .iter()
         .filter(|mounted| !is_of_no_matter(mounted) && mounted.point != Path::new("/"))
         .partition(|mounted| mounted.is_remote());
-    for mounted in remote {
-        apart(&mounted.point, || {
+    // All at once: each may hang as long as one may.
+    let leaving = remote.into_iter().filter_map(|mounted| {
+        begin(&mounted.point, || {
             let flags = UnmountFlags::FORCE | UnmountFlags::DETACH;
             rustix::mount::unmount(&mounted.point, flags)
-        });
-    }
+        })
+    });
+    await_all(leaving.collect());
     swap_off();
     for mounted in local {
         apart(&mounted.point, || leave(&mounted.point));
     }
-    apart(Path::new("/"), || {
+    let root = Path::new("/");
+    apart(root, || {
+        if let Ok(dir) = File::open(root) {
+            let _ = rustix::fs::syncfs(&dir);
+        }
+        rustix::mount::mount_remount(root, MountFlags::RDONLY, c"")
+    });
+    // Of all that is left, a server that is gone may be, which this waits for.
+    apart(Path::new("what is not mounted any more"), || {
         rustix::fs::sync();
-        rustix::mount::mount_remount("/", MountFlags::RDONLY, c"")
+        Ok(())
     });
     0
 }
@@ -177,6 +190,11 @@ fn leave(point: &Path) -> rustix::io::Result<()> {
 
 /// In a process of its own, and not for longer than one may take.
 fn apart(what: &Path, work: impl FnOnce() -> rustix::io::Result<()>) {
+    await_all(begin(what, work).into_iter().collect());
+}
+
+/// Begins something in a process of its own.
+fn begin(what: &Path, work: impl FnOnce() -> rustix::io::Result<()>) -> Option<(i32, &Path)> {
     let child = machine::fork(|| match work() {
         Ok(()) => 0,
         Err(errno) => {
@@ -184,18 +202,25 @@ fn apart(what: &Path, work: impl FnOnce() -> rustix::io::Result<()>) {
             1
         }
     });
-    let Ok(child) = child else { return };
+    child.ok().map(|child| (child, what))
+}
+
+/// Waits for what was begun, for no longer than one of them may take.
+fn await_all(mut children: Vec<(i32, &Path)>) {
     // SIGCHLD is not blocked here, so the wait is in small steps.
     let end = Instant::now() + FILE_SYSTEM;
-    loop {
+    while !children.is_empty() {
         match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, _))) if pid.as_raw_nonzero().get() == child => return,
-            Ok(Some(_)) => continue,
+            Ok(Some((pid, _))) => {
+                children.retain(|(child, _)| *child != pid.as_raw_nonzero().get());
+            }
             Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
             _ => break,
         }
     }
-    tell(&format!("leaving {} takes too long; going on", what.display()));
+    for (_, what) in children {
+        tell(&format!("leaving {} takes too long; going on", what.display()));
+    }
 }
 
 fn swap_off() {

@@ -1,6 +1,7 @@
 //! `/etc/fstab` (fstab(5)) and mount options to what mount(2) takes. Pure.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
@@ -36,6 +37,27 @@ impl Entry {
     /// Whether it is swap.
     pub fn is_swap(&self) -> bool {
         self.kind == "swap"
+    }
+
+    /// How long its device is waited for: what may be missing (`nofail`) not for long, if
+    /// it does not say so itself.
+    pub fn patience(&self) -> Duration {
+        const USUAL: Duration = Duration::from_secs(10);
+        let said = self.value("x-systemd.device-timeout").and_then(|text| {
+            let seconds = text.parse().map(Duration::from_secs).ok();
+            seconds.or_else(|| humantime::parse_duration(text).ok())
+        });
+        said.unwrap_or(if self.has("nofail") { USUAL / 5 } else { USUAL })
+    }
+
+    /// Whether it wants something of mount(8) that mount(2) does not have: loop devices,
+    /// and file systems that are programs.
+    pub fn is_for_program(&self) -> bool {
+        let of_loop = ["loop", "offset", "sizelimit"];
+        let is_of_loop = |option: &String| {
+            of_loop.contains(&option.split_once('=').map_or(option.as_str(), |(name, _)| name))
+        };
+        self.kind.starts_with("fuse") || self.options.iter().any(is_of_loop)
     }
 
     /// Whether a boot mounts it: not with `noauto`, and not what needs a network that
@@ -99,14 +121,18 @@ pub fn flags<'a>(options: impl IntoIterator<Item = &'a str>) -> (MountFlags, Str
             "atime" => (MountFlags::NOATIME, false),
             "nodiratime" => (MountFlags::NODIRATIME, true),
             "relatime" => (MountFlags::RELATIME, true),
+            "diratime" => (MountFlags::NODIRATIME, false),
+            "norelatime" => (MountFlags::RELATIME, false),
             "strictatime" => (MountFlags::STRICTATIME, true),
+            "nostrictatime" => (MountFlags::STRICTATIME, false),
             "lazytime" => (MountFlags::LAZYTIME, true),
+            "nolazytime" => (MountFlags::LAZYTIME, false),
             "silent" => (MountFlags::SILENT, true),
             "bind" => (MountFlags::BIND, true),
             "rbind" => (MountFlags::BIND | MountFlags::REC, true),
             // For mount(8), other programs and people.
             "defaults" | "auto" | "noauto" | "nofail" | "user" | "nouser" | "users" | "owner"
-            | "group" | "_netdev" | "" => continue,
+            | "group" | "_netdev" | "loud" | "" => continue,
             _ if option.starts_with("x-") || option.starts_with("comment=") => continue,
             _ => {
                 rest.push(option);
@@ -136,6 +162,15 @@ mod tests {
         assert!(entries[2].is_swap());
         assert_eq!(entries[2].value("pri"), Some("5"));
         assert!(!entries[3].is_local());
+        let seconds = |n: usize| entries[n].patience().as_secs();
+        assert_eq!((seconds(0), seconds(1)), (10, 2));
+        let (more, _) = parse(
+            "/a /b auto nofail,x-systemd.device-timeout=1min\n/c /d iso9660 ro,loop 0 0\n\
+             /e /f ext4 offset=512\nx /g fuse.sshfs\n/h /i ext4 errors=loop\n",
+        );
+        assert_eq!(more[0].patience(), Duration::from_secs(60));
+        let programs: Vec<bool> = more.iter().map(Entry::is_for_program).collect();
+        assert_eq!(programs, [false, true, true, true, false]);
         let (flags, rest) = flags(entries[1].options.iter().map(String::as_str));
         assert_eq!((flags, rest.as_str()), (MountFlags::RDONLY, ""));
     }

@@ -284,7 +284,9 @@ fn move_to(init: &str) -> ! {
     }
     signals::restore(0);
     // A program of another name than `init` would not know what it is.
-    let error = process::replace(&program, &[c"init"], &environment);
+    let is_named = Path::new(init).file_name().is_some_and(|name| name == "init");
+    let name = if is_named { program.as_c_str() } else { c"init" };
+    let error = process::replace(&program, &[name], &environment);
     tell(&format!("executing {init} on the new root: {error}"));
     signals::block_all();
     console::shell("the new root has no init", "/bin/sh:/bin/busybox sh");

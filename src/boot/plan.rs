@@ -16,6 +16,8 @@ pub struct Facts {
     /// The root is the kernel's initramfs, which can't stay: pivot_root(2) is refused
     /// on it, so no container could have a root of its own.
     pub initramfs: bool,
+    /// The root can be written to already: nobody checks it then (fsck(8)).
+    pub writable: bool,
     /// What /etc/fstab lists.
     pub fstab: Vec<Entry>,
 }
@@ -47,6 +49,10 @@ pub enum Step {
         kind: String,
         /// Even if it is clean.
         force: bool,
+        /// How long its device is waited for.
+        wait: Duration,
+        /// It may be missing.
+        optional: bool,
     },
     /// The root, with the options of /etc/fstab.
     RemountRoot(Vec<String>),
@@ -119,7 +125,7 @@ pub fn plan(config: &Config, line: &CommandLine, facts: &Facts) -> Vec<Planned> 
         add(false, Step::CgroupV1(config.cgroup_v1.clone()));
     }
     let fstab = if config.fstab { &facts.fstab[..] } else { &[] };
-    file_systems(line, fstab, &mut add);
+    file_systems(line, fstab, facts.writable, &mut add);
     // What is kept over boots is below /var, which may be a file system of its own.
     add(false, Step::Clock);
     add(false, Step::Seed);
@@ -144,6 +150,8 @@ fn move_root(config: &Config, line: &CommandLine, add: &mut impl FnMut(bool, Ste
                         source: source.clone(),
                         kind: kind.clone().unwrap_or_else(|| "auto".to_owned()),
                         force: line.check == Check::Force,
+                        wait: config.root.wait.unwrap_or(WAIT),
+                        optional: false,
                     },
                 );
             }
@@ -165,15 +173,22 @@ fn move_root(config: &Config, line: &CommandLine, add: &mut impl FnMut(bool, Ste
     }
 }
 
-fn file_systems(line: &CommandLine, fstab: &[Entry], add: &mut impl FnMut(bool, Step)) {
+fn file_systems(
+    line: &CommandLine,
+    fstab: &[Entry],
+    writable: bool,
+    add: &mut impl FnMut(bool, Step),
+) {
     let check = |entry: &Entry| Step::Check {
         source: entry.source.clone(),
         kind: entry.kind.clone(),
         force: line.check == Check::Force,
+        wait: entry.patience(),
+        optional: entry.has("nofail"),
     };
     let is_checked = |entry: &Entry| entry.pass > 0 && line.check != Check::Skip;
     let root = fstab.iter().find(|entry| entry.target.as_os_str() == "/");
-    if let Some(root) = root.filter(|root| is_checked(root)) {
+    if let Some(root) = root.filter(|root| is_checked(root) && !writable) {
         add(true, check(root));
     }
     let mut options = root.map(|root| root.options.clone()).unwrap_or_default();
@@ -230,7 +245,9 @@ mod tests {
         let line = CommandLine::parse(line);
         let (config, problems) = Config::read(text, &line);
         assert_eq!(problems, Vec::<String>::new());
-        let facts = Facts { initramfs, fstab: super::super::fstab::parse(fstab).0 };
+        let fstab = super::super::fstab::parse(fstab).0;
+        let writable = line.writable == Some(true);
+        let facts = Facts { initramfs, writable, fstab };
         let star = |essential: bool| if essential { "*" } else { "" };
         plan(&config, &line, &facts)
             .iter()
@@ -280,6 +297,14 @@ mod tests {
                 "single user: a shell on the console",
             ]
         );
+    }
+
+    #[test]
+    fn a_root_that_is_written_to_is_not_checked() {
+        let all =
+            steps("", "rw", false, "/dev/vda / ext4 noatime 0 1\n/dev/vdb /var ext4 ro 0 2\n");
+        assert!(!all.contains(&"checking /dev/vda*".to_owned()), "{all:?}");
+        assert!(all.contains(&"checking /dev/vdb*".to_owned()), "{all:?}");
     }
 
     #[test]

@@ -100,8 +100,20 @@ impl Hierarchy {
         Ok(parent)
     }
 
+    /// The slice of our unit, where it has one of its own. Below the unit itself containers
+    /// could not outlive us: systemd starts a program in the group of its unit, which it
+    /// can't while groups below that have controllers.
+    fn own_slice(&self) -> Option<&Path> {
+        self.own.ancestors().find(|path| path.file_name().is_some_and(|last| last == SLICE))
+    }
+
     fn unified_parent(&self, point: &Path, name: &str) -> Result<PathBuf> {
         let own = point.join(self.own.strip_prefix("/").unwrap_or(&self.own));
+        if let Some(slice) = self.own_slice() {
+            let slice = point.join(slice.strip_prefix("/").unwrap_or(slice));
+            enable(&slice);
+            return Ok(slice.join(name));
+        }
         let is_unit = self.own.extension().is_some_and(|kind| kind == "service")
             || self.own.file_name().is_some_and(|last| last == SUPERVISOR);
         if is_unit {
@@ -124,6 +136,9 @@ impl Hierarchy {
         Ok(point.join(name))
     }
 }
+
+/// A slice of systemd's that is for Berth's unit alone.
+const SLICE: &str = "berth.slice";
 
 /// The leaf for keeper and engine in a delegated unit.
 const SUPERVISOR: &str = "supervisor";
@@ -251,6 +266,9 @@ mod tests {
         );
         assert_eq!(v2.version(), CgroupVersion::V2);
         assert_eq!(v2.own, Path::new("/system.slice/berth.service"));
+        assert_eq!(v2.own_slice(), None);
+        let slice = Hierarchy { own: "/berth.slice/berth.service".into(), ..v2.clone() };
+        assert_eq!(slice.own_slice(), Some(Path::new("/berth.slice")));
         assert_eq!(v2.describe(), "v2 at /sys/fs/cgroup");
     }
 }

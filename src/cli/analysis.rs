@@ -46,6 +46,41 @@ fn part(view: View) -> Option<Part> {
     Some(Part { name: view.name, timing, after })
 }
 
+/// Who is launched first so long after the kernel began is of no boot: Berth was started
+/// by hand.
+const LONGEST_BOOT: Duration = Duration::from_secs(600);
+/// A boot is over when so long nothing was ordered and nothing became ready.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Those that were launched in the boot, and targets: not what was declared afterwards, in
+/// all the time that a machine runs.
+fn of_boot(parts: &BTreeMap<Name, Part>) -> BTreeMap<Name, Part> {
+    let mut launched: Vec<&Part> =
+        parts.values().filter(|part| part.timing.incarnation > 0).collect();
+    launched.sort_by_key(|part| part.timing.ordered);
+    let mut end = None;
+    for part in launched {
+        let Timing { ordered, started, ready, .. } = part.timing;
+        if end.is_some_and(|end| ordered > end + PAUSE) {
+            break;
+        }
+        end = end.max(ready.or(started).or(Some(ordered)));
+    }
+    let is_of_it =
+        |part: &Part| part.timing.incarnation == 0 || Some(part.timing.ordered) <= end;
+    let of_it = parts.iter().filter(|(_, part)| is_of_it(part));
+    of_it.map(|(name, part)| (name.clone(), part.clone())).collect()
+}
+
+/// From when times are counted: the kernel's start, or the first launch; and what that is.
+fn origin(parts: &BTreeMap<Name, Part>) -> (Duration, &'static str) {
+    let launched = parts.values().filter(|part| part.timing.incarnation > 0);
+    match launched.map(|part| part.timing.ordered).min() {
+        Some(first) if first > LONGEST_BOOT => (first, "the first launch"),
+        _ => (Duration::ZERO, "the kernel's start"),
+    }
+}
+
 fn seconds(time: Duration) -> String {
     format!("{:.3}s", time.as_secs_f64())
 }
@@ -84,11 +119,11 @@ pub async fn critical_chain(client: &Client, name: Option<String>) -> Result {
             }
             Some(name)
         }
-        None => parts
-            .values()
+        None => of_boot(&parts)
+            .into_values()
             .filter(|part| part.timing.ready.is_some())
             .max_by_key(|part| part.timing.ready)
-            .map(|part| part.name.clone()),
+            .map(|part| part.name),
     };
     let text = match end {
         Some(end) => chain_text(&parts, &end),
@@ -108,19 +143,25 @@ fn ready(parts: &BTreeMap<Name, Part>, name: &Name, depth: usize) -> Option<Dura
 }
 
 fn chain_text(parts: &BTreeMap<Name, Part>, end: &Name) -> String {
-    let mut text = "Behind @ stands when it was ready, behind + how long it took.\n".to_owned();
+    let (from, what) = origin(parts);
+    let mut text = format!(
+        "Behind @ stands how long after {what} it was ready, behind + how long it took.\n"
+    );
     let mut at = Some(end.clone());
     let mut depth = 0;
     while let Some(name) = at.take().filter(|_| depth <= parts.len()) {
         let Some(part) = parts.get(&name) else { break };
-        let when = ready(parts, &name, 0).map(|at| format!(" @{}", seconds(at)));
+        let when = match ready(parts, &name, 0) {
+            Some(at) => format!(" @{}", seconds(at.saturating_sub(from))),
+            None => " is not ready".to_owned(),
+        };
         let took = part.took().map(|took| format!(" +{}", seconds(took)));
         let branch = match depth {
             0 => String::new(),
             depth => format!("{}└─", "  ".repeat(depth - 1)),
         };
         text +=
-            &format!("{branch}{name}{}{}\n", when.unwrap_or_default(), took.unwrap_or_default());
+            &format!("{branch}{name}{when}{}\n", took.unwrap_or_default());
         // Whoever was ready last held it up; of those it did not wait for, none did.
         at = part
             .after
@@ -137,8 +178,7 @@ fn chain_text(parts: &BTreeMap<Name, Part>, end: &Name) -> String {
 pub async fn plot(client: &Client) -> Result {
     let parts = parts(client).await?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // The kernel handed over when PID 1 began, if Berth is that.
-    print(&svg(&parts, &host))?;
+    print(&svg(&of_boot(&parts), &host))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -149,11 +189,13 @@ const TOP: usize = 60;
 fn svg(parts: &BTreeMap<Name, Part>, host: &str) -> String {
     let mut rows: Vec<&Part> = parts.values().filter(|part| part.timing.incarnation > 0).collect();
     rows.sort_by_key(|part| (part.timing.ordered, part.name.clone()));
+    let (from, what) = origin(parts);
     let end = rows
         .iter()
         .map(|part| part.timing.ready.or(part.timing.started).unwrap_or(part.timing.ordered))
         .max()
-        .unwrap_or_default();
+        .unwrap_or_default()
+        .saturating_sub(from);
     let scale = 1000.0 / end.as_secs_f64().max(0.001);
     let x = |time: Duration| LEFT + time.as_secs_f64() * scale;
     let height = TOP + ROW * rows.len() + 40;
@@ -161,7 +203,7 @@ fn svg(parts: &BTreeMap<Name, Part>, host: &str) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1400\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" \
          fill=\"white\"/>\n<text x=\"20\" y=\"25\" font-size=\"16\">Boot of {}: {} containers, \
-         ready after {}</text>\n",
+         ready {} after {what}</text>\n",
         escape(host),
         rows.len(),
         seconds(end)
@@ -183,8 +225,10 @@ fn svg(parts: &BTreeMap<Name, Part>, host: &str) -> String {
     }
     for (row, part) in rows.iter().enumerate() {
         let y = TOP + ROW * row;
+        let since = |time: Duration| time.saturating_sub(from);
         let Timing { ordered, started, ready, ended, .. } = part.timing;
-        let started = started.or(ended).unwrap_or(end);
+        let (ordered, ready, ended) = (since(ordered), ready.map(since), ended.map(since));
+        let started = started.map(since).or(ended).unwrap_or(end);
         let (until, colour) = match ready {
             Some(ready) => (ready.max(started), "#2a9d4b"),
             None => (ended.unwrap_or(end).max(started), "#c0392b"),
@@ -247,11 +291,31 @@ mod tests {
         assert_eq!(blame_text(&parts), "    2.000s db\n    0.500s web\n    0.100s cache\n");
         assert_eq!(
             chain_text(&parts, &"web".parse().unwrap()),
-            "Behind @ stands when it was ready, behind + how long it took.\n\
-             web @3.500s +0.500s\n└─backends @3.000s\n  └─db @3.000s +2.000s\n"
+            "Behind @ stands how long after the kernel's start it was ready, behind + how long it \
+             took.\nweb @3.500s +0.500s\n└─backends @3.000s\n  └─db @3.000s +2.000s\n"
         );
-        let picture = svg(&parts, "a<b");
-        assert!(picture.contains("a&lt;b: 3 containers, ready after 3.500s"), "{picture}");
+        let picture = svg(&of_boot(&parts), "a<b");
+        let title = "a&lt;b: 3 containers, ready 3.500s after the kernel's start";
+        assert!(picture.contains(title), "{picture}");
         assert_eq!(picture.matches("<svg").count(), 1);
+    }
+
+    #[test]
+    fn what_comes_after_the_boot_is_not_of_it() {
+        let hours = 3 * 3_600_000;
+        let parts = BTreeMap::from([
+            part("db", hours, hours + 40_000, &[]),
+            part("web", hours + 50_000, hours + 51_000, &["db"]),
+            part("later", hours + 90_000, hours + 91_000, &[]),
+            part("all", 0, 0, &["web"]),
+        ]);
+        let names: Vec<String> = of_boot(&parts).into_keys().map(|name| name.to_string()).collect();
+        assert_eq!(names, ["all", "db", "web"]);
+        // Started by hand, long after the kernel.
+        assert_eq!(origin(&parts), (Duration::from_millis(hours), "the first launch"));
+        let chain = chain_text(&parts, &"web".parse().unwrap());
+        assert!(chain.contains("web @51.000s +1.000s\n└─db @40.000s +40.000s"), "{chain}");
+        let picture = svg(&of_boot(&parts), "host");
+        assert!(picture.contains("2 containers, ready 51.000s after the first launch"), "{picture}");
     }
 }

@@ -9,20 +9,34 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use jiff::tz::TimeZone;
 
 use super::{Result, print};
 use crate::boot;
 use crate::engine::paths::Paths;
+use crate::engine::start::local_zone;
 use crate::keeper::ending::Ending;
+use crate::manifest::calendar::Calendar;
 use crate::manifest::scalar::Signal;
 use crate::sys::{machine, signals};
 
 /// How the machine goes down.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(args_override_self = true)]
 pub struct Down {
     /// At once, without stopping anything: only what the kernel holds is written.
     #[arg(short, long)]
     pub force: bool,
+    /// Power off, whichever command it is: `halt -p`.
+    #[arg(short, long)]
+    pub poweroff: bool,
+}
+
+impl Down {
+    /// What the command stands for with these options.
+    pub fn ending(&self, usual: Ending) -> Ending {
+        if self.poweroff { Ending::PowerOff } else { usual }
+    }
 }
 
 /// kexec: another kernel without the firmware.
@@ -43,21 +57,29 @@ pub struct Kexec {
 
 /// `shutdown`, as sysvinit and systemd have it: `-h` is not for help.
 #[derive(Debug, Clone, ClapArgs)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, args_override_self = true)]
 pub struct Shutdown {
     /// Print help.
     #[arg(long, action = clap::ArgAction::Help)]
     pub help: Option<bool>,
     /// Power off (the default).
-    #[arg(short = 'P', short_alias = 'h', long, conflicts_with_all = ["reboot", "halt"])]
+    #[arg(short = 'P', long, conflicts_with_all = ["reboot", "halt"])]
     pub poweroff: bool,
+    /// The same, unless something else is asked for: the agents of virtual machines and
+    /// daemons for the power button call `shutdown -h -P` and `shutdown -h -r`.
+    #[arg(short = 'h')]
+    pub down: bool,
     /// Reboot.
     #[arg(short, long, conflicts_with = "halt")]
     pub reboot: bool,
     /// Halt.
     #[arg(short = 'H', long)]
     pub halt: bool,
-    /// `now`, `+MINUTES`: until then this command waits, and ending it calls it off.
+    /// Say nothing on the console.
+    #[arg(long)]
+    pub no_wall: bool,
+    /// `now`, `+MINUTES` or `HH:MM`: until then this command waits, and ending it calls it
+    /// off.
     #[arg(default_value = "+1", allow_hyphen_values = false)]
     pub time: String,
     /// What is told on the console.
@@ -95,6 +117,16 @@ pub struct Init {
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+impl Shutdown {
+    fn ending(&self) -> Ending {
+        match (self.reboot, self.halt) {
+            (true, _) => Ending::Reboot,
+            (_, true) => Ending::Halt,
+            _ => Ending::PowerOff,
+        }
+    }
 }
 
 fn rewrite(text: &str) -> std::result::Result<(i32, i32), String> {
@@ -177,8 +209,10 @@ pub fn down(paths: &Paths, ending: Ending, force: bool) -> Result {
         return Ok(ExitCode::SUCCESS);
     }
     let keeper = std::fs::read_to_string(paths.lock()).unwrap_or_default();
-    if keeper.trim() != "1" {
-        let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    // systemd knows the same signals (systemd(1)); it is still the init where Berth was
+    // made the next one.
+    if keeper.trim() != "1" && init.trim() != "systemd" {
         return Err(format!(
             "Berth is not the init of this machine, {} is: use its own command, or --force",
             init.trim()
@@ -217,29 +251,48 @@ pub fn kexec(paths: &Paths, args: &Kexec) -> Result {
 
 /// Waits for the time, says what is to come, and orders it.
 pub fn shutdown(paths: &Paths, args: &Shutdown) -> Result {
-    let ending = match (args.reboot, args.halt) {
-        (true, _) => Ending::Reboot,
-        (_, true) => Ending::Halt,
-        _ => Ending::PowerOff,
-    };
-    let minutes = match args.time.as_str() {
-        "now" => 0,
-        time => time
-            .strip_prefix('+')
-            .and_then(|minutes| minutes.parse::<u64>().ok())
-            .ok_or_else(|| format!("{time:?} is not a time: now or +MINUTES"))?,
-    };
+    let ending = args.ending();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0));
+    let wait = until(&args.time, now, &local_zone())?;
     let message = args.message.join(" ");
-    if !message.is_empty() || minutes > 0 {
-        let text = format!(
-            "\r\nThe machine goes down ({}) in {minutes} min. {message}\r\n",
-            ending.word()
-        );
+    if !args.no_wall && (!message.is_empty() || !wait.is_zero()) {
+        let when = match wait.as_secs().div_ceil(60) {
+            0 => "now".to_owned(),
+            minutes => format!("in {minutes} min"),
+        };
+        let text = format!("\r\nThe machine goes down ({}) {when}. {message}\r\n", ending.word());
         // The console, where there is one; nobody else need be there.
         let _ = std::fs::write("/dev/console", text);
     }
-    std::thread::sleep(Duration::from_secs(minutes * 60));
+    std::thread::sleep(wait);
     down(paths, ending, false)
+}
+
+/// How long it is until a time of shutdown(8): `now`, minutes with or without a `+`, or
+/// the next `HH:MM`. `now` is in nanoseconds since 1970.
+fn until(time: &str, now: i64, zone: &TimeZone) -> std::result::Result<Duration, String> {
+    let fail = || format!("{time:?} is not a time: now, +MINUTES or HH:MM");
+    if time == "now" {
+        return Ok(Duration::ZERO);
+    }
+    if let Some((hours, minutes)) = time.split_once(':') {
+        // A schedule may be more than a time.
+        let is_number = |text: &str| text.parse::<u8>().is_ok();
+        if !is_number(hours) || !is_number(minutes) {
+            return Err(fail());
+        }
+        let calendar: Calendar = format!("*-*-* {time}").parse().map_err(|_| fail())?;
+        let at = calendar.next(now, zone).ok_or_else(fail)?;
+        return Ok(Duration::from_nanos(at.saturating_sub(now).unsigned_abs()));
+    }
+    let minutes = time.strip_prefix('+').unwrap_or(time);
+    if !minutes.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(fail());
+    }
+    let minutes = minutes.parse::<u32>().map_err(|_| fail())?;
+    Ok(Duration::from_secs(u64::from(minutes) * 60))
 }
 
 #[cfg(test)]
@@ -252,5 +305,49 @@ mod tests {
         assert_eq!(args(&["/sbin/poweroff", "-f"]), ["berth", "poweroff", "-f"]);
         assert_eq!(args(&["berth", "ps"]), ["berth", "ps"]);
         assert_eq!(args(&[]), Vec::<OsString>::new());
+    }
+
+    #[test]
+    fn shutdown_is_asked_for_in_many_ways() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Shutdown,
+        }
+        let line = |line: &str| {
+            let words = ["shutdown"].into_iter().chain(line.split(' '));
+            let args = <Line as clap::Parser>::try_parse_from(words).ok()?.args;
+            Some((args.ending(), args.time, args.message))
+        };
+        let is = |ending, time: &str, message: &[&str]| {
+            let message = message.iter().map(|word| (*word).to_owned()).collect();
+            Some((ending, time.to_owned(), message))
+        };
+        // A guest agent's, a power button's, an administration tool's, people's.
+        assert_eq!(line("-h -P +0 bye"), is(Ending::PowerOff, "+0", &["bye"]));
+        assert_eq!(line("-h -r +0 bye"), is(Ending::Reboot, "+0", &["bye"]));
+        assert_eq!(line("-h -H +0"), is(Ending::Halt, "+0", &[]));
+        assert_eq!(line("-h -P now pressed"), is(Ending::PowerOff, "now", &["pressed"]));
+        assert_eq!(line("-r 0 by a tool"), is(Ending::Reboot, "0", &["by", "a", "tool"]));
+        assert_eq!(line("-hP --no-wall now"), is(Ending::PowerOff, "now", &[]));
+        assert_eq!(line("-h now"), is(Ending::PowerOff, "now", &[]));
+        assert_eq!(line("-r -H now"), None);
+    }
+
+    #[test]
+    fn times_of_a_shutdown_are_understood() {
+        const MINUTE: u64 = 60;
+        // 1970-01-01 01:30 in a zone an hour east.
+        let zone = TimeZone::fixed(jiff::tz::offset(1));
+        let wait = |time: &str| until(time, 30 * 60 * 1_000_000_000, &zone).ok();
+        assert_eq!(wait("now"), Some(Duration::ZERO));
+        for (time, minutes) in
+            [("0", 0), ("+0", 0), ("5", 5), ("+5", 5), ("01:31", 1), ("1:20", 23 * 60 + 50)]
+        {
+            assert_eq!(wait(time), Some(Duration::from_secs(minutes * MINUTE)), "{time}");
+        }
+        for time in ["", "soon", "-1", "+", "25:00", "1:2:3:4", "*:00", "++1", "0/5:00"] {
+            assert_eq!(wait(time), None, "{time}");
+        }
     }
 }

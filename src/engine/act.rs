@@ -9,7 +9,7 @@ use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
 use super::prepare::{Ends, Job, Kept, Order, Ready, status_path};
-use super::reconcile::{Action, Event, ExitStatus};
+use super::reconcile::{Action, Event, ExitStatus, How};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
@@ -348,10 +348,11 @@ impl Engine {
     /// The payload ended. What it left in its cgroup is waited for.
     pub(super) fn ended(&mut self, name: &Name, incarnation: u64, end: Option<End>) {
         let path = self.status_path(name, incarnation);
-        let written = read_status(&path).end.map(|(end, _)| end);
+        let written = read_status(&path).end;
+        let at = written.and_then(|(_, at)| i64::try_from(at).ok());
         let _ = std::fs::remove_file(&path);
         // Container init knows best; it is PID 1 and can't end by a signal.
-        let status = match written.or(end) {
+        let status = match written.map(|(end, _)| end).or(end) {
             Some(End::Exit(code)) => ExitStatus::Code(code),
             Some(End::Signal(signal)) => ExitStatus::Signal(Signal(signal)),
             None => ExitStatus::Unknown,
@@ -363,7 +364,8 @@ impl Engine {
         let live = self.lives.entry(name.clone()).or_default();
         let cgroup = live.cgroup();
         let oom = cgroup.as_deref().is_some_and(|cgroup| cgroup.oom_kills() > live.oom_kills);
-        self.apply(Event::Exited { name: name.clone(), incarnation, status, oom });
+        let how = How { status, oom, at };
+        self.apply(Event::Exited { name: name.clone(), incarnation, how });
         self.await_empty(name.clone(), incarnation);
     }
 

@@ -566,6 +566,8 @@ impl Engine {
                         false
                     }
                 },
+                // Not all of a container's that there is: see `take_output`.
+                "stdout" | "stderr" | "between" => false,
                 _ => true,
             };
             if !wanted {

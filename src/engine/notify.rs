@@ -262,15 +262,22 @@ pub(super) fn unmet(container: &Container) -> Option<String> {
             Some(word) => (false, word),
             None => (true, word.as_str()),
         };
-        let has = words.iter().any(|other| {
-            other == word || other.split_once('=').is_some_and(|(key, _)| key == word)
-        });
+        let has = words.iter().any(|other| is_word(other, word));
         if has != wanted {
             let verb = if wanted { "does not have" } else { "has" };
             return Some(format!("the kernel's command line {verb} {word}"));
         }
     }
     None
+}
+
+/// Whether a word of the kernel's command line is this key, or this `key=value`; values
+/// have options behind commas (`console=ttyS0,115200`).
+fn is_word(other: &str, word: &str) -> bool {
+    other.strip_prefix(word).is_some_and(|rest| match word.contains('=') {
+        true => rest.is_empty() || rest.starts_with(','),
+        false => rest.is_empty() || rest.starts_with('='),
+    })
 }
 
 /// Whether a hypervisor is below: the processor says so, or the firmware's maker is one
@@ -297,6 +304,21 @@ mod tests {
     fn a_status_is_one_line_for_a_terminal() {
         assert_eq!(shown("\u{1b}[2Jgone\u{9b}1m\r\u{7}"), "[2Jgone1m");
         assert_eq!(shown(&"x".repeat(5000)).len(), 300);
+    }
+
+    #[test]
+    fn words_of_the_kernel_are_known_with_their_options() {
+        for (other, word, same) in [
+            ("console=ttyS0", "console=ttyS0", true),
+            ("console=ttyS0,115200n8", "console=ttyS0", true),
+            ("console=ttyS01", "console=ttyS0", false),
+            ("console=tty0", "console", true),
+            ("consoles", "console", false),
+            ("quiet", "quiet", true),
+            ("quiet,x", "quiet", false),
+        ] {
+            assert_eq!(is_word(other, word), same, "{other} {word}");
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ impl Output {
     /// One is not there, or is no FIFO.
     pub fn open(run_dir: &Path) -> Result<Self, String> {
         let [stdout, stderr, between] = paths(run_dir);
+        // One that an older Berth launched has no such FIFO.
+        drop(open_fifo(&between, (0, 0))?);
         let output = Output([open(&stdout)?, open(&stderr)?, open(&between)?]);
         // One descriptor with one lock, the keeper's too. A payload that took it before us
         // can only have its own init wait.
@@ -47,6 +49,14 @@ impl Output {
     /// Those that a keeper held.
     pub fn held(fds: [OwnedFd; 3]) -> Self {
         Output(fds)
+    }
+
+    /// Whether they are what lies in a run folder: somebody may have emptied it.
+    pub fn are_in(&self, run_dir: &Path) -> bool {
+        paths(run_dir).iter().zip(&self.0).all(|(path, fifo)| {
+            let there = rustix::fs::lstat(path).map(|there| (there.st_dev, there.st_ino));
+            there.is_ok() && there == rustix::fs::fstat(fifo).map(|own| (own.st_dev, own.st_ino))
+        })
     }
 
     /// By name.
@@ -114,8 +124,11 @@ impl Engine {
         let keeps = manifest.is_some_and(|manifest| self.workshop.has_init(&manifest));
         let paths = Arc::clone(&self.workshop.paths);
         let log_dir = paths.log_dir(name.as_str());
-        if self.lives.entry(name.clone()).or_default().output.is_none() {
-            let output = Output::open(&paths.container_run_dir(name.as_str()))?;
+        let run_dir = paths.container_run_dir(name.as_str());
+        let live = self.lives.entry(name.clone()).or_default();
+        if !live.output.as_ref().is_some_and(|output| output.are_in(&run_dir)) {
+            live.capture = None;
+            let output = Output::open(&run_dir)?;
             for (of, fifo) in output.all() {
                 self.hold(&format!("{of}/{name}"), Some(fifo))?;
             }

@@ -298,7 +298,7 @@ fn tell_supervisor() {
 }
 
 /// The machine's time zone (localtime(5)); UTC where there is none.
-fn local_zone() -> jiff::tz::TimeZone {
+pub fn local_zone() -> jiff::tz::TimeZone {
     let zone = std::fs::read("/etc/localtime")
         .ok()
         .and_then(|bytes| jiff::tz::TimeZone::tzif("localtime", &bytes).ok());

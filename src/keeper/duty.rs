@@ -26,7 +26,7 @@ pub struct Duty {
     pub watchdog: Option<Watchdog>,
     /// Starts a shell on the console and gives its pid.
     pub rescue: Option<fn() -> Option<i32>>,
-    /// The pid of one that was started already.
+    /// The pid of one that was started already, by whoever starts the keeper.
     pub rescuer: Option<i32>,
 }
 
@@ -120,6 +120,9 @@ pub struct Orders {
     pub going: Option<Going>,
     /// How often in a row a bug stopped the keeper's loop.
     pub panics: u32,
+    /// The process of [`Duty::rescue`], while there is one: a child of ours, so nobody else
+    /// can have its number.
+    pub rescuer: Option<i32>,
 }
 
 /// How long to wait after the loop was stopped by a bug so often in a row, which may come

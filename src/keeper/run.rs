@@ -87,8 +87,6 @@ pub(crate) struct Keeper {
     feed: Duration,
     /// How often in a row the engine died young.
     young: u32,
-    /// The shell on the console, while there is one.
-    rescuer: Option<i32>,
     /// Since when it is what it is.
     begun: Duration,
 }
@@ -113,7 +111,8 @@ fn signals_to_catch() -> Vec<i32> {
 
 /// Runs until the engine says `Finish`; gives the exit status. `table` is that
 /// of an earlier self, or empty.
-pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
+pub fn run(settings: Settings, mut table: Table) -> std::io::Result<Finished> {
+    table.orders.rescuer = table.orders.rescuer.or(settings.duty.rescuer);
     // Containers whose keeper step died would go to init; they come to us.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let caught = Caught::new(&signals_to_catch())?;
@@ -127,7 +126,6 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         watch(&epoll, process.pidfd.as_fd());
     }
     let mut keeper = Keeper {
-        rescuer: settings.duty.rescuer,
         settings,
         table,
         engine: Engine::Down { until: Duration::ZERO },
@@ -160,7 +158,8 @@ pub fn run(settings: Settings, table: Table) -> std::io::Result<Finished> {
         if let Some(code) = keeper.finish {
             let ending = keeper.table.orders.going.map(|going| going.ending);
             let watchdog = keeper.settings.duty.watchdog.take();
-            return Ok(Finished { code, ending, watchdog, rescuer: keeper.rescuer });
+            let rescuer = keeper.table.orders.rescuer;
+            return Ok(Finished { code, ending, watchdog, rescuer });
         }
     }
 }
@@ -288,8 +287,8 @@ impl Keeper {
                 self.engine_ended();
                 continue;
             }
-            if self.rescuer == Some(pid) {
-                self.rescuer = None;
+            if self.table.orders.rescuer == Some(pid) {
+                self.table.orders.rescuer = None;
             }
             if !self.launches.is_empty()
                 && let Some((order, result)) = self.launches.reaped(pid)
@@ -437,7 +436,7 @@ impl Keeper {
                     state: State::Running,
                     adopted: false,
                 };
-                if let Some(rescuer) = self.rescuer {
+                if let Some(rescuer) = self.table.orders.rescuer {
                     let _ = signals::kill(rescuer, LAUNCHED);
                 }
                 let said = described(&process, Kind::Launched);

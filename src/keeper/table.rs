@@ -170,7 +170,7 @@ impl Table {
             bytes.extend_from_slice(&held.fd.as_raw_fd().to_le_bytes());
             bytes.extend_from_slice(held.tag.bytes());
         }
-        let Orders { told_to_end, going, panics } = self.orders;
+        let Orders { told_to_end, going, panics, rescuer } = self.orders;
         let until = going.and_then(|going| u64::try_from(going.until?.as_nanos()).ok());
         bytes.extend_from_slice(b"O\0\0\0");
         let ending = going.map_or(0, |going| going.ending.signal());
@@ -181,7 +181,9 @@ impl Table {
         // A binary that does not know this record takes it for a descriptor that is not
         // open.
         bytes.extend_from_slice(&RawFd::MAX.to_le_bytes());
-        bytes.extend_from_slice(Tag::EMPTY.bytes());
+        let end = bytes.len() + TAG_LEN;
+        bytes.extend_from_slice(&rescuer.unwrap_or(0).to_le_bytes());
+        bytes.resize(end, 0);
         bytes
     }
 
@@ -193,6 +195,7 @@ impl Table {
             let long = |at: usize| u64::from_le_bytes(array(record, at));
             let raw: RawFd = number(28);
             let tag = Tag::from_bytes(array(record, 32));
+            // A keeper of before wrote no rescuer there, which is 0.
             if record[0] == b'O' {
                 let until = Some(long(8)).filter(|until| *until != NEVER);
                 table.orders = Orders {
@@ -200,6 +203,7 @@ impl Table {
                     going: Ending::of_order(number(4))
                         .map(|ending| Going { ending, until: until.map(Duration::from_nanos) }),
                     panics: u32::try_from(long(16)).unwrap_or(u32::MAX),
+                    rescuer: Some(number(32)).filter(|pid| *pid > 0),
                 };
                 continue;
             }
@@ -284,7 +288,8 @@ mod tests {
         }
         table.hold(Tag::new("api").unwrap(), fd()).unwrap();
         let going = Going { ending: Ending::Halt, until: Some(Duration::from_millis(90_001)) };
-        table.orders = Orders { told_to_end: 2, going: Some(going), panics: 1 };
+        table.orders =
+            Orders { told_to_end: 2, going: Some(going), panics: 1, rescuer: Some(70_000) };
         let (orders, bytes) = (table.orders, table.encode());
         std::mem::forget(table);
         let again = Table::decode(&bytes);

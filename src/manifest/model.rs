@@ -116,8 +116,8 @@ pub struct Container {
     /// Run only on a virtual machine, or (`false`) only on a real one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub if_virtual: Option<bool>,
-    /// Run only if the kernel's command line has these words, `key` or `key=value`;
-    /// with a `!` in front if not.
+    /// Run only if the kernel's command line has these words, `key` or `key=value`, also
+    /// with a comma and more behind it; with a `!` in front if not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub if_kernel: Vec<String>,
     /// How it is stopped.

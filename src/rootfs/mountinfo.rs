@@ -14,7 +14,7 @@ pub struct HostMount {
 }
 
 /// File systems that are the kernel's own state.
-const KERNEL: [&str; 21] = [
+const KERNEL: [&str; 23] = [
     "proc",
     "sysfs",
     "devtmpfs",
@@ -28,6 +28,8 @@ const KERNEL: [&str; 21] = [
     "pstore",
     "bpf",
     "configfs",
+    "nfsd",
+    "rpc_pipefs",
     "fusectl",
     "binfmt_misc",
     "hugetlbfs",

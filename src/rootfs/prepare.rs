@@ -299,13 +299,15 @@ pub fn read_only_view(layers: &[PathBuf]) -> Result<OwnedFd, Error> {
 }
 
 /// A detached clone of what is at a path, with all that is mounted below it when
-/// `recursive`.
-pub(super) fn clone_of(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
+/// `recursive`. Nothing that is mounted on it reaches the host, nor the other way round.
+pub(super) fn clone_of(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    open_tree(CWD, path, flags)
+    let clone = open_tree(CWD, path, flags)?;
+    mount::make_private(clone.as_fd(), recursive)?;
+    Ok(clone)
 }
 
 /// A detached, read-only clone of the one mount at a path of the host.

@@ -208,7 +208,7 @@ impl Volumes {
             _ => Error::new("mount", &path, e),
         })?;
         let failed = |e: io::Error| Error::new("mount", &path, e);
-        let mount = clone_of(&path, recursive).map_err(|e| failed(e.into()))?;
+        let mount = clone_of(&path, recursive).map_err(failed)?;
         let idmapped = match ids {
             None => true,
             Some(ids) => map(&mount, ids, recursive).map_err(failed)?,

@@ -59,7 +59,10 @@ pub struct Parts {
 pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
     let process =
         spec.process().as_ref().ok_or_else(|| Error::new("process", "the Spec has no process"))?;
-    let none = Linux::default();
+    // Without this section a process has the namespaces that there are; the crate's default
+    // would give it new ones.
+    let mut none = Linux::default();
+    none.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None);
     let linux = spec.linux().as_ref().unwrap_or(&none);
     let mut plan = Plan {
         cgroup: parts.cgroup,

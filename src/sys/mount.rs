@@ -34,6 +34,13 @@ pub fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::R
     setattr(mount, &MountAttr { set, clear: 0, propagation: 0, userns: 0 }, recursive)
 }
 
+/// Takes a mount out of its peer group: a clone of one that is shared (systemd makes all of
+/// a machine so) passes on what is mounted on it to the one that it was cloned from.
+pub fn make_private(mount: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let propagation = libc::MS_PRIVATE;
+    setattr(mount, &MountAttr { set: 0, clear: 0, propagation, userns: 0 }, recursive)
+}
+
 /// Makes a detached mount show its files with the ids of a user namespace: id 0
 /// on disk is the first id of the namespace's mapping, and the other way round for
 /// what is written. The mount must be new and detached.

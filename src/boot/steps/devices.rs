@@ -35,12 +35,12 @@ pub fn find(source: &str, wait: Duration) -> Result<PathBuf, String> {
 }
 
 fn look(source: &str) -> Option<PathBuf> {
-    let Some((key, value)) = source.split_once('=') else {
-        let path = PathBuf::from(source);
-        return path.exists().then_some(path);
-    };
-    let value = value.trim_matches('"');
-    let same = |text: &str| text.eq_ignore_ascii_case(value);
+    let path = PathBuf::from(source);
+    if path.exists() {
+        return Some(path);
+    }
+    let (key, value) = tag(source)?;
+    let same = |text: &str| text.eq_ignore_ascii_case(&value);
     let is_it = |name: &str| match key {
         "UUID" => identify_device(&device(name)).is_some_and(|found| same(&found.uuid)),
         "LABEL" => identify_device(&device(name)).is_some_and(|found| found.label == value),
@@ -49,6 +49,44 @@ fn look(source: &str) -> Option<PathBuf> {
         _ => false,
     };
     names().find(|name| is_it(name)).map(|name| device(&name))
+}
+
+/// `UUID=x`, and what udev would have as `/dev/disk/by-uuid/x`, as key and value.
+fn tag(source: &str) -> Option<(&str, String)> {
+    if let Some((key, value)) = source.split_once('=') {
+        return Some((key, value.trim_matches('"').to_owned()));
+    }
+    let (kind, name) = source.strip_prefix("/dev/disk/by-")?.split_once('/')?;
+    let key = match kind {
+        "uuid" => "UUID",
+        "label" => "LABEL",
+        "partuuid" => "PARTUUID",
+        "partlabel" => "PARTLABEL",
+        _ => return None,
+    };
+    Some((key, unhex(name)))
+}
+
+/// `\x20` is a space in udev's names.
+fn unhex(name: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once("\\x") {
+        bytes.extend_from_slice(before.as_bytes());
+        let byte = after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match byte {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.extend_from_slice(b"\\x");
+                rest = after;
+            }
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn device(name: &str) -> PathBuf {
@@ -80,4 +118,22 @@ pub fn identify_device(path: &Path) -> Option<Found> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(LOOK as u64).read_to_end(&mut bytes).ok()?;
     identify(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_udev_are_known_without_it() {
+        let is = |key, value: &str| Some((key, value.to_owned()));
+        assert_eq!(tag("UUID=\"ab-cd\""), is("UUID", "ab-cd"));
+        assert_eq!(tag("/dev/disk/by-uuid/ab-cd"), is("UUID", "ab-cd"));
+        assert_eq!(tag("/dev/disk/by-label/my\\x20data\\x2f\\xz"), is("LABEL", "my data/\\xz"));
+        assert_eq!(tag("/dev/disk/by-partlabel/\\x"), is("PARTLABEL", "\\x"));
+        assert_eq!(tag("/dev/disk/by-path/pci-1"), None);
+        assert_eq!(tag("/dev/vda"), None);
+        assert_eq!(look("/dev/null"), Some(PathBuf::from("/dev/null")));
+        assert_eq!(look("/dev/disk/by-uuid/none"), None);
+    }
 }

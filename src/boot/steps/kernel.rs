@@ -1,13 +1,13 @@
 //! Kernel parameters, resource limits, cgroup v1.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Resource, setrlimit};
 
-use super::Done;
+use super::{Done, glob};
 use crate::manifest::variants::Rlimit;
 
 /// The files of a configuration directory in its three places (sysctl.d(5) and its
@@ -31,40 +31,63 @@ pub fn drop_ins(dir: &str, end: &str) -> Vec<PathBuf> {
 pub fn sysctls(settings: &BTreeMap<String, String>) -> Done {
     let mut files = drop_ins("sysctl.d", ".conf");
     files.push(PathBuf::from("/etc/sysctl.conf"));
-    let mut wrong = Vec::new();
+    let mut lines = Vec::new();
     for file in files {
         let Ok(text) = fs::read_to_string(&file) else { continue };
-        for (key, value, optional) in parse(&text) {
-            if let Err(error) = set(&key, &value)
-                && !optional
-            {
-                wrong.push(format!("{}: {error}", file.display()));
-            }
-        }
+        lines.extend(text.lines().filter_map(parse).map(|line| (line, file.display().to_string())));
     }
-    for (key, value) in settings {
-        wrong.extend(set(key, value).err());
+    let ours = settings.iter().map(|(key, value)| {
+        let line = Line { key: key.clone(), value: Some(value.clone()), optional: false };
+        (line, crate::boot::config::PATH.to_owned())
+    });
+    lines.extend(ours);
+    // Who is named is not meant by a pattern, wherever that stands.
+    let named: BTreeSet<PathBuf> = lines
+        .iter()
+        .filter(|(line, _)| !glob::is_pattern(&line.key))
+        .filter_map(|(line, _)| Some(Path::new(BASE).join(relative(&line.key)?)))
+        .collect();
+    let mut wrong = Vec::new();
+    for (line, file) in lines {
+        let Line { key, value: Some(value), optional } = line else { continue };
+        if let Err(error) = set(&key, &value, &named)
+            && !optional
+        {
+            wrong.push(format!("{file}: {error}"));
+        }
     }
     all_well(wrong)
 }
 
-/// `key = value` lines; a `-` before the key makes it optional.
-fn parse(text: &str) -> Vec<(String, String, bool)> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
-        .filter_map(|line| {
-            let (key, value) = line.split_once('=')?;
-            let optional = key.starts_with('-');
-            let key = key.trim_start_matches('-').trim();
-            Some((key.to_owned(), value.trim().to_owned(), optional))
-        })
-        .collect()
+/// A line of sysctl.d(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    key: String,
+    /// None: `-key` alone, which only takes it out of patterns.
+    value: Option<String>,
+    /// `-key = value`: no failure if it can't be set.
+    optional: bool,
 }
+
+fn parse(line: &str) -> Option<Line> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with(['#', ';']) {
+        return None;
+    }
+    let (key, value) = match line.split_once('=') {
+        Some((key, value)) => (key, Some(value.trim().to_owned())),
+        None if line.starts_with('-') => (line, None),
+        None => return None,
+    };
+    let optional = key.starts_with('-');
+    Some(Line { key: key.trim_start_matches('-').trim().to_owned(), value, optional })
+}
+
+const BASE: &str = "/proc/sys";
 
 /// `net/ipv4/ip_forward` or `net.ipv4.ip_forward`; whichever separator comes first
 /// counts, so that an interface's name may contain the other (sysctl.d(5)).
-fn path(key: &str) -> Option<PathBuf> {
+fn relative(key: &str) -> Option<String> {
     let slashed = key.find(['.', '/']).is_some_and(|at| key.as_bytes()[at] == b'/');
     let swap = |c: char| match c {
         '.' => '/',
@@ -76,12 +99,20 @@ fn path(key: &str) -> Option<PathBuf> {
         false => key.chars().map(swap).collect(),
     };
     let is_plain = !relative.split('/').any(|part| matches!(part, "" | "." | ".."));
-    is_plain.then(|| PathBuf::from("/proc/sys").join(relative))
+    is_plain.then_some(relative)
 }
 
-fn set(key: &str, value: &str) -> Result<(), String> {
-    let path = path(key).ok_or_else(|| format!("{key:?} is not a kernel parameter"))?;
-    fs::write(path, value).map_err(|error| format!("{key} = {value}: {error}"))
+fn set(key: &str, value: &str, named: &BTreeSet<PathBuf>) -> Result<(), String> {
+    let path = relative(key).ok_or_else(|| format!("{key:?} is not a kernel parameter"))?;
+    let paths = match glob::is_pattern(&path) {
+        true => glob::expand(Path::new(BASE), &path),
+        false => vec![Path::new(BASE).join(path)],
+    };
+    let is_meant = |path: &&PathBuf| !glob::is_pattern(key) || !named.contains(*path);
+    for path in paths.iter().filter(is_meant) {
+        fs::write(path, value).map_err(|error| format!("{key} = {value}: {error}"))?;
+    }
+    Ok(())
 }
 
 fn all_well(wrong: Vec<String>) -> Done {
@@ -165,23 +196,26 @@ mod tests {
 
     #[test]
     fn parameters_have_paths() {
-        let at = |key: &str| path(key).map(|path| path.display().to_string());
-        assert_eq!(at("net.ipv4.ip_forward").as_deref(), Some("/proc/sys/net/ipv4/ip_forward"));
-        assert_eq!(
-            at("net.ipv4.conf.eth0/1.forwarding").as_deref(),
-            Some("/proc/sys/net/ipv4/conf/eth0.1/forwarding")
-        );
-        assert_eq!(
-            at("net/ipv4/conf/eth0.1/forwarding").as_deref(),
-            Some("/proc/sys/net/ipv4/conf/eth0.1/forwarding")
-        );
+        let at = |key: &str| relative(key);
+        assert_eq!(at("net.ipv4.ip_forward").as_deref(), Some("net/ipv4/ip_forward"));
+        for key in ["net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"] {
+            assert_eq!(at(key).as_deref(), Some("net/ipv4/conf/eth0.1/forwarding"));
+        }
         assert_eq!(at("../../etc/passwd"), None);
         assert_eq!(at("a//b"), None);
+        let line = |key: &str, value: Option<&str>, optional| Line {
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+            optional,
+        };
+        let text = "# x\n; y\nkernel.panic=5\n-a.b = c d \nnonsense\n-a.*.c\na.*.c = 1\n";
         assert_eq!(
-            parse("# x\n; y\nkernel.panic=5\n-a.b = c d \nnonsense\n"),
+            text.lines().filter_map(parse).collect::<Vec<_>>(),
             [
-                ("kernel.panic".to_owned(), "5".to_owned(), false),
-                ("a.b".to_owned(), "c d".to_owned(), true)
+                line("kernel.panic", Some("5"), false),
+                line("a.b", Some("c d"), true),
+                line("a.*.c", None, true),
+                line("a.*.c", Some("1"), false),
             ]
         );
     }

@@ -3,6 +3,7 @@
 
 mod devices;
 mod disks;
+mod glob;
 mod identity;
 mod kernel;
 mod modules;
@@ -42,7 +43,9 @@ pub fn look() -> (Config, CommandLine, Facts, Vec<String>) {
     problems.extend(wrong);
     let (entries, wrong) = fstab::parse(&table);
     problems.extend(wrong);
-    let facts = Facts { initramfs: root::is_initramfs(), fstab: entries };
+    let writable = rustix::fs::statvfs("/")
+        .is_ok_and(|stat| !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    let facts = Facts { initramfs: root::is_initramfs(), writable, fstab: entries };
     (config, line, facts, problems)
 }
 
@@ -96,7 +99,14 @@ fn perform(step: &Step, line: &CommandLine, shells: &str, new_init: &mut Option<
         Step::Rlimits(limits) => kernel::rlimits(limits),
         Step::Sysctls(settings) => kernel::sysctls(settings),
         Step::CgroupV1(controllers) => kernel::cgroup_v1(controllers),
-        Step::Check { source, kind, force } => disks::check(source, kind, *force),
+        Step::Check { source, kind, force, wait, optional } => {
+            match devices::find(source, *wait) {
+                Ok(device) => disks::check(&device, kind, *force),
+                // Mounting it says that it is not there.
+                Err(_) if *optional => Ok(()),
+                Err(why) => Err(why),
+            }
+        }
         Step::RemountRoot(options) => disks::remount_root(options),
         Step::Mount(entry) => disks::mount(entry),
         Step::Swap(entry) => disks::swap(entry),

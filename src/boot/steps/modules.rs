@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::Done;
+use super::glob::matches;
 use super::kernel::drop_ins;
+use crate::boot::cmdline::CommandLine;
 
 /// The module is compressed, and the kernel unpacks it (finit_module(2)).
 const COMPRESSED: i32 = 4;
@@ -26,7 +28,13 @@ struct Index {
     aliases: Vec<(String, String)>,
     builtin: BTreeSet<String>,
     options: BTreeMap<String, String>,
+    /// Not to be loaded for a device.
     blacklist: BTreeSet<String>,
+    /// Commands that are run instead.
+    install: BTreeMap<String, String>,
+    /// What is loaded before and after, where it is there.
+    before: BTreeMap<String, Vec<String>>,
+    after: BTreeMap<String, Vec<String>>,
 }
 
 /// As the kernel has it: `-` and `_` are the same.
@@ -60,9 +68,12 @@ impl Index {
                 index.aliases.push((pattern.to_owned(), normal(name)));
             }
         }
+        index.settings(&text("modules.softdep"));
         for file in drop_ins("modprobe.d", ".conf") {
             index.settings(&fs::read_to_string(file).unwrap_or_default());
         }
+        let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        index.command_line(&CommandLine::parse(&line).words);
         index
     }
 
@@ -79,12 +90,48 @@ impl Index {
                 (Some("blacklist"), Some(name)) => {
                     self.blacklist.insert(normal(name));
                 }
+                (Some("install"), Some(name)) => {
+                    let command: Vec<&str> = words.collect();
+                    self.install.insert(normal(name), command.join(" "));
+                }
+                (Some("softdep"), Some(name)) => self.soft_dependencies(name, words),
                 (Some("alias"), Some(pattern)) => {
                     if let Some(name) = words.next() {
                         self.aliases.push((pattern.to_owned(), normal(name)));
                     }
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// `pre: a b post: c`
+    fn soft_dependencies<'a>(&mut self, name: &str, words: impl Iterator<Item = &'a str>) {
+        let mut list = None;
+        for word in words {
+            match word {
+                "pre:" => list = Some(&mut self.before),
+                "post:" => list = Some(&mut self.after),
+                other => {
+                    if let Some(list) = &mut list {
+                        list.entry(normal(name)).or_default().push(normal(other));
+                    }
+                }
+            }
+        }
+    }
+
+    /// As modprobe(8) reads the kernel's command line: `MODULE.OPTION=VALUE` and
+    /// `modprobe.blacklist=A,B`.
+    fn command_line(&mut self, words: &[String]) {
+        for word in words {
+            let Some((key, value)) = word.split_once('=') else { continue };
+            if key == "modprobe.blacklist" {
+                self.blacklist.extend(value.split(',').map(normal));
+            } else if let Some((module, option)) = key.split_once('.') {
+                let quote = if value.contains(char::is_whitespace) { "\"" } else { "" };
+                let options = self.options.entry(normal(module)).or_default();
+                *options = format!("{options} {option}={quote}{value}{quote}").trim().to_owned();
             }
         }
     }
@@ -97,6 +144,9 @@ impl Index {
     fn load_through(&self, name: &str, aliases: usize) -> Result<(), String> {
         const MOST: usize = 8;
         let name = normal(name);
+        if let Some(command) = self.install.get(&name) {
+            return instead(&name, command);
+        }
         let Some((file, needs)) = self.files.get(&name) else {
             if self.builtin.contains(&name) {
                 return Ok(());
@@ -108,10 +158,17 @@ impl Index {
                 _ => Err(format!("there is no module {name} in {}", self.dir.display())),
             };
         };
+        let soft = |lists: &BTreeMap<String, Vec<String>>| {
+            for other in lists.get(&name).into_iter().flatten().filter(|_| aliases < MOST) {
+                let _ = self.load_through(other, aliases + 1);
+            }
+        };
         // depmod writes what is needed last first.
+        soft(&self.before);
         for file in needs.iter().rev().chain([file]) {
             self.insert(file)?;
         }
+        soft(&self.after);
         Ok(())
     }
 
@@ -132,9 +189,33 @@ impl Index {
         self.aliases
             .iter()
             .filter(|(pattern, name)| {
-                !self.blacklist.contains(name) && matches(pattern.as_bytes(), modalias.as_bytes())
+                !self.blacklist.contains(name)
+                    && !self.install.get(name).is_some_and(|command| is_refusal(command))
+                    && matches(pattern.as_bytes(), modalias.as_bytes())
             })
             .map(|(_, name)| name.as_str())
+    }
+}
+
+/// Whether a command of modprobe.d does nothing: the usual way to forbid a module.
+fn is_refusal(command: &str) -> bool {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    matches!(&words[..], [one] if matches!(one.rsplit('/').next(), Some("true" | "false")))
+}
+
+/// What modprobe.d says is to be done in place of loading a module.
+fn instead(name: &str, command: &str) -> Result<(), String> {
+    if is_refusal(command) && command.ends_with("true") {
+        return Ok(());
+    }
+    if is_refusal(command) {
+        return Err(format!("{name} is forbidden by an `install` line of modprobe.d"));
+    }
+    let status = std::process::Command::new("/bin/sh").args(["-c", command]).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{name}: modprobe.d has `{command}` for it: {status}")),
+        Err(error) => Err(format!("{name}: running `{command}` of modprobe.d: {error}")),
     }
 }
 
@@ -211,78 +292,9 @@ fn modaliases(dir: &Path, depth: usize, found: &mut Vec<String>) {
     }
 }
 
-/// fnmatch(3) with `*`, `?` and `[…]`, without recursion.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        let step = match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-                continue;
-            }
-            Some(b'?') => Some(1),
-            Some(b'[') => class(&pattern[p..], text[t]),
-            Some(&byte) if byte == text[t] => Some(1),
-            _ => None,
-        };
-        match (step, star) {
-            (Some(len), _) => {
-                p += len;
-                t += 1;
-            }
-            (None, Some((at, from))) => {
-                star = Some((at, from + 1));
-                (p, t) = (at + 1, from + 1);
-            }
-            (None, None) => return false,
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
-/// Whether a byte is in the class that a pattern begins with; how long that is.
-fn class(pattern: &[u8], byte: u8) -> Option<usize> {
-    let end = pattern.iter().position(|byte| *byte == b']')?;
-    let inside = &pattern[1..end];
-    let mut at = 0;
-    while at < inside.len() {
-        match inside[at..] {
-            [low, b'-', high, ..] => {
-                if (low..=high).contains(&byte) {
-                    return Some(end + 1);
-                }
-                at += 3;
-            }
-            [one, ..] if one == byte => return Some(end + 1),
-            _ => at += 1,
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_are_matched() {
-        let yes = [
-            ("virtio:d00000002v*", "virtio:d00000002v00001AF4"),
-            ("pci:v00001AF4d*sv*sd*bc*sc*i*", "pci:v00001AF4d00001041sv1sd1bc02sc00i00"),
-            ("usb:v*d0[0-9]*", "usb:v12d05x"),
-            ("*", ""),
-            ("a?c", "abc"),
-        ];
-        for (pattern, text) in yes {
-            assert!(matches(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
-        }
-        for (pattern, text) in [("a*b", "ac"), ("[0-9]", "x"), ("ab", "abc"), ("[", "x"), ("", "x")]
-        {
-            assert!(!matches(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
-        }
-    }
 
     #[test]
     fn settings_are_read() {
@@ -291,6 +303,22 @@ mod tests {
             .settings("# c\noptions snd-x a=1\noptions snd_x b=2\nblacklist pcspkr\nalias n-1 m\n");
         assert_eq!(index.options["snd_x"], "a=1 b=2");
         assert!(index.blacklist.contains("pcspkr"));
+        index.settings(
+            "install usb-storage /bin/false\ninstall x /bin/true\n\
+             softdep ext4 pre: crc32c a-b post: late\nsoftdep cifs gcm\n",
+        );
+        assert!(index.load("usb_storage").unwrap_err().contains("forbidden"));
+        assert_eq!(index.load("x"), Ok(()));
+        assert_eq!(index.before["ext4"], ["crc32c", "a_b"]);
+        assert_eq!((&index.after["ext4"][..], index.before.len()), (&["late".to_owned()][..], 1));
+        index.aliases = ["usb_storage", "pcspkr", "other"]
+            .map(|name| ("usb:*".to_owned(), name.to_owned()))
+            .into();
+        assert_eq!(index.for_device("usb:1").collect::<Vec<_>>(), ["other"]);
+        let line = CommandLine::parse("quiet snd-x.c=\"3 4\" modprobe.blacklist=a-b,c root=/dev/x");
+        index.command_line(&line.words);
+        assert_eq!(index.options["snd_x"], "a=1 b=2 c=\"3 4\"");
+        assert!(index.blacklist.contains("a_b") && index.blacklist.contains("c"));
         assert_eq!(name_of("kernel/fs/ext4/ext4.ko.xz"), "ext4");
         assert!(index.load("nothing").unwrap_err().contains("no module nothing"));
         index.settings("alias a b\nalias b a\nalias self self\n");

@@ -37,6 +37,11 @@ fn parse(text: &str) -> Option<Line> {
     };
     let is_plain =
         path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    // systemd's own services take it away again; here nobody would, and none but root could
+    // log in (pam_nologin(8)).
+    if path == Path::new("/run/nologin") {
+        return None;
+    }
     let specifier = path.to_string_lossy().contains(['%', '*', '?', '[']);
     if !path.starts_with("/run") || path == Path::new("/run") || !is_plain || specifier {
         return None;
@@ -156,7 +161,15 @@ mod tests {
         let line = parse("L+ /run/x - - - - ../target here").unwrap();
         assert!(line.replace && line.kind == 'L');
         assert_eq!(line.argument, "../target here");
-        for other in ["", "# x", "d /tmp 1777", "d /run/../etc 0777", "d /run/user/%U", "d /run"] {
+        for other in [
+            "",
+            "# x",
+            "d /tmp 1777",
+            "d /run/../etc 0777",
+            "d /run/user/%U",
+            "d /run",
+            "F! /run/nologin 0644",
+        ] {
             assert_eq!(parse(other), None, "{other}");
         }
     }

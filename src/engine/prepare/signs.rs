@@ -2,7 +2,7 @@
 //! pipe on a descriptor of its choice, as s6 has it.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -68,6 +68,7 @@ impl Preparation<'_> {
         set("NOTIFY_SOCKET", INSIDE.to_owned());
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let mount = open_tree(CWD, &path, flags).map_err(|e| doing("cloning", &path)(e.into()))?;
+        crate::sys::mount::make_private(mount.as_fd(), false).map_err(doing("cloning", &path))?;
         Ok(Some(PlanMount {
             source: PlanSource::Descriptor(self.add(mount)),
             attributes: 0,

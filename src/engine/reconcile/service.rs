@@ -247,7 +247,8 @@ mod tests {
 
     fn ended(name: &Name, incarnation: u64, code: i32) -> [Event; 2] {
         let (name, status) = (name.clone(), ExitStatus::Code(code));
-        let exited = Event::Exited { name: name.clone(), incarnation, status, oom: false };
+        let exited =
+            Event::Exited { name: name.clone(), incarnation, how: How { status, ..How::UNKNOWN } };
         [exited, Event::CgroupEmptied { name, incarnation }]
     }
 

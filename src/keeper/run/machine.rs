@@ -140,7 +140,7 @@ impl Keeper {
         if self.table.orders.going.is_some() {
             say!("berth: the engine can't stop anything; going on without");
             self.finish = Some(0);
-        } else if self.rescuer.is_none() {
+        } else if self.table.orders.rescuer.is_none() {
             say!("berth: the engine ended {} times in a row; services go on", self.young);
             self.rescue();
         }
@@ -148,8 +148,8 @@ impl Keeper {
 
     /// A shell on the console, if there is none of ours.
     pub(super) fn rescue(&mut self) {
-        if let (None, Some(rescue)) = (self.rescuer, self.settings.duty.rescue) {
-            self.rescuer = rescue();
+        if let (None, Some(rescue)) = (self.table.orders.rescuer, self.settings.duty.rescue) {
+            self.table.orders.rescuer = rescue();
         }
     }
 }

@@ -126,12 +126,21 @@ fn stat(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<rustix::fs::Stat
 /// Runs in a thread with a mount namespace of its own, so that the host can be
 /// given mounts.
 fn with_mounts(test: impl FnOnce() + Send) {
+    with_mounts_that_are(rustix::mount::MountPropagationFlags::PRIVATE, test);
+}
+
+/// The same, with all mounts private, or shared as systemd makes them.
+fn with_mounts_that_are(
+    propagation: rustix::mount::MountPropagationFlags,
+    test: impl FnOnce() + Send,
+) {
     use rustix::mount::{MountPropagationFlags, mount_change};
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
+        let thread = scope.spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            mount_change("/", private).unwrap();
+            for flags in [MountPropagationFlags::PRIVATE, propagation] {
+                mount_change("/", flags | MountPropagationFlags::REC).unwrap();
+            }
             test();
         });
         if let Err(panic) = thread.join() {

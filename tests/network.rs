@@ -215,6 +215,14 @@ fn a_flushed_ruleset_and_a_deleted_bridge_are_put_back() {
     berth.wait("the bridge", || host.ok("ip -br link").contains(bridge));
     berth.wait("the page again", || outside.get("http://10.77.0.1:8080/who") == "web\n");
     assert_eq!(page(&berth, "b", "http://web/who"), "web\n");
+    // And every container's own interface.
+    let links = host.ok("ip -br link");
+    let ports = links.lines().filter_map(|line| line.split('@').next());
+    for port in ports.filter(|name| name.starts_with("bt")) {
+        host.ok(&format!("ip link delete {port}"));
+    }
+    berth.wait("the page once more", || outside.get("http://10.77.0.1:8080/who") == "web\n");
+    berth.wait("the neighbour", || page(&berth, "b", "http://web/who") == "web\n");
 }
 
 #[test]

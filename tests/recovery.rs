@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::Duration;
 
 use support::{Berth, counted, is_running, kill, shell};
@@ -92,9 +93,15 @@ fn an_exit_while_everything_is_dead_is_known_with_its_status() {
     berth.kill_both();
     std::fs::write(berth.path("var/lib/berth/volumes/go/_data/now"), "").unwrap();
     berth.wait("the payload to end", || !is_running(pid));
+    let up_again =
+        String::from_utf8(Command::new("date").args(["-u", "+%FT%T.%N"]).output().unwrap().stdout)
+            .unwrap();
     berth.up();
     berth.wait_status("web", "exited");
-    assert_eq!(berth.inspect("web")["State"]["ExitCode"], 42);
+    let state = berth.inspect("web")["State"].clone();
+    assert_eq!(state["ExitCode"], 42);
+    // Container init wrote down when.
+    assert!(state["FinishedAt"].as_str().unwrap() < up_again.as_str(), "{state} {up_again}");
     assert_eq!(berth.restarts("web"), 0);
 }
 
@@ -114,6 +121,56 @@ fn an_exit_while_the_engine_is_dead_leads_to_one_restart() {
     berth.wait("the restart", || berth.restarts("web") == 1);
     berth.wait("the second run", || berth.logs("web").matches("ready").count() == 2);
     assert_eq!(berth.restarts("web"), 1);
+}
+
+/// The FIFOs outlive the container that wrote into them.
+#[test]
+fn last_words_are_kept_when_the_engine_is_dead() {
+    let script = "echo ready; while [ ! -e /go/now ]; do sleep 0.01; done; echo last words";
+    let mut berth = Berth::new();
+    let go = berth.path("go");
+    std::fs::create_dir(&go).unwrap();
+    let mount = format!("[[mount]]\nsource = \"{}\"\ntarget = \"/go\"\n", go.display());
+    let manifest = shell(script) + "restart = \"no\"\n" + &mount;
+    berth.write("web.toml", &manifest);
+    berth.up();
+    berth.wait_log("web", "ready");
+    let (keeper, engine) = (berth.keeper_pid(), berth.engine_pid().unwrap());
+    let payload = berth.pid("web") as i32;
+    // So that no engine takes its place meanwhile.
+    kill(keeper, 19);
+    kill(engine, 9);
+    std::fs::write(go.join("now"), "").unwrap();
+    berth.wait("the container to end", || !is_running(payload));
+    kill(keeper, 18);
+    berth.wait_log("web", "last words");
+    assert_eq!(berth.logs("web"), "ready\nlast words\n");
+}
+
+/// Container init waits with what is unread, and with nothing else of the container.
+#[test]
+fn last_words_are_kept_when_keeper_and_engine_are_dead() {
+    let script = "echo ready; sleep 1000 & while [ ! -e /go/now ]; do sleep 0.01; done; \
+                  head -c 30000 /dev/zero | tr '\\0' x; echo; echo last words; exit 7";
+    let mut berth = Berth::new();
+    let go = berth.path("go");
+    std::fs::create_dir(&go).unwrap();
+    let mount = format!("[[mount]]\nsource = \"{}\"\ntarget = \"/go\"\n", go.display());
+    let manifest = shell(script) + "restart = \"no\"\nenv = { MARK = \"last-words\" }\n" + &mount;
+    berth.write("web.toml", &manifest);
+    berth.up();
+    berth.wait_log("web", "ready");
+    let init = berth.pid("web") as i32;
+    berth.kill_both();
+    std::fs::write(go.join("now"), "").unwrap();
+    berth.wait("the payload to end", || support::processes_with("MARK=last-words") == 0);
+    assert!(is_running(init));
+    berth.up();
+    berth.wait_log("web", "last words");
+    berth.wait_status("web", "exited");
+    assert_eq!(berth.logs("web").len(), "ready\n".len() + 30001 + "last words\n".len());
+    assert_eq!(berth.inspect("web")["State"]["ExitCode"], 7);
+    assert!(!is_running(init));
 }
 
 #[test]

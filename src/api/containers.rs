@@ -110,7 +110,15 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
     let _attached = matches!(verb, Verb::Start).then(|| handle.attached.enter(name));
     match &verb {
         Verb::Start if model::is_running(view) => return Err(Refusal::AlreadySo),
-        Verb::Start | Verb::Restart { .. } => missing_network(handle, view)?,
+        Verb::Start | Verb::Restart { .. } => {
+            if let Err(refusal) = missing_network(handle, view) {
+                // It will have no end at which it could be removed: a client waits for that.
+                if view.manifest.auto_remove && !model::is_running(view) && is_ours(handle, view) {
+                    let _ = handle.act(name, Verb::Remove { force: false }).await;
+                }
+                return Err(refusal);
+            }
+        }
         // A person's stop is also told to what only waits to be started again.
         Verb::Stop { .. } if view.stopped_by_hand && !model::is_running(view) => {
             return Err(Refusal::AlreadySo);

@@ -26,7 +26,7 @@ use crate::network::spec::{DEFAULT_NETWORK, Driver};
 const WITHOUT: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 
 /// The id of one of them: the same each time.
-fn made_up_id(name: &str) -> String {
+pub(super) fn made_up_id(name: &str) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(format!("berth network {name}")))
 }
@@ -63,7 +63,16 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
     let mut ipam = Vec::new();
     let mut options = Map::new();
     if let Some(spec) = &view.spec {
-        ipam.push(json!({ "Subnet": spec.subnet, "Gateway": spec.gateway }));
+        let mut config = json!({ "Subnet": spec.subnet, "Gateway": spec.gateway });
+        if let Some(range) = spec.range {
+            config["IPRange"] = range.to_string().into();
+        }
+        if !spec.reserved.is_empty() {
+            // Docker has names for them.
+            let all = spec.reserved.iter().map(|ip| (ip.to_string(), ip.to_string().into()));
+            config["AuxiliaryAddresses"] = all.collect::<Map<String, Value>>().into();
+        }
+        ipam.push(config);
         if let Some(subnet) = spec.subnet6 {
             ipam.push(json!({ "Subnet": subnet, "Gateway": spec.gateway6() }));
         }

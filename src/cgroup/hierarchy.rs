@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Result, make};
+use super::{Cgroup, Error, Result, make};
 use crate::spec::CgroupVersion;
 
 /// A mounted hierarchy.
@@ -189,10 +189,14 @@ impl Parent {
         self.version == CgroupVersion::V2
     }
 
-    /// What a container sees of v1: folder below /sys/fs/cgroup, mount options.
-    pub fn v1_mounts(&self) -> Vec<(String, String)> {
+    /// What the container of a group sees of v1: folder below /sys/fs/cgroup, mount options.
+    /// Those hierarchies in which it has a group of its own; in the others it would see
+    /// that of everybody else. Each costs a launch a filesystem, and its end too.
+    pub fn v1_mounts(&self, group: &Cgroup) -> Vec<(String, String)> {
+        let is_its = |mounted: &&Mounted| mounted.controllers.iter().any(|name| group.has_v1(name));
         self.seen
             .iter()
+            .filter(is_its)
             .filter_map(|mounted| {
                 let folder = mounted.point.file_name()?.to_str()?.to_owned();
                 Some((folder, mounted.controllers.join(",")))

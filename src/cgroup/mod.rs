@@ -222,6 +222,11 @@ impl Cgroup {
         Ok(Join { v2, v1 })
     }
 
+    /// Whether it is a group of this v1 controller.
+    pub(super) fn has_v1(&self, controller: &str) -> bool {
+        self.v1.iter().any(|(name, dir)| name == controller && dir.is_dir())
+    }
+
     /// The processes in it, as the host numbers them.
     pub fn procs(&self) -> Vec<i32> {
         let Some(dir) = self.dirs().find(|dir| dir.is_dir()) else {

@@ -3,16 +3,14 @@
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 
 use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
 use super::prepare::{Ends, Job, Kept, Order, Ready, status_path};
-use super::reconcile::{Action, Event, ExitStatus};
+use super::reconcile::{Action, Event, ExitStatus, How};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
-use super::terminal::Pump;
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::NetworkMode;
@@ -350,10 +348,11 @@ impl Engine {
     /// The payload ended. What it left in its cgroup is waited for.
     pub(super) fn ended(&mut self, name: &Name, incarnation: u64, end: Option<End>) {
         let path = self.status_path(name, incarnation);
-        let written = read_status(&path).end.map(|(end, _)| end);
+        let written = read_status(&path).end;
+        let at = written.and_then(|(_, at)| i64::try_from(at).ok());
         let _ = std::fs::remove_file(&path);
         // Container init knows best; it is PID 1 and can't end by a signal.
-        let status = match written.or(end) {
+        let status = match written.map(|(end, _)| end).or(end) {
             Some(End::Exit(code)) => ExitStatus::Code(code),
             Some(End::Signal(signal)) => ExitStatus::Signal(Signal(signal)),
             None => ExitStatus::Unknown,
@@ -365,7 +364,8 @@ impl Engine {
         let live = self.lives.entry(name.clone()).or_default();
         let cgroup = live.cgroup();
         let oom = cgroup.as_deref().is_some_and(|cgroup| cgroup.oom_kills() > live.oom_kills);
-        self.apply(Event::Exited { name: name.clone(), incarnation, status, oom });
+        let how = How { status, oom, at };
+        self.apply(Event::Exited { name: name.clone(), incarnation, how });
         self.await_empty(name.clone(), incarnation);
     }
 
@@ -379,13 +379,14 @@ impl Engine {
         }
         let emptied = Event::CgroupEmptied { name: name.clone(), incarnation };
         let cgroup = live.cgroup().filter(|cgroup| cgroup.is_populated());
-        let fifos = live.written_to();
+        let written_to = live.output.as_ref().is_some_and(|output| output.waiting() > 0);
         let pump = live.pump.take();
         let patience = match self.attached.any(&name) {
             true => super::live::SLOW_READER,
             false => super::live::STUCK,
         };
-        let all = pump.as_ref().and_then(|_| live.copy_fifos());
+        let output = live.output.as_ref().filter(|_| written_to || pump.is_some());
+        let output = output.and_then(|output| output.copy().ok());
         let ends = std::mem::take(&mut live.ends);
         let (has_terminal, has_stdin) = (ends.terminal.is_some(), ends.stdin.is_some());
         for (kind, held) in [('t', has_terminal), ('i', has_stdin)] {
@@ -393,7 +394,7 @@ impl Engine {
                 let _ = self.hold(&format!("{kind}/{name}"), None);
             }
         }
-        if cgroup.is_none() && fifos.is_none() && pump.is_none() {
+        if cgroup.is_none() && output.is_none() && pump.is_none() {
             self.apply(emptied);
             return;
         }
@@ -407,8 +408,8 @@ impl Engine {
             if let Some(pump) = pump {
                 pump.finish(patience).await;
             }
-            if let Some(fifos) = all.or(fifos) {
-                super::live::moved(&fifos, patience).await;
+            if let Some(output) = output {
+                output.moved(patience).await;
             }
             let _ = effects.send(Effect::Event(emptied));
         });
@@ -467,61 +468,11 @@ impl Engine {
             }
         });
     }
-
-    /// Moves a container's output to its log from now on.
-    pub(super) fn capture(&mut self, name: &Name) -> Result<(), String> {
-        let settings = self
-            .observed
-            .record(name)
-            .and_then(|record| record.applied.as_ref())
-            .map(|manifest| manifest.log.clone())
-            .unwrap_or_default();
-        let paths = Arc::clone(&self.workshop.paths);
-        let live = self.lives.entry(name.clone()).or_default();
-        let run_dir = paths.container_run_dir(name.as_str());
-        if let (Some(terminal), None) = (&live.ends.terminal, &live.pump) {
-            let master = terminal.try_clone().map_err(|error| format!("dup: {error}"))?;
-            let pump = Pump::start(master, open_read_end(&run_dir.join("stdout"))?);
-            live.pump = Some(pump.map_err(|error| format!("watching its terminal: {error}"))?);
-        }
-        if let Some(capture) = &live.capture {
-            self.logs.resumed(&paths.log_dir(name.as_str()));
-            capture.set(settings);
-            return Ok(());
-        }
-        let fifos =
-            [open_read_end(&run_dir.join("stdout"))?, open_read_end(&run_dir.join("stderr"))?];
-        let copy = |fifo: &OwnedFd| fifo.try_clone().map_err(|error| format!("dup: {error}"));
-        let (stdout, stderr) = (copy(&fifos[0])?, copy(&fifos[1])?);
-        let capture = self
-            .logs
-            .capture(paths.log_dir(name.as_str()), stdout, stderr, settings)
-            .map_err(|error| format!("starting its log: {error}"))?;
-        live.capture = Some(capture);
-        live.fifos = Some(fifos);
-        if let Some(echo) = &self.echo {
-            echo.follow(name, &self.logs, &paths);
-        }
-        Ok(())
-    }
 }
 
 /// Reads a status file; one that is not there says nothing.
 pub(super) fn read_status(path: &Path) -> Status {
     std::fs::read_to_string(path).map(|text| status::parse(&text)).unwrap_or_default()
-}
-
-/// A container's FIFO to read from. Open for writing too, so that between two
-/// incarnations there is no end of file, which epoll(7) would report for ever.
-fn open_read_end(path: &Path) -> Result<OwnedFd, String> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(path)
-        .map(OwnedFd::from)
-        .map_err(|error| format!("opening {}: {error}", path.display()))
 }
 
 /// What a child wrote into its error pipe, at its end.

@@ -69,6 +69,7 @@ impl Engine {
                 self.adopt_from_disk(&name, incarnation, status);
             }
         }
+        self.read_last_words();
         self.settle_execs();
         self.apply(Event::AdoptionDone);
         self.kill_strangers();

@@ -306,11 +306,11 @@ impl Engine {
             Event::LaunchFailed { name, code, error, .. } => {
                 self.tell(name, "die", [("exitCode", code.to_string()), ("error", error.clone())])
             }
-            Event::Exited { name, status, oom, .. } => {
-                if *oom {
+            Event::Exited { name, how, .. } => {
+                if how.oom {
                     self.tell(name, "oom", []);
                 }
-                self.tell(name, "die", [("exitCode", status.code().to_string())]);
+                self.tell(name, "die", [("exitCode", how.status.code().to_string())]);
             }
             Event::HealthChanged { name, health, .. } => {
                 let word = match health {

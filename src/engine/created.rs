@@ -196,7 +196,8 @@ impl Engine {
             // What bears the old name is made anew at the next launch; namespaces and
             // root go along.
             live.capture = None;
-            live.fifos = None;
+            live.output = None;
+            self.release_output(name);
             if let Some(cgroup) = live.kept.cgroup.take()
                 && let Err(error) = cgroup.remove()
             {

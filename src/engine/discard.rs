@@ -12,6 +12,7 @@ impl Engine {
     pub(super) fn discard(&mut self, name: Name) {
         self.execs.forget_container(&name);
         let live = self.lives.remove(&name).unwrap_or_default();
+        self.release_output(&name);
         if let Some(first) = live.reserved {
             self.workshop.pool.give_back(first);
         }

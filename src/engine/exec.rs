@@ -533,7 +533,8 @@ impl Engine {
     }
 
     /// What the keeper holds of containers and execs, back in its places.
-    pub(super) fn take_held(&mut self, held: HashMap<String, OwnedFd>) {
+    pub(super) fn take_held(&mut self, mut held: HashMap<String, OwnedFd>) {
+        self.take_output(&mut held);
         for (tag, fd) in held {
             let (kind, of) = tag.split_once('/').unwrap_or((&tag, ""));
             let wanted = match kind {
@@ -565,6 +566,8 @@ impl Engine {
                         false
                     }
                 },
+                // Not all of a container's that there is: see `take_output`.
+                "stdout" | "stderr" | "between" => false,
                 _ => true,
             };
             if !wanted {

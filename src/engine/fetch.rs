@@ -92,7 +92,10 @@ impl Engine {
         }
         self.fetches.remove(&name);
         match unmet {
-            Some(unmet) => self.apply(Event::Skipped { name, incarnation, unmet }),
+            Some(unmet) => {
+                self.turn_away(&name);
+                self.apply(Event::Skipped { name, incarnation, unmet });
+            }
             None => self.launch_at_last(name, incarnation, renew),
         }
     }

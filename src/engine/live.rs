@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::changes::Changes;
+use super::output::Output;
 use super::prepare::{Ends, Kept, Signs};
 use super::probe::Probes;
 use super::terminal::{Pump, Size};
@@ -68,8 +67,8 @@ pub struct Live {
     /// Kills that are under way: while there is one, nothing may be born in the
     /// cgroup, for it would be killed too.
     pub kills: u32,
-    /// Its FIFOs, to see whether all was moved.
-    pub fifos: Option<[OwnedFd; 2]>,
+    /// The FIFOs of its output.
+    pub output: Option<Output>,
     /// Its terminal or the way to its standard input, if it has one.
     pub ends: Ends,
     /// Where it says how it is.
@@ -101,30 +100,10 @@ impl Live {
         self.probes.lock().map(|probes| probes.clone()).unwrap_or_default()
     }
 
-    /// Copies of its FIFOs, if something waits in them.
-    pub fn written_to(&self) -> Option<[OwnedFd; 2]> {
-        let [stdout, stderr] = self.fifos.as_ref()?;
-        if waiting(stdout) == 0 && waiting(stderr) == 0 {
-            return None;
-        }
-        self.copy_fifos()
-    }
-
-    /// Copies of its FIFOs.
-    pub fn copy_fifos(&self) -> Option<[OwnedFd; 2]> {
-        let [stdout, stderr] = self.fifos.as_ref()?;
-        Some([stdout.try_clone().ok()?, stderr.try_clone().ok()?])
-    }
-
     /// The process of an incarnation, if that is what runs.
     pub fn running(&self, incarnation: u64) -> Option<&Process> {
         self.process.as_ref().filter(|process| process.incarnation == incarnation)
     }
-}
-
-/// How many bytes wait in a FIFO.
-fn waiting(fifo: &OwnedFd) -> u64 {
-    rustix::io::ioctl_fionread(fifo).unwrap_or(0)
 }
 
 /// So long nothing may move, before a log that can't be written is left behind.
@@ -132,25 +111,6 @@ pub const STUCK: Duration = Duration::from_millis(200);
 /// The same while a client is attached, which the log may be waiting for (longer than
 /// the log's own patience).
 pub const SLOW_READER: Duration = Duration::from_secs(12);
-
-/// Waits until what is in the FIFOs was moved to the log. The last moments of a
-/// container only: nothing waits here while it runs.
-pub async fn moved(fifos: &[OwnedFd; 2], patience: Duration) {
-    let mut before = u64::MAX;
-    let mut since = Instant::now();
-    loop {
-        let left = fifos.iter().map(waiting).sum();
-        if left == 0 {
-            return;
-        }
-        if left < before {
-            (before, since) = (left, Instant::now());
-        } else if since.elapsed() > patience {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -24,6 +24,7 @@ mod namespaces;
 mod net;
 pub mod networks;
 mod notify;
+mod output;
 pub mod paths;
 pub mod plan;
 pub mod prepare;

@@ -133,3 +133,11 @@ impl Paths {
         format!("berth-{:08x}", hash as u32 ^ (hash >> 32) as u32)
     }
 }
+
+/// What was being done to a path, and what the system said.
+pub(super) fn doing<'a>(
+    what: &'a str,
+    path: &'a Path,
+) -> impl Fn(std::io::Error) -> String + use<'a> {
+    move |error| format!("{what} {}: {error}", path.display())
+}

@@ -106,6 +106,9 @@ fn read_key(key: &str) -> Option<Port> {
     Some(Port { address, number, protocol })
 }
 
+/// So many datagrams wait in a socket at most, about.
+const WAITING: usize = 4096;
+
 /// Whether what stopped for this reason is about to run again.
 fn is_between(why: &StopWhy) -> bool {
     match why {
@@ -295,6 +298,28 @@ impl Engine {
                 true => self.await_client(name, &manifest, demanded),
                 false => self.release_sockets(name),
             }
+        }
+    }
+
+    /// Whoever waits at a container's sockets is not served: what they wanted would start
+    /// it over and over.
+    pub(super) fn turn_away(&mut self, name: &Name) {
+        let Some(sockets) = self.sockets.get_mut(name) else { return };
+        let is_tcp = |held: &mut Held| held.port.protocol == Protocol::Tcp;
+        // A listening socket is made anew: its clients hear that it was closed.
+        let gone: Vec<Held> = sockets.held.extract_if(.., is_tcp).collect();
+        for held in &sockets.held {
+            let mut bytes = [0; 1];
+            let take =
+                || rustix::net::recv(&held.socket, &mut bytes, rustix::net::RecvFlags::DONTWAIT);
+            // Whoever sends faster than this starts it once more.
+            let _ = std::iter::repeat_with(take).take(WAITING).find(|taken| taken.is_err());
+        }
+        if let Some(waiting) = sockets.waiting.take() {
+            waiting.abort();
+        }
+        for gone in &gone {
+            self.close(name, gone);
         }
     }
 

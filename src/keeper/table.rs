@@ -12,8 +12,8 @@ use crate::sys::process::inherited;
 
 /// How many processes: containers, and commands run in them.
 pub const PROCESSES: usize = 16384;
-/// How many held descriptors.
-pub const HELD: usize = 4096;
+/// How many held descriptors: three a container, and sockets and terminals.
+pub const HELD: usize = 3 * PROCESSES + 4096;
 
 /// Where a process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,6 +30,9 @@ const FAST: u64 = PIPE / 4;
 const AWAITED: Duration = Duration::from_millis(5);
 const PIPE: u64 = 64 << 10;
 const LARGE_PIPE: u64 = 1 << 20;
+/// So much goes on from FIFO to FIFO first, which holds the writer up for a moment only: a
+/// FIFO is locked while it is spliced into a file.
+const MANY: u64 = PIPE;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// How long dropped bytes are counted before a note tells of them.
@@ -38,7 +41,19 @@ const NOTE_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 struct Control {
     settings: Log,
+    keeps: bool,
     drain: bool,
+}
+
+/// The read ends of what a container writes into.
+#[derive(Debug)]
+pub struct Fifos {
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+    /// Where much of its output is on its way from the first to a file.
+    pub between: OwnedFd,
 }
 
 /// A running capture. Dropped without [`Capture::drain`], it leaves what it has not
@@ -54,17 +69,21 @@ impl Capture {
     pub(super) fn start(
         logs: Logs,
         dir: PathBuf,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
+        fifos: Fifos,
         settings: Log,
     ) -> io::Result<Capture> {
+        let Fifos { stdout, stderr, between } = fifos;
         let fifos = [Fifo::new(stdout, Stream::Stdout)?, Fifo::new(stderr, Stream::Stderr)?];
-        let (control, receiver) = watch::channel(Control { settings, drain: false });
+        let between = Fifo::new(between, Stream::Stdout)?;
+        let control = Control { settings, keeps: false, drain: false };
+        let (control, receiver) = watch::channel(control);
         let pump = Pump {
             pulse: logs.pulse(&dir),
             logs,
             dir,
             fifos,
+            between,
+            ahead: None,
             control: receiver,
             writer: None,
             floor: 0,
@@ -83,6 +102,12 @@ impl Capture {
     /// Other settings, from now on.
     pub fn set(&self, settings: Log) {
         self.control.send_modify(|c| c.settings = settings);
+    }
+
+    /// Whether somebody who lives as long as the container keeps the FIFO between open, so
+    /// that nothing is lost which is on its way when we are killed.
+    pub fn keeps(&self, keeps: bool) {
+        self.control.send_if_modified(|c| std::mem::replace(&mut c.keeps, keeps) != keeps);
     }
 
     /// The container has ended: moves what is still in the FIFOs, then stops. While the
@@ -143,19 +168,30 @@ impl Fifo {
         }
     }
 
-    fn discard(&self, mut count: usize) -> io::Result<()> {
-        let mut buffer = [0; 4096];
-        while count > 0 {
-            let part = count.min(buffer.len());
-            match rustix::io::read(&self.fd, &mut buffer[..part]) {
-                Ok(0) | Err(rustix::io::Errno::AGAIN) => break,
-                Ok(n) => count -= n,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
+    /// Moves what waits into another FIFO, without a copy; how much it was.
+    fn shift(&self, to: &Fifo, count: u64) -> io::Result<u64> {
+        let flags = rustix::pipe::SpliceFlags::NONBLOCK;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        match rustix::pipe::splice(&self.fd, None, &to.fd, None, count, flags) {
+            Ok(moved) => Ok(moved as u64),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+            Err(e) => Err(e.into()),
         }
-        Ok(())
     }
+}
+
+fn discard(fifo: &OwnedFd, mut count: usize) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    while count > 0 {
+        let part = count.min(buffer.len());
+        match rustix::io::read(fifo, &mut buffer[..part]) {
+            Ok(0) | Err(rustix::io::Errno::AGAIN) => break,
+            Ok(n) => count -= n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// What `log.rate-limit` needs to remember.
@@ -173,6 +209,11 @@ struct Pump {
     logs: Logs,
     dir: PathBuf,
     fifos: [Fifo; 2],
+    /// What is in it came before all that is in the first.
+    between: Fifo,
+    /// What had come into the first when the last pass was over, if that used the one
+    /// between.
+    ahead: Option<u64>,
     control: watch::Receiver<Control>,
     pulse: watch::Sender<Pulse>,
     writer: Option<Writer>,
@@ -198,7 +239,7 @@ impl Pump {
         self.tidy();
         loop {
             let control = self.control.borrow_and_update().clone();
-            let outcome = self.pass(&control.settings).and_then(|moved| {
+            let outcome = self.pass(&control).and_then(|moved| {
                 if control.drain && moved == 0 {
                     self.note(&control.settings)?;
                 }
@@ -230,16 +271,19 @@ impl Pump {
     }
 
     /// Moves what waits now; how much it was, dropped bytes included.
-    fn pass(&mut self, settings: &Log) -> io::Result<u64> {
+    fn pass(&mut self, control: &Control) -> io::Result<u64> {
+        let settings = &control.settings;
         if self.writer.is_none() {
             self.open()?;
         }
+        let between = self.between.waiting()?;
         let waiting = [self.fifos[0].waiting()?, self.fifos[1].waiting()?];
         self.rotate_if_old(settings)?;
         if self.limit.note_at.is_some_and(|at| at <= Instant::now()) {
             self.note(settings)?;
         }
-        if waiting == [0, 0] {
+        let all = between + waiting.iter().sum::<u64>();
+        if all == 0 {
             return Ok(0);
         }
         if !self.writer()?.intact()? {
@@ -247,11 +291,34 @@ impl Pump {
         }
         let outcome = (0..2).try_for_each(|at| {
             self.fifos[at].grow_if_crowded(waiting[at]);
-            self.advance(at, waiting[at], settings)
+            match at {
+                0 => self.advance_stdout(between, waiting[0], control),
+                _ => self.advance(self.fifos[at].fd.clone(), at, waiting[at], settings),
+            }
         });
         self.pulse.send_modify(|_| {});
         outcome?;
-        Ok(waiting.iter().sum())
+        Ok(all)
+    }
+
+    /// What is between first; of what comes after it much goes the same way.
+    fn advance_stdout(&mut self, between: u64, waiting: u64, control: &Control) -> io::Result<()> {
+        self.ahead = None;
+        let many = control.keeps && waiting >= MANY && control.settings.rate_limit.is_none();
+        let mut left = between;
+        if left == 0 && many {
+            if self.between.crowded == 0 {
+                self.between.crowded = 2;
+                let _ = rustix::pipe::fcntl_setpipe_size(&self.between.fd, LARGE_PIPE as usize);
+            }
+            left = self.fifos[0].shift(&self.between, waiting)?;
+        }
+        if left == 0 {
+            return self.advance(self.fifos[0].fd.clone(), 0, waiting, &control.settings);
+        }
+        self.advance(self.between.fd.clone(), 0, left, &control.settings)?;
+        self.ahead = Some(self.fifos[0].waiting()?);
+        Ok(())
     }
 
     fn open(&mut self) -> io::Result<()> {
@@ -269,19 +336,24 @@ impl Pump {
             .ok_or_else(|| io::Error::other(format!("the log {} isn't open", dir.display())))
     }
 
-    fn advance(&mut self, at: usize, waiting: u64, settings: &Log) -> io::Result<()> {
-        let fd = self.fifos[at].fd.clone();
+    fn advance(
+        &mut self,
+        fd: Arc<OwnedFd>,
+        at: usize,
+        waiting: u64,
+        settings: &Log,
+    ) -> io::Result<()> {
         let stream = self.fifos[at].stream;
         let max = max_size(settings);
         let mut left = usize::try_from(waiting).unwrap_or(usize::MAX);
         while left > 0 {
             let mut count = left;
             if let Some(rate) = settings.rate_limit {
-                match self.admitted(at, left, rate.0)? {
+                match self.admitted(&fd, at, left, rate.0)? {
                     Admit::Pass(0) => break,
                     Admit::Pass(n) => count = n,
                     Admit::Drop { count, inside } => {
-                        self.fifos[at].discard(count)?;
+                        discard(&fd, count)?;
                         self.limit.skipping[at] = inside;
                         self.limit.dropped[at] += count as u64;
                         let due = Instant::now() + NOTE_AFTER;
@@ -325,7 +397,7 @@ impl Pump {
         Ok(())
     }
 
-    fn admitted(&mut self, at: usize, left: usize, rate: u64) -> io::Result<Admit> {
+    fn admitted(&mut self, fd: &OwnedFd, at: usize, left: usize, rate: u64) -> io::Result<Admit> {
         let now = Instant::now();
         let limit = &mut self.limit;
         limit.tokens = match limit.filled {
@@ -334,7 +406,7 @@ impl Pump {
         };
         limit.filled = Some(now);
         let (tokens, skipping) = (limit.tokens, limit.skipping[at]);
-        self.logs.peek(&self.fifos[at].fd, |bytes| {
+        self.logs.peek(fd, |bytes| {
             let bytes = bytes.get(..left).unwrap_or(bytes);
             admit(bytes, tokens, skipping)
         })
@@ -458,7 +530,9 @@ impl Pump {
         let hot = self.moved_at.is_some_and(|at| now - at < HOT);
         self.moved_at = Some(now);
         let most = self.fifos[0].capacity().max(self.fifos[1].capacity());
-        if drain || moved >= most / 2 || !hot {
+        // While it was written, what comes next may have gathered already.
+        let enough = self.ahead.map_or(moved >= most / 2, |ahead| ahead >= most / 4);
+        if drain || enough || !hot {
             tokio::task::yield_now().await;
             return;
         }

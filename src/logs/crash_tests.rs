@@ -1,7 +1,7 @@
 //! The capture runs in a process of its own that is killed again and again, while
 //! numbered lines are written to both FIFOs: each is there once, and in order.
 
-use super::tests::{fifo, read_end, settings};
+use super::tests::{fifo, fifos, settings};
 use super::*;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,20 @@ fn child_that_captures_until_it_is_killed() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (out, err) = (read_end(&root.join("out")), read_end(&root.join("err")));
         let logs = Logs::new(tokio::sync::mpsc::unbounded_channel().0);
-        let _capture =
-            logs.capture(root.join("log"), out, err, settings(3000, 1_000_000, true)).unwrap();
+        let size = std::env::var("BERTH_LOGS_CRASH_TEST_SIZE").unwrap().parse().unwrap();
+        let settings = settings(size, 1_000_000, true);
+        let capture = logs.capture(root.join("log"), fifos(&root), settings).unwrap();
+        capture.keeps(true);
         std::future::pending::<()>().await;
     });
 }
 
-fn child(root: &Path) -> Child {
+fn child(root: &Path, size: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "logs::crash_tests::child_that_captures_until_it_is_killed"])
         .env(ROOT, root)
+        .env("BERTH_LOGS_CRASH_TEST_SIZE", size.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -38,19 +40,31 @@ fn child(root: &Path) -> Child {
 
 #[test]
 fn killed_at_any_instant_every_line_is_there_once_and_in_order() {
-    const LINES: u64 = 60_000;
+    kill_while_lines_are_written(60_000, 64, 3000);
+}
+
+/// So many at a time that they go by way of the FIFO between.
+#[test]
+fn killed_in_a_burst_every_line_is_there_once_and_in_order() {
+    kill_while_lines_are_written(600_000, 20_000, 300_000);
+}
+
+/// After every `pause` lines the writers sleep a millisecond; files have `size` bytes.
+fn kill_while_lines_are_written(lines: u64, pause: u64, size: u64) {
     let root = tempfile::tempdir().unwrap();
     let ends = [fifo(&root.path().join("out")), fifo(&root.path().join("err"))];
+    // As container init does.
+    let _kept = fifo(&root.path().join("between"));
     let writers = ends.each_ref().map(|end| {
         let mut end = end.try_clone().unwrap();
         std::thread::spawn(move || {
-            for i in 0..LINES {
+            for i in 0..lines {
                 // Now in one write, now in two: a line may be cut anywhere.
                 let line = format!("{i} of these lines\n");
                 let (head, rest) = line.split_at(if i % 5 == 0 { 3 } else { 0 });
                 end.write_all(head.as_bytes()).unwrap();
                 end.write_all(rest.as_bytes()).unwrap();
-                if i % 64 == 0 {
+                if i % pause == 0 {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -59,7 +73,7 @@ fn killed_at_any_instant_every_line_is_there_once_and_in_order() {
     let begun = Instant::now();
     let mut rounds = 0u64;
     while writers.iter().any(|w| !w.is_finished()) {
-        let mut child = child(root.path());
+        let mut child = child(root.path(), size);
         // Spread over start, writing, rotating and compressing.
         let nap = Duration::from_micros(2_000 + rounds * 7_919 % 60_000);
         std::thread::sleep(nap);
@@ -74,9 +88,9 @@ fn killed_at_any_instant_every_line_is_there_once_and_in_order() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let logs = Logs::new(tokio::sync::mpsc::unbounded_channel().0);
-        let (out, err) = (read_end(&root.path().join("out")), read_end(&root.path().join("err")));
         let dir = root.path().join("log");
-        let capture = logs.capture(dir.clone(), out, err, settings(3000, 1_000_000, true)).unwrap();
+        let settings = settings(size, 1_000_000, true);
+        let capture = logs.capture(dir.clone(), fifos(root.path()), settings).unwrap();
         capture.drain().await;
         let mut next = [0u64; 2];
         let mut reader = logs.read(&dir, Query::default());
@@ -86,7 +100,7 @@ fn killed_at_any_instant_every_line_is_there_once_and_in_order() {
             assert_eq!(text, format!("{} of these lines\n", next[slot]), "after {rounds} kills");
             next[slot] += 1;
         }
-        assert_eq!(next, [LINES; 2]);
+        assert_eq!(next, [lines; 2]);
     });
     println!("{rounds} kills");
     assert!(rounds > 5, "only {rounds} kills");
@@ -125,12 +139,11 @@ fn throughput_beside_cat() {
     let (out, _err) = (fifo(&root.path().join("out")), fifo(&root.path().join("err")));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ours = runtime.block_on(async {
-        let ends = [read_end(&root.path().join("out")), read_end(&root.path().join("err"))];
         let logs = Logs::new(tokio::sync::mpsc::unbounded_channel().0);
-        let [a, b] = ends;
         let begun = Instant::now();
-        let capture =
-            logs.capture(root.path().join("log"), a, b, settings(1 << 30, 5, false)).unwrap();
+        let settings = settings(1 << 30, 5, false);
+        let capture = logs.capture(root.path().join("log"), fifos(root.path()), settings).unwrap();
+        capture.keeps(true);
         let feeder = feed(out.try_clone().unwrap());
         tokio::task::spawn_blocking(|| feeder.join()).await.unwrap().unwrap();
         capture.drain().await;

@@ -36,7 +36,7 @@ mod crash_tests;
 #[cfg(test)]
 mod tests;
 
-pub use capture::Capture;
+pub use capture::{Capture, Fifos};
 pub use follow::{Follower, From, Piece, Position};
 pub use lines::Line;
 pub use read::{Query, Reader};

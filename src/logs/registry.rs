@@ -1,10 +1,10 @@
 //! What the captures and readers of one engine share.
 
-use super::{Capture, Follower, From, Query, Reader, cut};
+use super::{Capture, Fifos, Follower, From, Query, Reader, cut};
 use crate::manifest::model::Log;
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -80,22 +80,16 @@ impl Logs {
         }))
     }
 
-    /// Captures what comes out of two FIFOs (their read ends) into `dir`, going on
+    /// Captures what comes out of FIFOs (their read ends) into `dir`, going on
     /// where an earlier capture of the same folder stopped. Followers of an ended
     /// log go on too. One capture a folder at a time: the caller's business.
     ///
     /// # Errors
     /// The folder can't be made, or a FIFO not be watched. A full disk isn't one: that
     /// is told as a [`Warning`].
-    pub fn capture(
-        &self,
-        dir: PathBuf,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-        settings: Log,
-    ) -> io::Result<Capture> {
+    pub fn capture(&self, dir: PathBuf, fifos: Fifos, settings: Log) -> io::Result<Capture> {
         self.pulse(&dir).send_modify(|pulse| pulse.ended = false);
-        Capture::start(self.clone(), dir, stdout, stderr, settings)
+        Capture::start(self.clone(), dir, fifos, settings)
     }
 
     /// Reads the log of `dir`, which may not be there (yet).

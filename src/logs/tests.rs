@@ -34,6 +34,14 @@ pub(super) fn settings(max_size: u64, max_files: u32, compress: bool) -> Log {
     Log { max_size: Size(max_size), max_files, compress, ..Log::default() }
 }
 
+/// The three of a container's that lie in a folder, to be read.
+pub(super) fn fifos(root: &Path) -> Fifos {
+    drop(fifo(&root.join("between")));
+    let [stdout, stderr, between] =
+        ["out", "err", "between"].map(|name| read_end(&root.join(name)));
+    Fifos { stdout, stderr, between }
+}
+
 struct Room {
     root: tempfile::TempDir,
     logs: Logs,
@@ -56,9 +64,7 @@ impl Room {
     }
 
     fn capture(&self, settings: Log) -> Capture {
-        let out = read_end(&self.root.path().join("out"));
-        let err = read_end(&self.root.path().join("err"));
-        self.logs.capture(self.dir(), out, err, settings).unwrap()
+        self.logs.capture(self.dir(), fifos(self.root.path()), settings).unwrap()
     }
 
     async fn lines(&self, query: Query) -> Vec<String> {

@@ -194,7 +194,8 @@ enum Obey {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct PublishTable {
-    /// The host's port, or range of ports; any free one when missing.
+    /// The host's port, or range of ports; any free one when missing. Of a range for one
+    /// port of the container one that is free is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     host: Option<Ports>,
     /// The container's; the host's when missing.
@@ -268,7 +269,10 @@ impl Serialize for Publish {
             count => Ports::Range(format!("{first}-{}", first + (count - 1))),
         };
         PublishTable {
-            host: self.mapping.host.map(range),
+            host: match self.mapping.choices {
+                1 => self.mapping.host.map(range),
+                _ => self.mapping.outside().map(Ports::Range),
+            },
             container: Some(range(self.mapping.container)),
             address: self.mapping.address,
             protocol: (self.mapping.protocol == Protocol::Udp).then(|| "udp".to_owned()),
@@ -401,6 +405,13 @@ pub struct NetworkFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub subnet: Option<Ipv4Net>,
+    /// The part of `subnet` from which addresses are given; all of it otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub ip_range: Option<Ipv4Net>,
+    /// Addresses of `subnet` that no container gets: somebody else has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<Ipv4Addr>,
     /// The router's address in it; the first one otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
@@ -442,6 +453,8 @@ impl Default for NetworkFile {
         NetworkFile {
             driver: Driver::Bridge,
             subnet: None,
+            ip_range: None,
+            reserved: Vec::new(),
             gateway: None,
             ipv6: true,
             subnet6: None,

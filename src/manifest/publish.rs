@@ -1,5 +1,5 @@
 //! Published ports: `8080:80`, `127.0.0.1:5353:53/udp`, `[::1]:8443:443`,
-//! `9000-9010:9000-9010`, `80`. Pure.
+//! `9000-9010:9000-9010`, `80`, `9000-9010:80`. Pure.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -44,15 +44,37 @@ pub struct PortMapping {
     pub container: u16,
     /// How many ports.
     pub count: u16,
+    /// Of so many ports of the host, from the first on, one that is free is taken for the
+    /// one of the container; 1 where there is no choice.
+    pub choices: u16,
     /// tcp or udp.
     pub protocol: Protocol,
 }
 
 impl PortMapping {
-    /// Each pair of host port and container port.
+    /// Each pair of host port and container port; where there is a choice the host's is
+    /// not known.
     pub fn pairs(&self) -> impl Iterator<Item = (Option<u16>, u16)> + use<> {
-        let PortMapping { host, container, count, .. } = *self;
+        let PortMapping { container, count, .. } = *self;
+        let host = self.host.filter(|_| self.choices == 1);
         (0..count).map(move |step| (host.map(|host| host + step), container + step))
+    }
+}
+
+impl PortMapping {
+    /// The ports of the host of which one is taken, if there is a choice among some.
+    pub fn among(&self) -> Option<std::ops::RangeInclusive<u16>> {
+        let first = self.host.filter(|_| self.choices > 1)?;
+        Some(first..=first + (self.choices - 1))
+    }
+
+    /// The host's ports as they are written.
+    pub fn outside(&self) -> Option<String> {
+        let first = self.host?;
+        Some(match self.count.max(self.choices) {
+            1 => first.to_string(),
+            count => format!("{first}-{}", first + (count - 1)),
+        })
     }
 }
 
@@ -86,8 +108,8 @@ impl FromStr for PortMapping {
             None => (None, rest),
         };
         let (container, count) = ports(container)?;
-        let (address, host) = match rest {
-            None => (None, None),
+        let (address, host, choices) = match rest {
+            None => (None, None, 1),
             Some(rest) => {
                 let (address, host) = match rest.rsplit_once(':') {
                     Some((address, host)) => (Some(address), host),
@@ -106,24 +128,24 @@ impl FromStr for PortMapping {
                     inner.parse().map_err(|_| format!("{inner:?} is not an IP address"))
                 });
                 let address: Option<IpAddr> = address.transpose()?;
-                let host = match host {
-                    "" => None,
+                let (host, choices) = match host {
+                    "" => (None, 1),
                     host => {
                         let (first, hosts) = ports(host)?;
-                        if hosts != count {
+                        if hosts != count && count > 1 {
                             return Err(format!(
                                 "{hosts} ports of the host do not fit {count} of the container"
                             ));
                         }
-                        Some(first)
+                        (Some(first), if count == 1 { hosts } else { 1 })
                     }
                 };
                 // The unspecified address is every one of its family, and of the other
                 // as well: what people mean by 0.0.0.0 is "everywhere".
-                (address.filter(|address| !address.is_unspecified()), host)
+                (address.filter(|address| !address.is_unspecified()), host, choices)
             }
         };
-        Ok(PortMapping { address, host, container, count, protocol })
+        Ok(PortMapping { address, host, container, count, choices, protocol })
     }
 }
 
@@ -138,9 +160,8 @@ impl fmt::Display for PortMapping {
             Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
             None => {}
         }
-        if let Some(host) = self.host {
-            range(f, host)?;
-            f.write_str(":")?;
+        if let Some(outside) = self.outside() {
+            write!(f, "{outside}:")?;
         } else if self.address.is_some() {
             f.write_str(":")?;
         }
@@ -167,12 +188,17 @@ mod tests {
             "9000-9010:9000-9010",
             "80",
             "127.0.0.1::80",
+            "9000-9010:80",
+            "127.0.0.1:9000-9010:53/udp",
         ] {
             assert_eq!(text.parse::<PortMapping>().unwrap().to_string(), text);
         }
         let range: PortMapping = "9000-9002:80-82/tcp".parse().unwrap();
         let pairs = [(Some(9000), 80), (Some(9001), 81), (Some(9002), 82)];
         assert_eq!(range.pairs().collect::<Vec<_>>(), pairs);
+        let choice: PortMapping = "9000-9002:80".parse().unwrap();
+        assert_eq!(choice.pairs().collect::<Vec<_>>(), [(None, 80)]);
+        assert_eq!((choice.among(), range.among()), (Some(9000..=9002), None));
         assert_eq!("0.0.0.0:1:2".parse::<PortMapping>().unwrap().address, None);
     }
 

@@ -1,4 +1,4 @@
-//! Tells when somebody removed a bridge of ours.
+//! Tells when an interface of ours was removed.
 
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -26,30 +26,40 @@ impl Watcher {
         Ok(Watcher { listener, instance: instance.clone() })
     }
 
-    /// Waits until a bridge of ours, or the pair of the admission, has gone.
-    pub async fn removed(&mut self) -> Result<()> {
+    /// Waits until interfaces of ours are gone; gives their names. None are those that were
+    /// too many to be heard of. Containers' own come and go by us, too.
+    pub async fn removed(&mut self) -> Result<Vec<String>> {
         let Watcher { listener, instance } = self;
-        listener.wait_for(|bytes| is_removal(bytes, instance)).await
+        let mut gone = Vec::new();
+        listener
+            .wait_for(|bytes| {
+                let before = gone.len();
+                gone.extend(removals(bytes, instance));
+                gone.len() > before
+            })
+            .await?;
+        Ok(gone)
     }
 }
 
-fn is_removal(bytes: &[u8], instance: &Instance) -> bool {
+fn removals(bytes: &[u8], instance: &Instance) -> Vec<String> {
     let mut rest = bytes;
+    let mut gone = Vec::new();
+    let ports = instance.port_prefix();
     while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
         let length = (message.header.length as usize).next_multiple_of(4);
         if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) = message.payload {
-            let is_ours = link.attributes.iter().any(|attribute| match attribute {
-                LinkAttribute::IfName(name) => instance.is_lasting(name),
-                _ => false,
-            });
-            if is_ours {
-                return true;
-            }
+            gone.extend(link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => {
+                    (instance.is_lasting(&name) || name.starts_with(&ports)).then_some(name)
+                }
+                _ => None,
+            }));
         }
         match rest.get(length..) {
             Some(tail) if length > 0 && !tail.is_empty() => rest = tail,
             _ => break,
         }
     }
-    false
+    gone
 }

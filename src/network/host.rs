@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
 use super::firewall::{ADMISSION_V4, ADMISSION_V6};
 use super::ipam::Lease;
-use super::link::{Join, Links, Traffic};
+use super::link::{Join, Link, Links, Traffic};
 use super::names::{Instance, Mac};
 use super::netns;
 use super::spec::{Driver, NetworkSpec, Taken};
@@ -149,12 +150,16 @@ impl Host {
             self.links.add_neighbour(out.index, ADMISSION_V6.into(), mac)?;
             sysctl::set_if_there(&format!("ipv6/conf/{receiving}/accept_ra"), "0")?;
         }
+        // A host whose firewall does not check sources needs none of it, so a kernel
+        // without such rules is good enough.
+        let _ = self.links.expect_behind(into.index, self.instance.admission_mark());
         Ok(out.index)
     }
 
     /// Removes that pair.
     pub fn remove_admission(&mut self) -> Result<bool> {
         let (sending, _) = self.instance.admission();
+        self.links.forget_behind(self.instance.admission_mark())?;
         self.links.remove(&sending)
     }
 
@@ -283,7 +288,7 @@ fn configure(network: &NetworkSpec, endpoint: &Endpoint<'_>) -> Result<()> {
     }
     for name in ["lo", name] {
         if let Some(link) = links.find(name)? {
-            links.up(link.index, name, None)?;
+            set_up(&mut links, &link)?;
         }
     }
     if endpoint.is_default_route && !network.internal {
@@ -293,6 +298,21 @@ fn configure(network: &NetworkSpec, endpoint: &Endpoint<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Sets an interface up. The kernel takes the interfaces of a namespace that ended away a
+/// little later: a macvlan of the same hardware address is waited for so long.
+fn set_up(links: &mut Links, link: &Link) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let began = Instant::now();
+    loop {
+        match links.up(link.index, &link.name, None) {
+            Err(error) if error.errno() == Some(libc::EADDRINUSE) && began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The interface of a container that has this address, or any of the network's: for one

@@ -60,9 +60,13 @@ impl std::fmt::Display for Refusal {
         match self {
             Refusal::Held(by) => write!(f, "the address is the container {by}'s"),
             Refusal::Unusable(address) => {
-                write!(f, "{address} is not a host's address in the subnet, or is the gateway's")
+                write!(
+                    f,
+                    "{address} is not a host's address in the subnet, or is the gateway's, or \
+                     reserved"
+                )
             }
-            Refusal::Full => f.write_str("every address of the subnet is given out"),
+            Refusal::Full => f.write_str("every address of it is given out"),
         }
     }
 }
@@ -99,6 +103,7 @@ impl Leases {
                 && *address != network.subnet.network()
                 && *address != network.subnet.broadcast()
                 && *address != network.gateway
+                && !network.reserved.contains(address)
         };
         let holder = |leases: &Leases, address: Ipv4Addr| {
             leases
@@ -180,9 +185,9 @@ impl Leases {
         container: &str,
         usable: impl Fn(&Ipv4Addr) -> bool,
     ) -> std::result::Result<Ipv4Addr, Refusal> {
-        let base = u32::from(network.subnet.network());
-        let size =
-            1u32.checked_shl(32 - u32::from(network.subnet.prefix_len())).unwrap_or(u32::MAX);
+        let from = network.range.unwrap_or(network.subnet);
+        let base = u32::from(from.network());
+        let size = 1u32.checked_shl(32 - u32::from(from.prefix_len())).unwrap_or(u32::MAX);
         // Begin where this name hashes to: the same name tends to the same address
         // even after its lease was released, and addresses are not re-used at once.
         let seed = instance.seed(&["v4", &network.name, container]);
@@ -307,6 +312,26 @@ mod tests {
             (0u8..20, any::<u8>()).prop_map(|(name, host)| Step::Fixed6(name, host)),
             (0u8..20).prop_map(Step::Release),
         ]
+    }
+
+    #[test]
+    fn addresses_come_from_the_range_and_none_that_is_reserved_is_given() {
+        let instance = Instance::of_root("/");
+        let mut network = NetworkSpec::bridge("n", "10.1.0.0/24".parse().unwrap(), None);
+        network.range = Some("10.1.0.128/30".parse().unwrap());
+        network.reserved = vec!["10.1.0.129".parse().unwrap()];
+        let mut leases = Leases::default();
+        let mut lease = |name: &str, wish: Wish| leases.lease(&instance, &network, name, wish);
+        let mut given: Vec<Ipv4Addr> =
+            ["a", "b", "c"].map(|name| lease(name, Wish::default()).unwrap().v4).into();
+        given.sort_unstable();
+        let all = [128, 130, 131].map(|last| Ipv4Addr::new(10, 1, 0, last));
+        assert_eq!(given, all);
+        assert_eq!(lease("d", Wish::default()), Err(Refusal::Full));
+        let asked = |last| Wish { v4: Some(Ipv4Addr::new(10, 1, 0, last)), ..Wish::default() };
+        assert!(lease("d", asked(129)).is_err());
+        // Whoever asks for one of the rest of the subnet gets it.
+        assert!(lease("d", asked(7)).is_ok());
     }
 
     proptest! {

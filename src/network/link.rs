@@ -20,6 +20,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::error::{Error, Result};
@@ -354,6 +355,54 @@ impl Links {
         })
     }
 
+    /// Has the kernel believe that every source of packets with this mark is behind an
+    /// interface, when somebody checks that (`fib saddr . mark . iif` of nft(8), `rpfilter
+    /// --validmark` of iptables). No packet is routed by it: such checks look the source
+    /// up as if the host itself sent there.
+    pub(super) fn expect_behind(&mut self, index: u32, mark: u32) -> Result<()> {
+        let failed =
+            |error| Error::new("add the routing rule of the mark", mark.to_string(), error);
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            match self.netlink.request(Message::NewRule(rule(family, mark)), Mode::Create) {
+                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+                    return Err(failed(error));
+                }
+                _ => {}
+            }
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            message.header.protocol = RouteProtocol::Boot;
+            message.header.scope = RouteScope::Link;
+            message.header.kind = RouteType::Unicast;
+            message.attributes = vec![RouteAttribute::Table(mark), RouteAttribute::Oif(index)];
+            self.netlink.request(Message::NewRoute(message), Mode::Replace).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Takes that back; the routes are gone with the interface.
+    pub(super) fn forget_behind(&mut self, mark: u32) -> Result<()> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            match self.netlink.request(Message::DelRule(rule(family, mark)), Mode::Change) {
+                // There is none, or the kernel has no such rules.
+                Err(error)
+                    if !matches!(
+                        error.raw_os_error(),
+                        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+                    ) =>
+                {
+                    return Err(Error::new(
+                        "remove the routing rule of the mark",
+                        mark.to_string(),
+                        error,
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Says which hardware address a neighbour has, for ever.
     pub(super) fn add_neighbour(&mut self, index: u32, address: IpAddr, mac: Mac) -> Result<()> {
         let mut message = NeighbourMessage::default();
@@ -470,6 +519,23 @@ impl Links {
 
 fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENODEV)
+}
+
+/// See [`Links::expect_behind`].
+fn rule(family: AddressFamily, mark: u32) -> RuleMessage {
+    /// Before every rule of others, after the one of the host's own addresses.
+    const PRIORITY: u32 = 50;
+    let mut message = RuleMessage::default();
+    message.header.family = family;
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(PRIORITY),
+        RuleAttribute::FwMark(mark),
+        RuleAttribute::FwMask(u32::MAX),
+        RuleAttribute::Iifname("lo".into()),
+        RuleAttribute::Table(mark),
+    ];
+    message
 }
 
 fn veth(name: &str, peer: LinkMessage) -> LinkMessage {

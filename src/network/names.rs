@@ -36,9 +36,17 @@ impl Instance {
         format!("{}{}", self.port_prefix(), short(&["port", container, network], 9))
     }
 
-    /// What the names of its bridges begin with, but the main one's `berth0`.
+    /// What the names of its bridges begin with, but the main one's `berth0`. Those of
+    /// the main Berth are the same on every machine, so an administrator's rule can say
+    /// `berth+`.
     pub fn bridge_prefix(&self) -> String {
-        format!("br{}", self.tag)
+        if self.is_main { "berth-".into() } else { format!("br{}", self.tag) }
+    }
+
+    /// What an administrator's rules must name for all of its bridges; a `+` or `*`
+    /// behind it stands for the rest.
+    pub fn bridges(&self) -> String {
+        if self.is_main { "berth".into() } else { self.bridge_prefix() }
     }
 
     /// A network's bridge. The main Berth's default network has a name for people.
@@ -53,6 +61,14 @@ impl Instance {
     /// a second time (see [`super::firewall`]).
     pub fn admission(&self) -> (String, String) {
         (format!("ba{}0", self.tag), format!("ba{}1", self.tag))
+    }
+
+    /// The mark of connections that go through that pair, and the number of the routing
+    /// table that says that their sources are behind it.
+    pub(super) fn admission_mark(&self) -> u32 {
+        let [a, b, c, ..] = self.seed(&["mark"]);
+        // Tables up to 255 are others'; the first byte keeps it away from small numbers.
+        u32::from_be_bytes([0xbe, a, b, c])
     }
 
     /// Whether an interface of this name is ours and outlives containers: a bridge, or
@@ -175,6 +191,9 @@ mod tests {
         assert_ne!(main.port("a", "n"), other.port("a", "n"));
         assert_ne!(main.port("a", "bc"), main.port("ab", "c"));
         assert_eq!(main.table(), "berth");
+        for bridge in [main.bridge("default"), main.bridge("back")] {
+            assert!(bridge.starts_with(&main.bridges()), "{bridge}");
+        }
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub struct NetworkSpec {
     pub driver: Driver,
     /// The IPv4 subnet.
     pub subnet: Ipv4Net,
+    /// The part of it from which addresses are given; all of it when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<Ipv4Net>,
+    /// Addresses of it that no container gets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<Ipv4Addr>,
     /// The router's address in it: the bridge's own with [`Driver::Bridge`].
     pub gateway: Ipv4Addr,
     /// The IPv6 subnet, for a bridge usually a ULA one (RFC 4193); `None`: IPv4 alone.
@@ -63,6 +69,8 @@ impl NetworkSpec {
             name: name.into(),
             driver: Driver::Bridge,
             subnet: subnet.trunc(),
+            range: None,
+            reserved: Vec::new(),
             gateway: first_host(subnet),
             subnet6: subnet6.map(|net| net.trunc()),
             gateway6: None,
@@ -101,6 +109,12 @@ impl NetworkSpec {
             || self.gateway == self.subnet.broadcast()
         {
             found.push(format!("the gateway {} is not a host in {}", self.gateway, self.subnet));
+        }
+        if let Some(range) = self.range.filter(|range| !self.subnet.contains(range)) {
+            found.push(format!("the range {range} is not in {}", self.subnet));
+        }
+        if let Some(address) = self.reserved.iter().find(|ip| !self.subnet.contains(*ip)) {
+            found.push(format!("the reserved address {address} is not in {}", self.subnet));
         }
         if let Some(net) = self.subnet6 {
             // The host's part of an IPv6 address repeats that of the IPv4 one.
@@ -250,6 +264,8 @@ mod tests {
         assert_eq!(bad(|spec| spec.gateway = "10.2.0.1".parse().unwrap()), 1);
         assert_eq!(bad(|spec| spec.gateway = "10.1.0.255".parse().unwrap()), 1);
         assert_eq!(bad(|spec| spec.mtu = Some(1000)), 1);
+        assert_eq!(bad(|spec| spec.range = "10.2.0.0/25".parse().ok()), 1);
+        assert_eq!(bad(|spec| spec.reserved = vec!["10.2.0.9".parse().unwrap()]), 1);
         assert_eq!(bad(|spec| spec.parent = Some("eth0".into())), 1);
         assert_eq!(bad(|spec| spec.driver = Driver::Macvlan), 1);
         assert_eq!(bad(|spec| spec.subnet6 = "fd00::/126".parse().ok()), 1);

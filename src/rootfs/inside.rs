@@ -42,7 +42,7 @@ pub fn read_in_root(root: BorrowedFd<'_>, path: &Path, limit: u64) -> Result<Vec
         return Err(Error::refused("read in the container", path, "it is not a regular file"));
     }
     let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).map_err(failed)?;
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(there.st_size.clamp(0, 1 << 20) as usize + 1);
     file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
     if content.len() as u64 > limit {
         let why = format!("it is larger than {limit} bytes");

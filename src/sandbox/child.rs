@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::plan::{self, MAGIC};
+use super::plan::{self, MAGIC, OUTPUT_MAX};
 use super::status::{Failure, Step, append};
 use super::tape::Reader;
 use super::{init, payload, root};
@@ -177,13 +177,18 @@ fn sequence(
     }
 
     // 5. The payload, under its init or as the first process itself.
+    let mut output = [-1; OUTPUT_MAX];
+    for index in 0..read(tape.number::<usize>())? {
+        let fd = read(tape.number::<usize>())?;
+        *read(output.get_mut(index))? = read(inherited.fds.get(fd).copied())?;
+    }
     if head.flags & plan::flags::INIT != 0 {
         // An init that is not PID 1 adopts orphans only when it says so (prctl(2)).
         at(Step::Fork, 0, rustix::process::set_child_subreaper(Some(rustix::process::getpid())))?;
         // SAFETY: as above, one thread; the parent goes on in `init::run`.
         let cloned = unsafe { clone3(0, None, None) };
         match at(Step::Fork, 0, cloned.map_err(errno_of))? {
-            Clone::Parent(pid) => become_init(pid, inherited),
+            Clone::Parent(pid) => become_init(pid, inherited, output),
             Clone::Child => {}
         }
     }
@@ -191,7 +196,7 @@ fn sequence(
 }
 
 /// The parent of the payload gives up all that init does not need.
-fn become_init(payload: i32, inherited: &Inherited<'_>) -> ! {
+fn become_init(payload: i32, inherited: &Inherited<'_>, output: [RawFd; OUTPUT_MAX]) -> ! {
     // Nobody in the container may read what the keeper's copied memory holds.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _ = rustix::thread::set_name(c"berth-init");
@@ -199,31 +204,48 @@ fn become_init(payload: i32, inherited: &Inherited<'_>) -> ! {
     // SAFETY: a fork of the keeper, which took a copy of its arguments at its start.
     unsafe { inherited.arguments.replace(b"berth-init") };
     let _ = rustix::process::setsid();
-    // SAFETY: the keeper opened it for this launch.
-    let status = unsafe { process::borrow(inherited.status) };
-    let own = rustix::io::fcntl_dupfd_cloexec(status, 3);
-    // The status file becomes descriptor 3, everything else is closed: pipes,
-    // locks and sockets of the keeper must not live on in here.
-    if let Ok(own) = own
-        && let Some(payload) = rustix::process::Pid::from_raw(payload)
+    let kept = keep_only([inherited.status, output[0], output[1], output[2]]);
+    keep_only_kill();
+    if let ([Some(status), output @ ..], Some(payload)) =
+        (kept, rustix::process::Pid::from_raw(payload))
     {
-        use std::os::fd::{FromRawFd, IntoRawFd};
-        let own = own.into_raw_fd();
-        // SAFETY: descriptors 0 to 3 belong to nothing else in this process.
-        let kept = unsafe {
-            if own != 3 {
-                libc::dup3(own, 3, libc::O_CLOEXEC);
-            }
-            for stdio in 0..3 {
-                libc::close(stdio);
-            }
-            OwnedFd::from_raw_fd(3)
-        };
-        close_from(4);
-        keep_only_kill();
-        init::run(payload, kept)
+        init::run(payload, status, output)
     }
     exit_now(125)
+}
+
+/// Closes everything but these, for pipes, locks and sockets of the keeper must not live on
+/// in here. They become the descriptors from 3 on; those that are negative are none.
+fn keep_only<const N: usize>(fds: [RawFd; N]) -> [Option<OwnedFd>; N] {
+    use std::os::fd::{FromRawFd, IntoRawFd};
+    const FIRST: RawFd = 3;
+    let end = FIRST + N as RawFd;
+    // All away first, so that none is overwritten early.
+    let away = fds.map(|fd| {
+        let copy = (fd >= 0).then(|| rustix::io::fcntl_dupfd_cloexec(borrowed(fd), end));
+        copy.and_then(Result::ok).map(IntoRawFd::into_raw_fd)
+    });
+    let mut number = FIRST;
+    let kept = away.map(|fd| {
+        let to = number;
+        number += 1;
+        let moved = fd.is_some_and(|fd| {
+            // SAFETY: what had this number was copied above, or is not needed.
+            unsafe { libc::dup3(fd, to, libc::O_CLOEXEC) >= 0 }
+        });
+        if !moved {
+            // SAFETY: as above.
+            unsafe { libc::close(to) };
+        }
+        // SAFETY: it was made just now, and belongs to nothing else in this process.
+        moved.then(|| unsafe { OwnedFd::from_raw_fd(to) })
+    });
+    for stdio in 0..FIRST {
+        // SAFETY: nothing in this process uses them from here on.
+        unsafe { libc::close(stdio) };
+    }
+    close_from(end);
+    kept
 }
 
 /// Init sends signals to a payload of another user; it needs nothing else.

@@ -1,12 +1,16 @@
 //! Container init: PID 1 of a container. It forwards every signal to the
 //! payload, reaps orphans, writes the payload's exit status down, and ends as
-//! the payload ended. It owns one descriptor, the status file.
+//! the payload ended. It owns the status file, and the FIFOs of the payload's output,
+//! which must not go with it while something waits in them and nobody is there to read.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::plan::OUTPUT_MAX;
 use super::status::{End, append};
 use crate::sys::process::exit_now;
 use crate::sys::signals;
@@ -14,12 +18,15 @@ use crate::sys::signals;
 /// Stays until `payload` has ended. Every signal must be blocked already: blocked
 /// signals are queued even for PID 1, which otherwise would not get those that
 /// it has no handler for (pid_namespaces(7)).
-pub fn run(payload: Pid, status: OwnedFd) -> ! {
+pub fn run(payload: Pid, status: OwnedFd, output: [Option<OwnedFd>; OUTPUT_MAX]) -> ! {
     loop {
         match signals::wait_any() {
             libc::SIGCHLD => {
                 if let Some(end) = reap(payload) {
                     record(status.as_fd(), end);
+                    if is_left_alone(&output) {
+                        wait_for_reader(&output);
+                    }
                     leave(end);
                 }
             }
@@ -27,6 +34,40 @@ pub fn run(payload: Pid, status: OwnedFd) -> ! {
                 // The payload may have ended just now; its exit is next.
                 let _ = signals::kill(payload.as_raw_nonzero().get(), signal);
             }
+        }
+    }
+}
+
+/// Whether something waits in the FIFOs, and neither engine nor keeper has them: with the
+/// last who has them open the kernel forgets what is in them (fifo(7)).
+fn is_left_alone(output: &[Option<OwnedFd>; OUTPUT_MAX]) -> bool {
+    let waits = |fifo: &OwnedFd| rustix::io::ioctl_fionread(fifo).is_ok_and(|bytes| bytes > 0);
+    if !output.iter().flatten().any(waits) {
+        return false;
+    }
+    // The lock is theirs as long as one of the two lives. Whoever else took it, in the
+    // container, only makes this wait longer, or not at all.
+    let Some(first) = &output[0] else { return false };
+    match flock(first, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => flock(first, FlockOperation::Unlock).is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// Berth was killed, keeper and engine. The next one reads what is here, or sends a signal.
+fn wait_for_reader(output: &[Option<OwnedFd>; OUTPUT_MAX]) {
+    if rustix::process::getpid().as_raw_nonzero().get() == 1 {
+        // All others in the namespace, as its end would; it goes on only for what they
+        // have written (kill(2)).
+        let _ = signals::kill(-1, libc::SIGKILL);
+    }
+    // No descriptor tells when somebody locks a file.
+    const LOOK_AGAIN: Duration = Duration::from_millis(200);
+    while is_left_alone(output) {
+        match signals::wait_for(LOOK_AGAIN) {
+            None => {}
+            Some(libc::SIGCHLD) => while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {},
+            Some(_) => return,
         }
     }
 }

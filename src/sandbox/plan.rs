@@ -5,11 +5,13 @@ use super::tape::Writer;
 
 /// Begins every tape; its last byte is the version of the layout. A keeper that
 /// finds another one refuses the launch.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"BERTHPL\x02");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"BERTHPL\x03");
 
 /// The most listening sockets that a payload can be given: as many as SCM_RIGHTS could
 /// bring beside everything else.
 pub const SOCKETS_MAX: usize = 64;
+/// The most FIFOs that container init keeps.
+pub const OUTPUT_MAX: usize = 3;
 
 /// An index into the descriptors that came with the launch.
 pub type FdIndex = usize;
@@ -64,6 +66,9 @@ pub struct Plan {
     pub hostname: Option<String>,
     /// Standard input, output and error.
     pub stdio: [FdIndex; 3],
+    /// What container init keeps open until nothing waits in it: the FIFOs of the
+    /// payload's output, the first of which whoever reads them has locked.
+    pub output: Vec<FdIndex>,
     /// Listening sockets, which the payload gets as descriptors from 3 on
     /// (sd_listen_fds(3)). With any, `envp` begins with `LISTEN_PID=`: the child puts
     /// the payload's own pid in its place.
@@ -199,6 +204,7 @@ impl Plan {
         w.bytes(self.hostname.as_deref().unwrap_or_default().as_bytes());
         w.bytes(self.workdir.as_bytes());
 
+        w.list(&self.output, |w, fd| w.word(*fd as u64));
         for fd in self.stdio {
             w.word(fd as u64);
         }

@@ -77,8 +77,9 @@ pub(super) fn enter(
         let (path, value) = (read(tape.string())?, read(tape.bytes())?);
         at(Step::Sysctl, index, write_in_root(base, path, value))?;
     }
+    let mut cover = None;
     for index in 0..read(tape.number::<usize>())? {
-        at(Step::Mask, index, mask(base, read(tape.string())?))?;
+        at(Step::Mask, index, mask(base, read(tape.string())?, &mut cover))?;
     }
     for index in 0..read(tape.number::<usize>())? {
         at(Step::ReadOnlyPath, index, read_only_path(base, read(tape.string())?))?;
@@ -238,25 +239,22 @@ fn open_or_make(root: BorrowedFd<'_>, path: &[u8], file: bool) -> Result<OwnedFd
         }
         let len = path[start..].iter().position(|&byte| byte == b'/').unwrap_or(whole - start);
         let end = start + len;
-        match open_prefix(root, path, end) {
-            Ok(found) => parent = found,
-            Err(Errno::NOENT) => {
-                let last = path[end..].iter().all(|&byte| byte == b'/');
-                with_path(&path[start..end], |name| {
-                    if last && file {
-                        rustix::fs::openat(
-                            &parent,
-                            name,
-                            OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::WRONLY,
-                            Mode::from_raw_mode(0o644),
-                        )
-                        .map(drop)
-                    } else {
-                        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
-                    }
-                })?;
-                parent = open_prefix(root, path, end)?;
+        let last = path[end..].iter().all(|&byte| byte == b'/');
+        let made = with_path(&path[start..end], |name| {
+            if last && file {
+                rustix::fs::openat(
+                    &parent,
+                    name,
+                    OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::WRONLY,
+                    Mode::from_raw_mode(0o644),
+                )
+                .map(drop)
+            } else {
+                rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
             }
+        });
+        match made {
+            Ok(()) | Err(Errno::EXIST) => parent = open_prefix(root, path, end)?,
             Err(errno) => return Err(errno),
         }
         start = end;
@@ -293,30 +291,32 @@ fn write_in_root(root: BorrowedFd<'_>, path: &CStr, value: &[u8]) -> Result<(), 
 
 /// Hides a path: a directory behind an empty read-only one, a file behind
 /// /dev/null (runtime-spec, config-linux "Masked Paths"). What is not there
-/// needs no hiding.
-fn mask(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
+/// needs no hiding. `empty` becomes the directory that all of them are hidden behind.
+fn mask(root: BorrowedFd<'_>, path: &CStr, empty: &mut Option<OwnedFd>) -> Result<(), Errno> {
+    const CLONE: OpenTreeFlags =
+        OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
     let target = match open_in_root(root, path, OFlags::PATH) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         target => target?,
     };
     let kind = rustix::fs::statat(&target, c"", AtFlags::EMPTY_PATH)?.st_mode;
-    let cover = if FileType::from_raw_mode(kind) == FileType::Directory {
-        let fs = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        rustix::mount::fsconfig_set_string(&fs, c"size", c"0")?;
-        rustix::mount::fsconfig_create(&fs)?;
-        rustix::mount::fsmount(
-            &fs,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::MOUNT_ATTR_RDONLY,
-        )?
-    } else {
-        rustix::mount::open_tree(
-            CWD,
-            c"/dev/null",
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-        )?
-    };
-    attach(cover.as_fd(), target.as_fd())
+    if FileType::from_raw_mode(kind) != FileType::Directory {
+        let null = rustix::mount::open_tree(CWD, c"/dev/null", CLONE)?;
+        return attach(null.as_fd(), target.as_fd());
+    }
+    if let Some(empty) = empty {
+        let again = rustix::mount::open_tree(&*empty, c"", CLONE | OpenTreeFlags::AT_EMPTY_PATH)?;
+        return attach(again.as_fd(), target.as_fd());
+    }
+    let fs = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&fs, c"size", c"0")?;
+    rustix::mount::fsconfig_create(&fs)?;
+    let flags = (FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY);
+    let first = rustix::mount::fsmount(&fs, flags.0, flags.1)?;
+    attach(first.as_fd(), target.as_fd())?;
+    *empty = Some(first);
+    Ok(())
 }
 
 fn read_only_path(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {

@@ -12,7 +12,7 @@ use super::capabilities::CapSet;
 use super::devices::{self, DeviceRequest, HostDevice};
 use super::mounts::{mapping, mounts};
 use super::process::process;
-use super::{Context, Error, IdRange, Netns, paths, seccomp};
+use super::{Context, Error, IdRange, KernelVersion, Netns, paths, seccomp};
 use crate::manifest::model::{Container, Isolation};
 
 /// The version of the runtime specification that the Spec is written by; 1.2 has
@@ -47,19 +47,26 @@ const NAMESPACED_SYSCTLS: [&str; 9] = [
 /// # Errors
 /// The key of the manifest that says what can't be done.
 pub fn build(container: &Container, context: &Context) -> Result<Spec, Error> {
-    let base = match container.isolation {
-        Isolation::Full => CapSet::docker_default(),
-        Isolation::None => CapSet::ALL,
-    };
+    let mut spec = build_without_filter(container, context)?;
+    let filter = Filter::of(container, context)?.profile()?;
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(filter);
+    }
+    Ok(spec)
+}
+
+/// The same but for the seccomp filter, which is most of it: see [`Filter`].
+///
+/// # Errors
+/// As those of [`build`].
+pub fn build_without_filter(container: &Container, context: &Context) -> Result<Spec, Error> {
     let security = &container.security;
-    let capabilities = CapSet::adjust(base, &security.cap_add, &security.cap_drop)
-        .map_err(|reason| Error::new("security.cap-add/cap-drop", reason))?;
+    let capabilities = capabilities(container)?;
     let hostname = hostname(container, context)?;
-    let filter = filter(container, context, capabilities)?;
     let mut linux = Linux::default();
     linux
         .set_cgroups_path(context.cgroups_path.clone())
-        .set_seccomp(filter)
+        .set_seccomp(None)
         .set_namespaces(None)
         .set_resources(None)
         .set_masked_paths(None)
@@ -173,28 +180,65 @@ fn hostname(container: &Container, context: &Context) -> Result<String, Error> {
     }
 }
 
-/// The seccomp filter; a plain process gets none unless a profile is named.
-fn filter(
-    container: &Container,
-    context: &Context,
+/// The capabilities of the container's processes at most.
+fn capabilities(container: &Container) -> Result<CapSet, Error> {
+    let base = match container.isolation {
+        Isolation::Full => CapSet::docker_default(),
+        Isolation::None => CapSet::ALL,
+    };
+    let security = &container.security;
+    CapSet::adjust(base, &security.cap_add, &security.cap_drop)
+        .map_err(|reason| Error::new("security.cap-add/cap-drop", reason))
+}
+
+/// All that a seccomp filter depends on. Two that are the same have the same filter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Filter {
+    named: String,
+    isolation: Isolation,
     capabilities: CapSet,
-) -> Result<Option<LinuxSeccomp>, Error> {
-    match container.security.seccomp.as_str() {
-        "unconfined" => Ok(None),
-        "default" => Ok(match container.isolation {
-            Isolation::Full => Some(seccomp::default_filter(capabilities)),
-            Isolation::None => None,
-        }),
-        path => {
-            let name = if path.starts_with('{') { "the profile" } else { path };
-            let fail = |reason: &str| Error::new("security.seccomp", format!("{name}: {reason}"));
-            let file = context
-                .seccomp_profile
-                .as_deref()
-                .ok_or_else(|| fail("the profile was not read; is it a file?"))?;
-            seccomp::read_profile(file, capabilities, context.kernel)
-                .map(Some)
-                .map_err(|reason| fail(&reason))
+    file: Option<Vec<u8>>,
+    kernel: KernelVersion,
+}
+
+impl Filter {
+    /// That of a container.
+    ///
+    /// # Errors
+    /// A capability that there is not.
+    pub fn of(container: &Container, context: &Context) -> Result<Self, Error> {
+        Ok(Filter {
+            named: container.security.seccomp.clone(),
+            isolation: container.isolation,
+            capabilities: capabilities(container)?,
+            file: context.seccomp_profile.clone(),
+            kernel: context.kernel,
+        })
+    }
+
+    /// The profile; a plain process has none unless one is named.
+    ///
+    /// # Errors
+    /// The file is no profile.
+    pub fn profile(&self) -> Result<Option<LinuxSeccomp>, Error> {
+        match self.named.as_str() {
+            "unconfined" => Ok(None),
+            "default" => Ok(match self.isolation {
+                Isolation::Full => Some(seccomp::default_filter(self.capabilities)),
+                Isolation::None => None,
+            }),
+            path => {
+                let name = if path.starts_with('{') { "the profile" } else { path };
+                let fail =
+                    |reason: &str| Error::new("security.seccomp", format!("{name}: {reason}"));
+                let file = self
+                    .file
+                    .as_deref()
+                    .ok_or_else(|| fail("the profile was not read; is it a file?"))?;
+                seccomp::read_profile(file, self.capabilities, self.kernel)
+                    .map(Some)
+                    .map_err(|reason| fail(&reason))
+            }
         }
     }
 }

@@ -32,10 +32,14 @@ pub struct Parts {
     /// The v1 hierarchies that the container sees: folder below /sys/fs/cgroup, and
     /// its mount options.
     pub cgroup_v1: Vec<(String, String)>,
+    /// The machine's controllers are on v1.
+    pub has_cgroup_v1: bool,
     /// Namespaces that exist already, in the order to enter them, with `CLONE_NEW*`.
     pub join: Vec<(FdIndex, u64)>,
     /// Standard input, output, error.
     pub stdio: [FdIndex; 3],
+    /// The FIFOs of its output, which container init keeps.
+    pub output: Vec<FdIndex>,
     /// Listening sockets that it is given, and their names (sd_listen_fds_with_names(3)).
     pub sockets: Vec<(FdIndex, String)>,
     /// The detached mount of its terminal, for `/dev/console`.
@@ -57,17 +61,16 @@ pub fn compile(spec: &Spec, parts: &Parts) -> Result<Plan, Error> {
         spec.process().as_ref().ok_or_else(|| Error::new("process", "the Spec has no process"))?;
     // Without this section a process has the namespaces that there are; the crate's default
     // would give it new ones.
-    let linux = spec.linux().clone().unwrap_or_else(|| {
-        let mut none = Linux::default();
-        none.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None);
-        none
-    });
+    let mut none = Linux::default();
+    none.set_namespaces(None).set_masked_paths(None).set_readonly_paths(None);
+    let linux = spec.linux().as_ref().unwrap_or(&none);
     let mut plan = Plan {
         cgroup: parts.cgroup,
         cgroup_procs: parts.cgroup_procs.clone(),
         join: parts.join.clone(),
         root: parts.root,
         stdio: parts.stdio,
+        output: parts.output.clone(),
         ready: parts.ready,
         seccomp: parts.seccomp.clone(),
         ..Plan::default()
@@ -213,7 +216,7 @@ fn filesystem(mount: &Mount, kind: Option<&str>) -> PlanMount {
 /// (runtime-spec, config.md "cgroup"), read-only as the Spec says. A machine whose
 /// hierarchies can't be seen from inside still runs the container.
 fn cgroup_mounts(plan: &mut Plan, mount: &Mount, parts: &Parts) {
-    if parts.cgroup_v1.is_empty() {
+    if !parts.has_cgroup_v1 {
         plan.mounts.push(PlanMount { optional: true, ..filesystem(mount, Some("cgroup2")) });
         return;
     }

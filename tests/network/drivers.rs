@@ -23,6 +23,63 @@ fn a_namespace_of_somebody_else_and_a_macvlan_are_joined() {
     berth.wait("the page on the LAN", || outside.get("http://10.77.0.50/who") == "onlan\n");
 }
 
+/// Answers every question for an IPv4 address with 10.99.0.1.
+const SERVER: &str = r#"
+rootfs = "/"
+command = ["perl", "-MSocket", "-e", """
+socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, pack_sockaddr_in(53, INADDR_ANY)) or die $!;
+while (my $from = recv(S, my $q, 999, 0)) {
+  my $is = substr($q, -4, 2) eq pack("n", 1);
+  my $head = substr($q, 0, 2) . pack("nnnnn", 0x8180, 1, $is ? 1 : 0, 0, 0);
+  my $answer = $is ? pack("nnnNnC4", 0xc00c, 1, 1, 5, 4, 10, 99, 0, 1) : "";
+  send(S, $head . substr($q, 12) . $answer, 0, $from);
+}
+"""]
+stop = { timeout = "0s" }
+"#;
+
+/// What is on a macvlan reaches no address of the host, and has names all the same; also
+/// one that takes port 53 itself, as every `WEB` does.
+#[test]
+fn containers_on_a_macvlan_find_each_other_by_name() {
+    let host = Machine::new();
+    let _outside = host.neighbour();
+    let lan = "driver = \"macvlan\"\nparent = \"up0\"\nsubnet = \"10.77.0.0/24\"\ngateway = \"10.77.0.2\"\n";
+    let member = "networks = [{ name = \"lan\", alias = [\"app\"] }]";
+    let server = format!("{SERVER}[network]\nnetworks = [\"lan\"]\nip = \"10.77.0.53\"\n");
+    let asker = "networks = [\"lan\"]\ndns = [\"10.77.0.53\"]";
+    let berth = berth_on(
+        &host,
+        &[
+            ("lan.network.toml", lan),
+            ("one.toml", &web(member)),
+            ("two.toml", &web(member)),
+            ("server.toml", &server),
+            ("asker.toml", &idle(asker)),
+        ],
+    );
+    berth.wait("a page by name", || page(&berth, "one", "http://two/who") == "two\n");
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..8 {
+        seen.insert(page(&berth, "asker", "http://app/who"));
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["one\n", "two\n"]);
+    // Its own servers are asked from where it is: the host does not reach this one.
+    let other = ["exec", "asker", "getent", "ahostsv4", "elsewhere.example"];
+    assert!(berth.ok(&other).starts_with("10.99.0.1 "));
+    let by_tcp = ["exec", "asker", "sh", "-c", "RES_OPTIONS=use-vc getent ahostsv4 one"];
+    assert!(berth.ok(&by_tcp).starts_with("10.77.0."));
+    // While there is no engine, a query waits for the next one.
+    support::kill(berth.engine_pid().unwrap(), 9);
+    assert!(berth.ok(&["exec", "asker", "getent", "hosts", "one"]).contains("one"));
+    berth.ok(&["restart", "-t", "0", "asker"]);
+    berth.ok(&["exec", "asker", "getent", "hosts", "one"]);
+    berth.ok(&["stop", "two"]);
+    for _ in 0..4 {
+        assert_eq!(page(&berth, "asker", "http://app/who"), "one\n");
+    }
+}
+
 /// With the kernel's module it works; without it the reason is said and nobody else is
 /// kept from running.
 #[test]

@@ -136,3 +136,24 @@ publish = [{ host = 7000, hold = true, address = "127.0.0.1" }]
     berth.write("once.toml", &once.replace(", address = \"127.0.0.1\"", ""));
     berth.wait("it at all addresses", || host.tcp("::1", 7000).starts_with("served by "));
 }
+
+/// A condition that did not hold for one client may hold for the next.
+#[test]
+fn who_was_not_run_for_one_client_is_looked_at_for_the_next() {
+    let host = Machine::new();
+    let mut berth = Berth::in_network(&host.path());
+    let there = berth.path("there");
+    let condition = format!("if-exists = [\"{}\"]\n", there.display());
+    let manifest = format!(
+        "rootfs = \"/\"\nstart = \"on-demand\"\n{condition}{HELD}[network]\npublish = [{{ host = 7000, hold = true }}]\n"
+    );
+    berth.write("picky.toml", &manifest);
+    berth.up();
+    berth.wait("it to wait", || berth.ok(&["ps", "-a"]).contains("waits for a connection"));
+    for _ in 0..3 {
+        assert_eq!(host.tcp("127.0.0.1", 7000), "");
+        berth.wait("it not to be run", || berth.ok(&["ps", "-a"]).contains("not run: "));
+    }
+    std::fs::write(&there, "").unwrap();
+    berth.wait("a client to be served", || host.tcp("127.0.0.1", 7000).starts_with("served by "));
+}

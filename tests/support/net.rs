@@ -80,11 +80,14 @@ impl Machine {
         other
     }
 
-    /// Everything in its network that could leak: interfaces, addresses, rules.
+    /// Everything in its network that could leak: interfaces, addresses, rules of the
+    /// firewall and of routing.
     pub fn inventory(&self) -> String {
         let mut all = self.ok("ip -br link");
         all += &self.ok("ip -br address");
         all += &self.ok("nft list tables");
+        all += &self.ok("ip -4 rule");
+        all += &self.ok("ip -6 rule");
         all
     }
 }

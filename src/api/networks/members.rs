@@ -1,13 +1,14 @@
 //! Containers come onto networks and leave them (`connect`, `disconnect`).
 
 use bollard_stubs::models::{NetworkConnectRequest, NetworkDisconnectRequest};
+use hyper::StatusCode;
 use hyper::body::Incoming;
 
 use super::super::endpoints::{docker_name, member, put_on};
-use super::super::respond::{Answer, empty, refused};
+use super::super::respond::{Answer, empty, failure, refused};
 use super::super::settled::settled;
 use super::super::{body, model};
-use super::{missing, named};
+use super::{WITHOUT, missing, named};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::manifest::model::{Container, Member, NetworkMode};
 
@@ -16,6 +17,9 @@ pub async fn connect(handle: &Handle, which: &str, body: Incoming) -> Answer {
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };
+    if WITHOUT.iter().any(|(name, _)| *name == which) {
+        return no_network(which);
+    }
     let Some(name) = named(handle, which) else { return missing(which) };
     let changed = async {
         let settings = asked.endpoint_config.clone().unwrap_or_default();
@@ -46,6 +50,9 @@ pub async fn disconnect(handle: &Handle, which: &str, body: Incoming) -> Answer 
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };
+    if WITHOUT.iter().any(|(name, _)| *name == which) {
+        return no_network(which);
+    }
     let Some(name) = named(handle, which) else { return missing(which) };
     let changed = async {
         let container = asked.container.clone();
@@ -67,6 +74,12 @@ pub async fn disconnect(handle: &Handle, which: &str, body: Incoming) -> Answer 
         Ok(()) => empty(),
         Err(refusal) => refused(refusal),
     }
+}
+
+fn no_network(which: &str) -> Answer {
+    let message =
+        format!("container cannot be connected to the {which} network, or disconnected from it");
+    failure(StatusCode::FORBIDDEN, &message)
 }
 
 /// The same container on other networks. Without any it has loopback alone; what it

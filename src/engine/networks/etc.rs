@@ -10,6 +10,7 @@ use super::State;
 use super::join::Place;
 use crate::manifest::model::Container;
 use crate::network::disk::{self, Lasting};
+use crate::network::dns::inside;
 use crate::network::files::{self, Resolver};
 use crate::network::spec::Driver;
 
@@ -141,7 +142,10 @@ impl State {
             .filter_map(|place| self.up.get(&place.network))
             .find(|up| up.spec.driver == Driver::Bridge);
         let host = bridged.map(|up| IpAddr::V4(up.spec.gateway));
-        let resolver = host.filter(|_| bridged.is_some_and(|up| up.resolver.is_some()));
+        let has_inside = self.joined.get(name).is_some_and(|joined| joined.inside.is_some());
+        let resolver = host
+            .filter(|_| bridged.is_some_and(|up| up.resolver.is_some()))
+            .or(has_inside.then_some(IpAddr::V4(inside::ADDRESS)));
         Etc::of(name, manifest, &own, host, resolver)
     }
 }

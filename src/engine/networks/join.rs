@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::publish::Claim;
+use super::resolvers::Inside;
 use super::{Etc, State, Wanted, told};
 use crate::engine::run::Effect;
 use crate::manifest::model::Member;
@@ -31,6 +32,8 @@ pub(super) struct Joined {
     /// Whether its names are answered.
     pub runs: bool,
     pub netns: Arc<OwnedFd>,
+    /// Who answers names within it, if that is nobody outside.
+    pub inside: Option<Inside>,
 }
 
 impl Joined {
@@ -92,10 +95,25 @@ impl State {
         let target = places.iter().find(|place| place.is_default_route).or(places.first());
         let target = target.map(|place| place.lease);
         let before = self.joined.remove(wanted.name);
-        let (mut old, before_places) = match before {
-            Some(before) => (before.claims, before.endpoints),
-            None => (Vec::new(), Vec::new()),
+        let is_this_launch = |before: &Joined| {
+            before.id == wanted.id && before.incarnation == wanted.incarnation && !wanted.anew
         };
+        // In a namespace that it had before, an interface stacked on the host's own would be
+        // in the way: of one hardware address there is one for each parent.
+        if let Some(before) = before.as_ref().filter(|one| !is_same(&one.netns, wanted.netns)) {
+            for place in &before.endpoints {
+                self.detach(wanted.name, place, before.netns.as_fd());
+            }
+        }
+        let needs_inside = self.needs_inside(&places);
+        let keeps_inside = needs_inside && before.as_ref().is_some_and(is_this_launch);
+        let (mut old, before_places, mut inside) = match before {
+            Some(before) => (before.claims, before.endpoints, before.inside),
+            None => (Vec::new(), Vec::new(), None),
+        };
+        if !keeps_inside {
+            self.stop_inside(wanted.name, inside.take(), Some(wanted.netns));
+        }
         let claimed = self.claim(wanted, target, &mut old);
         let (claims, mut outcome) = match claimed {
             Ok(claims) => (claims, Ok(())),
@@ -105,7 +123,11 @@ impl State {
         drop(old);
         let manifest = wanted.manifest;
         let mut names = vec![wanted.name.to_owned()];
-        names.extend(manifest.hostname.clone());
+        if let Some(hostname) = &manifest.hostname {
+            names.push(hostname.clone());
+            // As in its own `/etc/hosts`: with a domain, also without.
+            names.extend(hostname.split_once('.').map(|(short, _)| short.to_owned()));
+        }
         names.extend(manifest.network.alias.iter().cloned());
         names.extend(wanted.id.get(..12).map(str::to_owned));
         let joined = Joined {
@@ -117,6 +139,7 @@ impl State {
             servers: manifest.network.dns.clone(),
             runs: true,
             netns: Arc::new(netns),
+            inside,
         };
         self.joined.insert(wanted.name.to_owned(), joined);
         // Whatever can't be had: the rest is as it is to be.
@@ -132,6 +155,11 @@ impl State {
                 was.interface != place.interface || was.is_default_route != place.is_default_route
             });
             outcome = outcome.and(self.attach(wanted, place, moved));
+        }
+        // With its interfaces its loopback is up.
+        let has_inside = self.joined.get(wanted.name).is_some_and(|now| now.inside.is_some());
+        if needs_inside && !has_inside && outcome.is_ok() {
+            self.serve_inside(wanted.name);
         }
         // The rules come last (`Networks::join`): nothing gets in by half a set-up.
         self.generation += 1;
@@ -259,7 +287,7 @@ impl State {
     }
 
     /// Makes a container's interface, in place of one that is there.
-    fn make_place(
+    pub(super) fn make_place(
         &mut self,
         container: &str,
         place: &Place,
@@ -296,7 +324,8 @@ impl State {
 
     /// Takes whoever has this name off its networks.
     pub(super) fn take_off(&mut self, name: &str) {
-        let Some(joined) = self.joined.remove(name) else { return };
+        let Some(mut joined) = self.joined.remove(name) else { return };
+        self.stop_inside(name, joined.inside.take(), None);
         // First the rules, so that nobody else is ever let through by them.
         if let Err(error) = self.apply() {
             tracing::error!("{error}");
@@ -474,5 +503,14 @@ impl State {
         kernel.firewall.apply(&plan).map_err(told)?;
         self.settled = self.generation;
         Ok(())
+    }
+}
+
+/// Whether two descriptors are of one namespace.
+fn is_same(one: &OwnedFd, other: BorrowedFd<'_>) -> bool {
+    let id = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    match (id(one.as_fd()), id(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
     }
 }

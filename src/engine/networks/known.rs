@@ -3,20 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::resolvers::{Resolver, network_tags};
 use super::{State, told};
-use crate::engine::run::Effect;
 use crate::manifest::model::NetworkFile;
 use crate::network::NetworkSpec;
 use crate::network::disk::{self, Lasting};
-use crate::network::dns::{self, Zone};
+use crate::network::dns::Zone;
 use crate::network::ipam::{self, Leases};
 use crate::network::spec::{DEFAULT_NETWORK, Driver, Taken, choose_subnet, choose_subnet6};
 
@@ -44,23 +42,6 @@ pub(super) struct Up {
     pub zone: watch::Sender<Arc<Zone>>,
     /// Its resolver, if one can listen at its gateway.
     pub resolver: Option<Resolver>,
-}
-
-/// A network's resolver, and its sockets by what the keeper holds them under.
-#[derive(Debug)]
-pub(super) struct Resolver {
-    task: tokio::task::AbortHandle,
-    sockets: [(String, OwnedFd); 2],
-}
-
-impl Drop for Resolver {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn resolver_tags(network: &str) -> [String; 2] {
-    [format!("n/{network}/u"), format!("n/{network}/t")]
 }
 
 fn file(dir: &Path, name: &str) -> PathBuf {
@@ -184,6 +165,8 @@ impl State {
         };
         let mut spec = NetworkSpec::bridge(name, subnet, subnet6);
         spec.driver = file.driver;
+        spec.range = file.ip_range.map(|range| range.trunc());
+        spec.reserved = file.reserved.clone();
         spec.gateway = file.gateway.unwrap_or(spec.gateway);
         spec.gateway6 = file.gateway6.filter(|_| spec.subnet6.is_some());
         spec.internal = file.internal;
@@ -318,67 +301,11 @@ impl State {
         Ok(Some(spec))
     }
 
-    /// Serves a network's names at its gateway. A host where that can't be runs its
-    /// containers all the same.
-    fn resolver(
-        &mut self,
-        spec: &NetworkSpec,
-        zone: watch::Receiver<Arc<Zone>>,
-    ) -> Option<Resolver> {
-        let at = SocketAddr::new(IpAddr::V4(spec.gateway), 53);
-        let tags = resolver_tags(&spec.name);
-        let held = tags.each_ref().map(|tag| self.held.remove(tag));
-        let sockets = match held {
-            [Some(udp), Some(tcp)] if is_bound(&udp, at) => Ok([udp, tcp]),
-            _ => bind(at),
-        };
-        let serve = |sockets: [OwnedFd; 2]| -> io::Result<Resolver> {
-            for (tag, socket) in tags.iter().zip(&sockets) {
-                // The keeper holds them: a query that comes while there is no engine
-                // waits in the socket for the next one.
-                let fd = Some(socket.try_clone()?);
-                let _ = self.effects.send(Effect::Hold { tag: tag.clone(), fd });
-            }
-            let _entered = self.runtime.enter();
-            let [udp, tcp] = sockets;
-            let kept = [udp.try_clone()?, tcp.try_clone()?];
-            let sockets = dns::Sockets::of(udp, tcp)?;
-            let upstream = Arc::clone(&self.upstream);
-            let task = self.runtime.spawn(dns::serve(sockets, zone, upstream)).abort_handle();
-            let [udp, tcp] = kept;
-            let [udp_tag, tcp_tag] = tags.clone();
-            Ok(Resolver { task, sockets: [(udp_tag, udp), (tcp_tag, tcp)] })
-        };
-        sockets
-            .and_then(serve)
-            .inspect_err(|error| {
-                tracing::warn!(
-                    "names of the network {} are not served at {at}: {error}; does another \
-                     resolver listen on all addresses?",
-                    spec.name
-                );
-            })
-            .ok()
-    }
-
-    /// The resolver's sockets of a network that is about to be made anew: they are bound
-    /// until the last copy is closed, so the next resolver can't bind its own.
-    pub(super) fn keep_resolver(&mut self, network: &str) {
-        let resolver = self.up.get_mut(network).and_then(|up| up.resolver.take());
-        for (tag, socket) in resolver.iter().flat_map(|resolver| &resolver.sockets) {
-            if let Ok(socket) = socket.try_clone() {
-                self.held.insert(tag.clone(), socket);
-            }
-        }
-    }
-
     /// Takes a network that nobody is on any more away. `for_good`: its addresses and
     /// its subnet, too.
     pub(super) fn lower(&mut self, name: &str, for_good: bool) {
         if let Some(up) = self.up.remove(name) {
-            for tag in resolver_tags(name) {
-                let _ = self.effects.send(Effect::Hold { tag, fd: None });
-            }
+            self.let_go(network_tags(name));
             if let Some(kernel) = &mut self.kernel
                 && let Err(error) = kernel.host.remove(&up.spec)
             {
@@ -490,13 +417,4 @@ impl State {
             tracing::error!("{error}");
         }
     }
-}
-
-fn bind(at: SocketAddr) -> io::Result<[OwnedFd; 2]> {
-    Ok([UdpSocket::bind(at)?.into(), TcpListener::bind(at)?.into()])
-}
-
-fn is_bound(socket: &OwnedFd, at: SocketAddr) -> bool {
-    let bound = rustix::net::getsockname(socket.as_fd()).ok();
-    bound.and_then(|bound| SocketAddr::try_from(bound).ok()) == Some(at)
 }

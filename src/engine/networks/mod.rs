@@ -18,6 +18,7 @@ mod known;
 mod plugins;
 mod publish;
 mod recover;
+mod resolvers;
 mod seen;
 mod watching;
 mod zones;
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -74,6 +76,8 @@ pub struct Networks {
     seen: Arc<Mutex<Arc<Seen>>>,
     plugins: Arc<Plugins>,
     jobs: mpsc::UnboundedSender<Job>,
+    /// Somebody is about to look for what of others' rules is in the way of containers.
+    looks: Arc<AtomicBool>,
 }
 
 /// Something to be done in its turn, on a thread that may block.
@@ -156,7 +160,8 @@ impl Networks {
         let seen = Arc::new(Mutex::new(Arc::new(state.picture())));
         let (jobs, queue) = mpsc::unbounded_channel();
         let state = Arc::new(Mutex::new(state));
-        let networks = Networks { state, turn: Arc::default(), seen, plugins, jobs };
+        let networks =
+            Networks { state, turn: Arc::default(), seen, plugins, jobs, looks: Arc::default() };
         tokio::spawn(work(networks.clone(), queue));
         networks
     }

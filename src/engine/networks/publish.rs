@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{State, Wanted, told};
-use crate::manifest::publish::Protocol;
+use crate::manifest::publish::{PortMapping, Protocol};
 use crate::network::disk::{self, Lasting};
 use crate::network::forward;
 use crate::network::ipam::Lease;
@@ -73,6 +73,11 @@ impl Claim {
     }
 }
 
+fn none_free(mapping: &PortMapping) -> String {
+    let outside = mapping.outside().unwrap_or_default();
+    format!("network.publish: every port of {outside}/{} is in use", mapping.protocol)
+}
+
 /// Free ports that were chosen, as they are kept for the next engine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -106,7 +111,11 @@ impl State {
                         && claim.protocol == mapping.protocol
                         && match host {
                             Some(port) => claim.port == port,
-                            None => claim.is_free_choice && claim.to_port == to_port,
+                            None => {
+                                let fits =
+                                    mapping.among().is_none_or(|all| all.contains(&claim.port));
+                                claim.is_free_choice && claim.to_port == to_port && fits
+                            }
                         }
                 };
                 if let Some(at) = old.iter().position(is_it) {
@@ -117,15 +126,24 @@ impl State {
                     one.address == mapping.address
                         && one.container == to_port
                         && one.protocol == mapping.protocol.to_string()
+                        && mapping.among().is_none_or(|all| all.contains(&one.port))
                 });
                 let port = host.or(before.map(|one| one.port)).unwrap_or(0);
-                let claim = self.bind(wanted.name, mapping.address, port, mapping.protocol);
-                let socket = match (claim, host) {
-                    // What was chosen before is somebody else's now.
-                    (Err(_), None) if port != 0 => {
-                        self.bind(wanted.name, mapping.address, 0, mapping.protocol)?
+                let bind = |port| self.bind(wanted.name, mapping.address, port, mapping.protocol);
+                let socket = match (mapping.among(), host) {
+                    (Some(all), _) => {
+                        let made_here = |port: &u16| {
+                            made.iter().any(|claim: &Claim| {
+                                claim.port == *port && claim.protocol == mapping.protocol
+                            })
+                        };
+                        let first = before.map(|one| one.port);
+                        let mut free = first.into_iter().chain(all).filter(|one| !made_here(one));
+                        free.find_map(|port| bind(port).ok()).ok_or_else(|| none_free(&mapping))?
                     }
-                    (claim, _) => claim?,
+                    // What was chosen before is somebody else's now.
+                    (None, None) if port != 0 => bind(port).or_else(|_| bind(0))?,
+                    (None, _) => bind(port)?,
                 };
                 let bound = rustix::net::getsockname(socket.as_fd())
                     .ok()

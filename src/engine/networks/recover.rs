@@ -43,10 +43,12 @@ impl Running {
 /// What somebody removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removed {
-    /// A bridge, or an end of the pair that admits connections.
+    /// A bridge, a container's interface, or an end of the pair that admits connections.
     Link,
     /// Something of our tables.
     Rules,
+    /// Perhaps nothing: more changed at once than could be listened to.
+    Unheard,
 }
 
 impl std::fmt::Display for Removed {
@@ -54,6 +56,7 @@ impl std::fmt::Display for Removed {
         f.write_str(match self {
             Removed::Link => "an interface of ours",
             Removed::Rules => "rules of ours",
+            Removed::Unheard => "what was not heard of",
         })
     }
 }
@@ -158,6 +161,8 @@ impl State {
             }
             repaired.push(format!("the bridge of the network {name}"));
         }
+        self.repair_ports(&mut repaired);
+        let Some(kernel) = &mut self.kernel else { return };
         let (sending, _) = self.instance.admission();
         let found = kernel.host.links().find(&sending);
         if kernel.admission.is_some() && found.is_ok_and(|link| link.is_none()) {
@@ -172,11 +177,56 @@ impl State {
         let restored = kernel.firewall.restore().map_err(told);
         let applied = self.apply();
         match restored.and(applied) {
+            Ok(()) if what == Removed::Unheard && repaired.is_empty() => {
+                tracing::debug!("too many changes at once; the firewall's tables are made anew");
+            }
             Ok(()) => {
                 repaired.push("the firewall's tables".to_owned());
                 tracing::warn!("somebody removed {what}; put back: {}", repaired.join(", "));
             }
             Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Whether one of these is the host's end of a container's interface, and not there.
+    pub(super) fn misses_port(&mut self, names: &[String]) -> bool {
+        let wanted: Vec<String> = self
+            .joined
+            .iter()
+            .flat_map(|(container, joined)| {
+                joined.endpoints.iter().map(|place| self.instance.port(container, &place.network))
+            })
+            .filter(|port| names.contains(port))
+            .collect();
+        let Some(kernel) = &mut self.kernel else { return false };
+        let links = kernel.host.links();
+        wanted.iter().any(|port| links.find(port).is_ok_and(|link| link.is_none()))
+    }
+
+    /// Makes containers' interfaces on bridges that are missing; says which.
+    fn repair_ports(&mut self, repaired: &mut Vec<String>) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let there: BTreeSet<String> = match kernel.host.links().all() {
+            Ok(links) => links.into_iter().map(|link| link.name).collect(),
+            Err(error) => return tracing::error!("{error}"),
+        };
+        let mut missing = Vec::new();
+        for (container, joined) in &self.joined {
+            for place in &joined.endpoints {
+                let up = self.up.get(&place.network);
+                let is_bridged = up.is_some_and(|up| up.spec.driver == Driver::Bridge);
+                if is_bridged && !there.contains(&self.instance.port(container, &place.network)) {
+                    missing.push((container.clone(), place.clone(), Arc::clone(&joined.netns)));
+                }
+            }
+        }
+        for (container, place, netns) in missing {
+            match self.make_place(&container, &place, netns.as_fd()) {
+                Ok(()) => {
+                    repaired.push(format!("the interface {} of {container}", place.interface))
+                }
+                Err(error) => tracing::error!("{container}: {error}"),
+            }
         }
     }
 

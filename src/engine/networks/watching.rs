@@ -1,12 +1,15 @@
 //! Others' changes, heard of and put right.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::recover::Removed;
 use super::{Networks, State};
-use crate::network::{Result, bridges, firewall};
+use crate::network::firewall::watch::Heard;
+use crate::network::{Instance, Result, bridges, firewall};
 
 /// Which of others' changes are listened to.
 #[derive(Debug, Default)]
@@ -15,13 +18,15 @@ pub(super) struct Watching {
     rules: bool,
     /// It was said that this can't be.
     told: bool,
+    /// What of others' rules is in the way of containers, as it was told.
+    in_the_way: BTreeSet<String>,
 }
 
 impl Watching {
     fn of(&mut self, what: Removed) -> &mut bool {
         match what {
             Removed::Link => &mut self.links,
-            Removed::Rules => &mut self.rules,
+            Removed::Rules | Removed::Unheard => &mut self.rules,
         }
     }
 }
@@ -33,12 +38,32 @@ enum Watcher {
 }
 
 impl Watcher {
-    async fn removed(&mut self) -> Result<()> {
-        match self {
-            Watcher::Links(watcher) => watcher.removed().await,
-            Watcher::Rules(watcher) => watcher.removed().await,
-        }
+    async fn heard(&mut self, instance: &Instance) -> Result<Change> {
+        Ok(match self {
+            Watcher::Links(watcher) => {
+                let gone = watcher.removed().await?;
+                match gone.is_empty() || gone.iter().any(|name| instance.is_lasting(name)) {
+                    true => Change::Gone(Removed::Link),
+                    false => Change::Ports(gone),
+                }
+            }
+            Watcher::Rules(watcher) => match watcher.heard().await? {
+                Heard::Others => Change::Others,
+                Heard::Lost => Change::Gone(Removed::Unheard),
+                Heard::Removed => Change::Gone(Removed::Rules),
+            },
+        })
     }
+}
+
+/// What was heard of.
+enum Change {
+    /// Others changed rules of theirs.
+    Others,
+    /// Containers' interfaces are gone, most often by ourselves.
+    Ports(Vec<String>),
+    /// Something that is to be put back.
+    Gone(Removed),
 }
 
 /// Who removes again what was put back makes the pauses before the next repair longer:
@@ -76,7 +101,7 @@ impl State {
         let entered = self.runtime.enter();
         let opened = match what {
             Removed::Link => bridges::Watcher::open(&self.instance).map(Watcher::Links),
-            Removed::Rules => {
+            Removed::Rules | Removed::Unheard => {
                 firewall::watch::Watcher::open(&self.instance, &kernel.firewall).map(Watcher::Rules)
             }
         };
@@ -101,18 +126,55 @@ impl Networks {
     /// are listened to. What can't be listened to now is tried with the next launch.
     pub(super) fn start_watching(&self) {
         for what in [Removed::Rules, Removed::Link] {
-            let (watcher, runtime) =
-                self.locked(|state| (state.watch(what), state.runtime.clone()));
+            let (watcher, runtime, instance) = self
+                .locked(|state| (state.watch(what), state.runtime.clone(), state.instance.clone()));
             if let Some(watcher) = watcher {
-                runtime.spawn(self.clone().keep_right(what, watcher));
+                runtime.spawn(self.clone().keep_right(what, instance, watcher));
             }
         }
     }
 
-    async fn keep_right(self, what: Removed, mut watcher: Watcher) {
+    /// Says what of others' rules is in the way of containers, once until that changes.
+    /// Waits for nothing.
+    fn look_at_others(&self) {
+        if self.looks.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let networks = self.clone();
+        let look = move || {
+            networks.looks.store(false, Ordering::Release);
+            let instance = networks.locked(|state| state.instance.clone());
+            let found = match firewall::others::in_the_way(&instance) {
+                Ok(found) => found,
+                Err(error) => return tracing::debug!("{error}"),
+            };
+            let told = networks
+                .locked(|state| std::mem::replace(&mut state.watching.in_the_way, found.clone()));
+            for sentence in found.difference(&told) {
+                tracing::warn!("{sentence}");
+            }
+        };
+        tokio::spawn(async {
+            // Whoever changes chains changes several, and shuts all while at it.
+            tokio::time::sleep(Brake::MOST).await;
+            let _ = tokio::task::spawn_blocking(look).await;
+        });
+    }
+
+    async fn keep_right(self, what: Removed, instance: Instance, mut watcher: Watcher) {
         let mut brake = Brake::default();
+        self.look_at_others();
         loop {
-            let heard = watcher.removed().await;
+            let heard = watcher.heard(&instance).await;
+            let gone = match &heard {
+                Ok(Change::Others) => {
+                    self.look_at_others();
+                    continue;
+                }
+                Ok(Change::Ports(names)) if !self.misses(names.clone()).await => continue,
+                Ok(Change::Gone(gone)) => *gone,
+                _ => what,
+            };
             tokio::time::sleep(brake.pause(Instant::now())).await;
             let networks = self.clone();
             let is_lost = heard.is_err();
@@ -127,9 +189,11 @@ impl Networks {
                     })
                 });
                 // Nobody listened meanwhile: it is looked at, whatever was heard.
-                networks.repair(what);
+                networks.repair(gone);
                 again
             });
+            // Whoever flushes rules makes others.
+            self.look_at_others();
             match repaired.await {
                 Ok(None) => {}
                 Ok(Some(Some(another))) => watcher = another,
@@ -138,6 +202,13 @@ impl Networks {
                 Err(error) => tracing::error!("repairing {what}: {error}"),
             }
         }
+    }
+
+    /// Whether one of these interfaces is to be there.
+    async fn misses(&self, names: Vec<String>) -> bool {
+        let networks = self.clone();
+        let look = move || networks.locked(|state| state.misses_port(&names));
+        tokio::task::spawn_blocking(look).await.unwrap_or(true)
     }
 }
 

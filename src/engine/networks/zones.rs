@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::State;
 use crate::network::dns::{Guest, Names, Zone};
+
+/// The names of every network.
+pub(super) type All = BTreeMap<String, Arc<Names>>;
 
 impl State {
     /// See [`super::Networks::set_running`].
@@ -34,7 +39,7 @@ impl State {
                 }
             }
         }
-        let names: BTreeMap<String, Arc<Names>> =
+        let names: All =
             names.into_iter().map(|(name, names)| (name.to_owned(), Arc::new(names))).collect();
         for (network, up) in &self.up {
             let zone = Zone {
@@ -42,23 +47,19 @@ impl State {
                 guests: self.guests(network, &names),
                 clients: up.spec.subnets().collect(),
                 outside: !up.spec.internal,
+                ..Zone::default()
             };
-            up.zone.send_if_modified(|now| {
-                let changed = **now != zone;
-                if changed {
-                    *now = Arc::new(zone);
-                }
-                changed
-            });
+            replace(&up.zone, zone);
+        }
+        for joined in self.joined.values() {
+            if let Some(inside) = &joined.inside {
+                replace(&inside.zone, self.inside_zone(joined, &names));
+            }
         }
     }
 
     /// Containers that are on other networks too, or have servers of their own.
-    fn guests(
-        &self,
-        network: &str,
-        names: &BTreeMap<String, Arc<Names>>,
-    ) -> BTreeMap<IpAddr, Guest> {
+    fn guests(&self, network: &str, names: &All) -> BTreeMap<IpAddr, Guest> {
         let mut guests = BTreeMap::new();
         for joined in self.joined.values() {
             let Some(place) = joined.endpoints.iter().find(|place| place.network == network) else {
@@ -83,4 +84,14 @@ impl State {
         }
         guests
     }
+}
+
+fn replace(answered: &watch::Sender<Arc<Zone>>, zone: Zone) {
+    answered.send_if_modified(|now| {
+        let changed = **now != zone;
+        if changed {
+            *now = Arc::new(zone);
+        }
+        changed
+    });
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::{Preparation, Ready, USERS_MAX, Workshop, doing, resolve_user, stdio::pipe_from};
+use super::{Preparation, Ready, USERS_MAX, Workshop, resolve_user, stdio::pipe_from};
 use crate::cgroup::Cgroup;
+use crate::engine::output;
+use crate::engine::paths::doing;
 use crate::engine::terminal::{self, Size};
 use crate::image::ImageConfig;
 use crate::manifest::model::{Container, Isolation, Userns};
@@ -115,8 +117,9 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
     }
     let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
     context.image = image.map(ImageConfig::defaults).unwrap_or_default();
-    let mut spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-    parts.seccomp = workshop.filters.of(&spec)?;
+    let mut spec =
+        spec::build_without_filter(&manifest, &context).map_err(|error| error.to_string())?;
+    parts.seccomp = workshop.filters.of(&manifest, &context)?;
     preparation.stdio(workshop, inside, job.stdio, root.as_fd(), owner, &mut parts)?;
     if isolated {
         use crate::sys::process::flags;
@@ -154,10 +157,10 @@ impl Preparation<'_> {
             Stdio::Log => {
                 self.stdin(false, owner, parts)?;
                 let run_dir = workshop.paths.container_run_dir(&inside.name);
-                for (index, stream) in ["stdout", "stderr"].iter().enumerate() {
-                    let path = run_dir.join(stream);
+                let [stdout, stderr, _] = output::paths(&run_dir);
+                for (index, path) in [(1, stdout), (2, stderr)] {
                     let fifo = File::options().read(true).write(true).open(&path);
-                    parts.stdio[index + 1] = self.add(fifo.map_err(doing("opening", &path))?);
+                    parts.stdio[index] = self.add(fifo.map_err(doing("opening", &path))?);
                 }
             }
             Stdio::Pipes { stdin, stdout, stderr } => {

@@ -8,30 +8,30 @@ mod stdio;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
 use super::networks::Networks;
-use super::paths::Paths;
+use super::output::{self, open_fifo};
+use super::paths::{Paths, doing};
 use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
 use crate::manifest::model::{Container, Isolation, MountKind, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
-use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
+use crate::spec::{self, CgroupVersion, compile::Parts, devices, users::ResolvedUser};
 
 pub use command::{Inside, Job, Stdio, command};
 pub use signs::Signs;
-pub use stdio::{Ends, open_fifo};
+pub use stdio::Ends;
 
 /// What a container keeps from one launch to the next.
 #[derive(Debug, Default)]
@@ -88,6 +88,15 @@ pub struct Workshop {
     pub networks: Networks,
     /// What was compiled before.
     pub filters: Filters,
+}
+
+impl Workshop {
+    /// Whether a container has Berth's init. Without a group to follow it by, the payload
+    /// must be the keeper's own child: an init between them could only be killed without it.
+    pub fn has_init(&self, manifest: &Container) -> bool {
+        let isolated = manifest.isolation == Isolation::Full;
+        manifest.has_init() && (isolated || self.parent.has_groups())
+    }
 }
 
 /// Ready for the keeper.
@@ -156,9 +165,7 @@ impl<'a> Preparation<'a> {
         let ids = namespaces
             .map(|namespaces| IdMap { range: namespaces.range, userns: namespaces.user.as_fd() });
 
-        // Without a group to follow it by, the payload must be the keeper's own child: an
-        // init between them could only be killed without it.
-        let init = manifest.has_init() && (isolated || self.workshop.parent.has_groups());
+        let init = self.workshop.has_init(&manifest);
         let mut parts = Parts { init, ..Parts::default() };
         let writable =
             Writable::at(&paths.state_dir(), &order.id).map_err(|error| error.to_string())?;
@@ -211,8 +218,9 @@ impl<'a> Preparation<'a> {
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
         let notify = self.signs(&manifest, &run_dir, owner, &mut context, &mut parts)?;
-        let spec = spec::build(&manifest, &context).map_err(|error| error.to_string())?;
-        parts.seccomp = self.workshop.filters.of(&spec)?;
+        let spec =
+            spec::build_without_filter(&manifest, &context).map_err(|error| error.to_string())?;
+        parts.seccomp = self.workshop.filters.of(&manifest, &context)?;
         if let Some(cgroup) = &order.kept.cgroup {
             if isolated && !own_ids {
                 // In a user namespace of its own nobody can make a device.
@@ -222,18 +230,19 @@ impl<'a> Preparation<'a> {
         }
 
         // With a terminal too: what it prints goes on into the first of them.
-        let fifos = [
-            open_fifo(&run_dir.join("stdout"), owner)?,
-            open_fifo(&run_dir.join("stderr"), owner)?,
-        ];
+        let [stdout, stderr, between] = output::paths(&run_dir);
+        let stdout = self.add(open_fifo(&stdout, owner)?);
+        let stderr = self.add(open_fifo(&stderr, owner)?);
+        let between = open_fifo(&between, (0, 0))?;
+        if init {
+            parts.output = vec![stdout, stderr, self.add(between)];
+        }
         if manifest.tty {
             let pty = self.console(first, isolated, order.size, &mut parts)?;
             self.terminal(pty, owner.0, &mut parts)?;
         } else {
             self.stdin(manifest.stdin, owner, &mut parts)?;
-            let [stdout, stderr] = fifos;
-            parts.stdio[1] = self.add(stdout);
-            parts.stdio[2] = self.add(stderr);
+            parts.stdio = [parts.stdio[0], stdout, stderr];
         }
         for (socket, name) in order.sockets.drain(..) {
             let index = self.add(socket);
@@ -338,7 +347,8 @@ impl<'a> Preparation<'a> {
         let cgroup = kept.insert(cgroup);
         let warnings = cgroup.apply(&manifest.resources).map_err(|error| error.to_string())?;
         self.warnings.extend(warnings);
-        parts.cgroup_v1 = self.workshop.parent.v1_mounts();
+        parts.cgroup_v1 = self.workshop.parent.v1_mounts(cgroup);
+        parts.has_cgroup_v1 = self.workshop.parent.version() != CgroupVersion::V2;
         Ok(())
     }
 
@@ -464,24 +474,28 @@ pub(super) fn resolve_user(
 pub struct Filters(Arc<Mutex<VecDeque<Compiled>>>);
 
 /// A filter, and its program for seccomp(2).
-type Compiled = (LinuxSeccomp, Vec<u8>);
+type Compiled = (spec::Filter, Vec<u8>);
 
 impl Filters {
     /// As many as there may be different ones in use.
     const KEPT: usize = 8;
 
-    /// The filter of a Spec, for seccomp(2); empty when it has none.
-    fn of(&self, spec: &oci_spec::runtime::Spec) -> Result<Vec<u8>, String> {
-        let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let Some(filter) = filter else { return Ok(Vec::new()) };
+    /// The filter of a container, for seccomp(2); empty when it has none.
+    fn of(&self, manifest: &Container, context: &spec::Context) -> Result<Vec<u8>, String> {
+        let filter = spec::Filter::of(manifest, context).map_err(|error| error.to_string())?;
         // A lock that somebody died with still holds whole entries.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, program)) = known.iter().find(|(other, _)| other == filter) {
+        if let Some((_, program)) = known.iter().find(|(other, _)| *other == filter) {
             return Ok(program.clone());
         }
-        let program = spec::seccomp::compile(filter).map_err(|error| error.to_string())?.to_bytes();
+        let program = match filter.profile().map_err(|error| error.to_string())? {
+            None => Vec::new(),
+            Some(profile) => {
+                spec::seccomp::compile(&profile).map_err(|error| error.to_string())?.to_bytes()
+            }
+        };
         known.truncate(Self::KEPT - 1);
-        known.push_front((filter.clone(), program.clone()));
+        known.push_front((filter, program.clone()));
         Ok(program)
     }
 }
@@ -553,8 +567,4 @@ pub fn lower_of(manifest: &Container, paths: &Paths) -> Result<Lower, String> {
 /// Where the status of a launch is.
 pub fn status_path(run_dir: &Path, incarnation: u64) -> PathBuf {
     run_dir.join(format!("{incarnation}.status"))
-}
-
-fn doing<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> String + use<'a> {
-    move |error| format!("{what} {}: {error}", path.display())
 }

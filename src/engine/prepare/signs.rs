@@ -10,7 +10,8 @@ use std::path::Path;
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::{Preparation, doing};
+use super::Preparation;
+use crate::engine::paths::doing;
 use crate::manifest::model::{Container, Isolation};
 use crate::sandbox::plan::{PlanMount, PlanSource};
 use crate::spec::{self, compile::Parts};

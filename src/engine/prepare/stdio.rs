@@ -3,13 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{Preparation, doing};
+use super::Preparation;
+use crate::engine::paths::doing;
 use crate::engine::terminal::{self, Size};
 use crate::spec::compile::Parts;
 
@@ -92,30 +91,6 @@ impl Preparation<'_> {
         }
         Ok(())
     }
-}
-
-/// A FIFO for a container's output, made if it is missing, owned by the payload's
-/// user so that it can open `/dev/stdout` again. Opened for reading and writing: a
-/// payload never sees EPIPE, whoever reads, or nobody (fifo(7)).
-pub fn open_fifo(path: &Path, owner: (u32, u32)) -> Result<OwnedFd, String> {
-    use rustix::fs::{CWD, FileType, mknodat};
-    match mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(errno) => return Err(doing("making the FIFO", path)(errno.into())),
-    }
-    let fifo = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(doing("opening the FIFO", path))?;
-    let meta = fifo.metadata().map_err(doing("looking at", path))?;
-    if !meta.file_type().is_fifo() {
-        return Err(format!("{} is not a FIFO; remove it", path.display()));
-    }
-    std::os::unix::fs::fchown(&fifo, Some(owner.0), Some(owner.1))
-        .map_err(doing("giving to the container", path))?;
-    Ok(fifo.into())
 }
 
 /// A pipe that the process reads: our end, non-blocking, and its.

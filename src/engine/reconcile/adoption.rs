@@ -6,7 +6,7 @@ use super::action::Action;
 use super::clock::Now;
 use super::event::Adopted;
 use super::observed::{KILL_AGAIN, Observed};
-use super::record::{Exit, ExitStatus, Half, Phase, Record, Run, StopWhy};
+use super::record::{Exit, ExitStatus, Half, How, Phase, Record, Run, StopWhy};
 use crate::manifest::scalar::Name;
 use crate::manifest::variants::RestartPolicy;
 
@@ -104,7 +104,7 @@ impl Observed {
                 Phase::Running(run) => self.vanished(&name, run, None, now),
                 Phase::Stopping { run, why, .. } => self.vanished(&name, run, Some(why), now),
                 Phase::Ending { run, why, half: Half::Emptied, .. } => {
-                    self.ended(&name, run, why, ExitStatus::Unknown, false, now);
+                    self.ended(&name, run, why, How::UNKNOWN, now);
                 }
                 _ => {}
             }
@@ -130,7 +130,7 @@ impl Observed {
     /// Nobody told of it. Its payload is gone; whether all of it is, the answer to
     /// SIGKILL will tell.
     fn vanished(&mut self, name: &Name, run: Run, why: Option<StopWhy>, now: &Now) {
-        let half = Half::Exit { status: ExitStatus::Unknown, oom: false };
+        let half = Half::Exit(How::UNKNOWN);
         let deadline = now.mono.saturating_add(KILL_AGAIN);
         self.set_phase(name, Phase::Ending { run, why, half, deadline });
     }
@@ -140,12 +140,12 @@ impl Observed {
 pub(super) fn reboot(record: &mut Record, now: &Now) {
     if record.phase.is_alive() {
         record.last_exit = Some(match &record.phase {
-            Phase::Ending { run, half: Half::Exit { status, oom }, .. } => Exit {
+            Phase::Ending { run, half: Half::Exit(how), .. } => Exit {
                 incarnation: record.incarnation,
-                status: *status,
-                oom_killed: *oom,
+                status: how.status,
+                oom_killed: how.oom,
                 started: Some(run.started_wall),
-                finished: now.wall,
+                finished: how.at.unwrap_or(now.wall),
                 error: None,
             },
             phase => Exit {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{ExitStatus, HealthStatus, Image};
+use super::record::{HealthStatus, How, Image};
 use crate::manifest::model::Container;
 use crate::manifest::scalar::{Name, Signal};
 
@@ -57,9 +57,7 @@ pub enum Event {
         /// Which run.
         incarnation: u64,
         /// How it ended.
-        status: ExitStatus,
-        /// The kernel ended a process of it for memory.
-        oom: bool,
+        how: How,
     },
     /// No process of this incarnation is left. Also the answer to every
     /// [`Action::KillAll`](super::Action::KillAll), once that is so.

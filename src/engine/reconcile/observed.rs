@@ -14,7 +14,7 @@ use super::event::{Event, Refused};
 use super::graph::Graph;
 pub use super::judge::Block;
 use super::judge::{Node, Outlook};
-use super::record::{ExitStatus, Half, Phase, Record, StopWhy};
+use super::record::{Half, How, Phase, Record, StopWhy};
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
 
@@ -165,11 +165,11 @@ impl Observed {
             Event::LaunchFailed { name, incarnation, code, error } => {
                 self.launch_failed(&name, incarnation, code, error, now);
             }
-            Event::Exited { name, incarnation, status, oom } => {
+            Event::Exited { name, incarnation, how } => {
                 self.overtake(&name, incarnation, now);
                 if let Some(run) = self.ending(&name, incarnation, now) {
                     self.unconfirmed.remove(&name);
-                    self.half(&name, run, Half::Exit { status, oom }, now);
+                    self.half(&name, run, Half::Exit(how), now);
                 }
             }
             Event::CgroupEmptied { name, incarnation } => {
@@ -183,13 +183,10 @@ impl Observed {
                 if let Some((run, why)) = self.ending(&name, incarnation, now) {
                     self.unconfirmed.remove(&name);
                     let known = self.records.get(&name).and_then(|record| match record.phase {
-                        Phase::Ending { half: Half::Exit { status, oom }, .. } => {
-                            Some((status, oom))
-                        }
+                        Phase::Ending { half: Half::Exit(how), .. } => Some(how),
                         _ => None,
                     });
-                    let (status, oom) = known.unwrap_or((ExitStatus::Unknown, false));
-                    self.ended(&name, run, why, status, oom, now);
+                    self.ended(&name, run, why, known.unwrap_or(How::UNKNOWN), now);
                 }
             }
             Event::HealthChanged { name, incarnation, health } => {

@@ -304,14 +304,27 @@ pub enum HealthStatus {
 #[serde(rename_all = "kebab-case")]
 pub enum Half {
     /// The payload's exit is known.
-    Exit {
-        /// How it ended.
-        status: ExitStatus,
-        /// The kernel ended a process of it for memory.
-        oom: bool,
-    },
+    Exit(How),
     /// Its cgroup is empty.
     Emptied,
+}
+
+/// How a payload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct How {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// The kernel ended a process of it for memory.
+    pub oom: bool,
+    /// When, in Unix nanoseconds, if that was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<i64>,
+}
+
+impl How {
+    /// Nobody knows.
+    pub const UNKNOWN: How = How { status: ExitStatus::Unknown, oom: false, at: None };
 }
 
 /// Why a container was asked to end.

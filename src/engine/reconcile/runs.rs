@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::clock::Now;
 use super::observed::{KILL_AGAIN, Live, Observed};
 use super::record::{
-    Asked, Exit, ExitStatus, Half, HealthStatus, Held, Phase, Record, Run, StopWhy,
+    Asked, Exit, ExitStatus, Half, HealthStatus, Held, How, Phase, Record, Run, StopWhy,
 };
 use crate::manifest::model::{Container, Restart};
 use crate::manifest::scalar::Name;
@@ -132,9 +132,8 @@ impl Observed {
             _ => None,
         });
         match (earlier, half) {
-            (Some(Half::Emptied), Half::Exit { status, oom })
-            | (Some(Half::Exit { status, oom }), Half::Emptied) => {
-                self.ended(name, run, why, status, oom, now);
+            (Some(Half::Emptied), Half::Exit(how)) | (Some(Half::Exit(how)), Half::Emptied) => {
+                self.ended(name, run, why, how, now);
             }
             // The same sign again.
             (Some(_), _) => {}
@@ -142,7 +141,7 @@ impl Observed {
                 // Due at once: decide sends the SIGKILL that sweeps up what is left,
                 // unless the other sign has come by then.
                 let deadline = match half {
-                    Half::Exit { .. } => now.mono,
+                    Half::Exit(_) => now.mono,
                     Half::Emptied => now.mono.saturating_add(KILL_AGAIN),
                 };
                 self.set_phase(name, Phase::Ending { run, why, half, deadline });
@@ -156,10 +155,10 @@ impl Observed {
         name: &Name,
         run: Run,
         why: Option<StopWhy>,
-        status: ExitStatus,
-        oom: bool,
+        how: How,
         now: &Now,
     ) {
+        let How { status, oom, at } = how;
         self.live.remove(name);
         self.edit(name, |record| {
             record.last_exit = Some(Exit {
@@ -167,7 +166,7 @@ impl Observed {
                 status,
                 oom_killed: oom,
                 started: Some(run.started_wall),
-                finished: now.wall,
+                finished: at.unwrap_or(now.wall),
                 error: why.as_ref().and_then(fault),
             });
             if let Some(timing) = record.timing_of(record.incarnation) {

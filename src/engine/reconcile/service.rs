@@ -119,7 +119,11 @@ impl Observed {
         };
         if matches!(record.phase, Phase::Launching { .. }) {
             self.unconfirmed.remove(name);
-            self.set_phase(name, Phase::Exited(Rest::Skipped { unmet }));
+            self.edit(name, |record| {
+                record.phase = Phase::Exited(Rest::Skipped { unmet });
+                // Whom clients start waits for the next one.
+                record.demanded = false;
+            });
         }
     }
 
@@ -243,7 +247,8 @@ mod tests {
 
     fn ended(name: &Name, incarnation: u64, code: i32) -> [Event; 2] {
         let (name, status) = (name.clone(), ExitStatus::Code(code));
-        let exited = Event::Exited { name: name.clone(), incarnation, status, oom: false };
+        let exited =
+            Event::Exited { name: name.clone(), incarnation, how: How { status, ..How::UNKNOWN } };
         [exited, Event::CgroupEmptied { name, incarnation }]
     }
 

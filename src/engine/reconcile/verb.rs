@@ -192,9 +192,13 @@ impl Observed {
 
 /// Somebody connects: it is to run, unless a person stopped it. One that ended by itself a
 /// moment ago, perhaps without having taken the connection, gets the pause that its policy
-/// would have made: the same client must not start it over and over.
+/// would have made: the same client must not start it over and over. Whoever found its
+/// conditions unmet was turned away, so this is another one.
 pub(super) fn demand(record: &mut Record, now: &Now) {
     record.demanded = true;
+    if matches!(record.phase, Phase::Exited(Rest::Skipped { .. })) {
+        record.phase = Phase::Exited(Rest::Stopped { why: StopWhy::Idle });
+    }
     if record.phase != Phase::Exited(Rest::Finished) {
         return;
     }

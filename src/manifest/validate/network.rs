@@ -74,7 +74,7 @@ pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
             }
             others.push(mapping.address);
         }
-        if one.hold && mapping.host.is_none() {
+        if one.hold && (mapping.host.is_none() || mapping.among().is_some()) {
             let message = "a held socket needs a port of the host";
             found.push(objection("network.publish", message, "write { host = 80, hold = true }"));
         }
@@ -117,6 +117,11 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
         if file.gateway.is_some() {
             found.push(objection("gateway", "there is no `subnet` that it could be in", ""));
         }
+        let parts =
+            [("ip-range", file.ip_range.is_some()), ("reserved", !file.reserved.is_empty())];
+        for (key, _) in parts.iter().filter(|(_, said)| *said) {
+            found.push(objection(key, "there is no `subnet` that it could be in", ""));
+        }
         if file.driver != Driver::Bridge {
             let why = "a macvlan or ipvlan is in the subnet of its parent: `subnet` is missing";
             found.push(objection("driver", why, "write the subnet that the parent is in"));
@@ -130,16 +135,19 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
     let mut spec = NetworkSpec::bridge(name, file.subnet.unwrap_or(stand_in), file.subnet6);
     spec.driver = file.driver;
     spec.gateway = file.gateway.filter(|_| file.subnet.is_some()).unwrap_or(spec.gateway);
+    spec.range = file.ip_range.filter(|_| file.subnet.is_some());
+    spec.reserved = file.reserved.iter().copied().filter(|_| file.subnet.is_some()).collect();
     spec.gateway6 = file.gateway6;
     spec.internal = file.internal;
     spec.isolated = file.isolated;
     spec.mtu = file.mtu;
     spec.parent = file.parent.clone();
     found.extend(spec.problems().into_iter().map(|problem| {
-        let key = ["gateway", "MTU", "parent", "isolated"]
+        let key = ["gateway", "MTU", "parent", "isolated", "reserved", "range"]
             .into_iter()
             .find(|word| problem.contains(word))
             .unwrap_or("subnet");
+        let key = if key == "range" { "ip-range" } else { key };
         objection(&key.to_ascii_lowercase(), problem, "")
     }));
     found

@@ -1,6 +1,7 @@
 //! Names of a network's containers. [`answer`] is pure: a query and a zone give an
 //! answer, or the word to ask somebody else; [`serve`] has the sockets.
 
+pub mod inside;
 mod server;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ impl Names {
 pub struct Zone {
     /// The network's own names.
     pub names: Arc<Names>,
+    /// Names of other networks that everybody who asks here is on.
+    pub more: Vec<Arc<Names>>,
     /// What differs for some who ask, by their address.
     pub guests: BTreeMap<IpAddr, Guest>,
     /// Who is answered at all; everybody if it is empty. A host that routes for others
@@ -49,6 +52,8 @@ pub struct Zone {
     /// Whether other names are asked of servers outside; a network without an outside
     /// must not leak by its names.
     pub outside: bool,
+    /// The servers that are asked, instead of the host's.
+    pub servers: Vec<IpAddr>,
 }
 
 /// What one container is answered beside the names of the network that it asks on.
@@ -66,13 +71,13 @@ impl Zone {
     fn all(&self, source: IpAddr) -> impl Iterator<Item = &Names> {
         let guest = self.guests.get(&source);
         let others = guest.into_iter().flat_map(|guest| &guest.names);
-        std::iter::once(&self.names).chain(others).map(Arc::as_ref)
+        std::iter::once(&self.names).chain(&self.more).chain(others).map(Arc::as_ref)
     }
 
     fn forward(&self, source: IpAddr) -> Option<Vec<IpAddr>> {
         match self.guests.get(&source) {
             Some(guest) => guest.outside.then(|| guest.servers.clone()),
-            None => self.outside.then(Vec::new),
+            None => self.outside.then(|| self.servers.clone()),
         }
     }
 }

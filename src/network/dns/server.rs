@@ -6,19 +6,21 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hickory_proto::rr::RecordType;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Answer, Zone, answer, failure};
 use crate::network::error::{Error, Result};
+use crate::network::netns;
 
 /// Questions that wait for an upstream server, and TCP connections, at once.
 const AT_ONCE: usize = 256;
@@ -148,12 +150,21 @@ struct Resolver {
     /// How often each name with several addresses was asked for.
     turns: Mutex<HashMap<(String, RecordType), usize>>,
     places: Arc<Places>,
+    /// The only one who asks, if there is but one: its network namespace, in which the
+    /// servers that it named itself are asked.
+    within: Option<Arc<OwnedFd>>,
 }
 
 /// Answers until it is dropped. A change of the zone counts from the next query on.
-pub async fn serve(sockets: Sockets, zone: watch::Receiver<Arc<Zone>>, upstream: Arc<Upstream>) {
-    let resolver =
-        Arc::new(Resolver { zone, upstream, turns: Mutex::default(), places: Places::new() });
+/// `within` is the network namespace of who asks, if all are one.
+pub async fn serve(
+    sockets: Sockets,
+    zone: watch::Receiver<Arc<Zone>>,
+    upstream: Arc<Upstream>,
+    within: Option<Arc<OwnedFd>>,
+) {
+    let (turns, places) = (Mutex::default(), Places::new());
+    let resolver = Arc::new(Resolver { zone, upstream, turns, places, within });
     let Sockets { udp, tcp } = sockets;
     tokio::join!(
         datagrams(Arc::new(udp), Arc::clone(&resolver)),
@@ -179,10 +190,22 @@ impl Resolver {
         *turn
     }
 
-    /// Where a query goes on to.
-    fn servers(&self, named: Vec<IpAddr>) -> Vec<SocketAddr> {
-        let servers = if named.is_empty() { self.upstream.servers() } else { named };
-        servers.into_iter().map(|server| SocketAddr::new(server, 53)).collect()
+    /// Where a query goes on to, and the namespace from which.
+    fn onward(&self, named: Vec<IpAddr>) -> Onward {
+        let (servers, within) = match named.is_empty() {
+            true => (self.upstream.servers(), None),
+            false => (named, self.within.clone()),
+        };
+        let servers = servers.into_iter().map(|server| SocketAddr::new(server, 53)).collect();
+        Onward { servers, within }
+    }
+
+    /// Who asks, for the count of their places: one who may choose among addresses is one.
+    fn asker(&self, from: SocketAddr) -> IpAddr {
+        match self.within {
+            Some(_) => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+            None => from.ip(),
+        }
     }
 }
 
@@ -210,11 +233,11 @@ async fn datagrams(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {
             }
             Answer::Forward(named) => {
                 // Too many wait already: the client asks again.
-                let Some(place) = resolver.places.take(from.ip()) else { continue };
+                let Some(place) = resolver.places.take(resolver.asker(from)) else { continue };
                 let (query, socket) = (query.to_vec(), Arc::clone(&socket));
                 let resolver = Arc::clone(&resolver);
                 tokio::spawn(async move {
-                    let reply = match ask(&query, &resolver.servers(named)).await {
+                    let reply = match resolver.onward(named).ask(&query).await {
                         Some(reply) => Some(reply),
                         None => failure(&query),
                     };
@@ -228,33 +251,75 @@ async fn datagrams(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {
     }
 }
 
-/// Asks one server after the other by UDP, from a port that the kernel chooses anew
-/// each time: an answer can't be guessed (RFC 5452).
-async fn ask(query: &[u8], upstream: &[SocketAddr]) -> Option<Vec<u8>> {
-    for server in upstream {
-        let asked = timeout(PATIENCE, async {
-            let any: SocketAddr = match server {
-                SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-                SocketAddr::V6(_) => ([0u16; 8], 0).into(),
-            };
-            let socket = UdpSocket::bind(any).await?;
-            socket.connect(server).await?;
-            socket.send(query).await?;
-            let mut bytes = vec![0; DATAGRAM];
-            loop {
-                let length = socket.recv(&mut bytes).await?;
-                // Its number must be that of the question.
-                if length >= 12 && bytes[..2] == query[..2] {
-                    bytes.truncate(length);
-                    return io::Result::Ok(bytes);
-                }
-            }
+/// Servers that know more.
+struct Onward {
+    servers: Vec<SocketAddr>,
+    /// The network namespace from which they are asked; our own without one.
+    within: Option<Arc<OwnedFd>>,
+}
+
+impl Onward {
+    /// A socket in that namespace; within a runtime.
+    async fn socket(&self, server: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+        let family = match server {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let open = move || rustix::net::socket_with(family, kind, flags, None);
+        let Some(netns) = self.within.clone() else { return Ok(open()?) };
+        // Namespaces belong to a thread: it takes one.
+        let opened = tokio::task::spawn_blocking(move || {
+            netns::inside(netns.as_fd(), || {
+                open().map_err(|error| Error::new("open", "a socket in a container", error))
+            })
         });
-        if let Ok(Ok(reply)) = asked.await {
-            return Some(reply);
-        }
+        opened.await.map_err(io::Error::other)?.map_err(io::Error::other)
     }
-    None
+
+    /// Asks one server after the other by UDP, from a port that the kernel chooses anew
+    /// each time: an answer can't be guessed (RFC 5452).
+    async fn ask(&self, query: &[u8]) -> Option<Vec<u8>> {
+        for server in &self.servers {
+            let asked = timeout(PATIENCE, async {
+                let socket = self.socket(*server, SocketType::DGRAM).await?;
+                let socket = UdpSocket::from_std(socket.into())?;
+                socket.connect(server).await?;
+                socket.send(query).await?;
+                let mut bytes = vec![0; DATAGRAM];
+                loop {
+                    let length = socket.recv(&mut bytes).await?;
+                    // Its number must be that of the question.
+                    if length >= 12 && bytes[..2] == query[..2] {
+                        bytes.truncate(length);
+                        return io::Result::Ok(bytes);
+                    }
+                }
+            });
+            if let Ok(Ok(reply)) = asked.await {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    async fn ask_by_tcp(&self, query: &[u8]) -> Option<Vec<u8>> {
+        for server in &self.servers {
+            let asked = timeout(PATIENCE, async {
+                let socket = self.socket(*server, SocketType::STREAM).await?;
+                let mut stream = TcpSocket::from_std_stream(socket.into()).connect(*server).await?;
+                stream.write_u16(u16::try_from(query.len()).map_err(io::Error::other)?).await?;
+                stream.write_all(query).await?;
+                let mut reply = vec![0; usize::from(stream.read_u16().await?)];
+                stream.read_exact(&mut reply).await?;
+                io::Result::Ok(reply)
+            });
+            if let Ok(Ok(reply)) = asked.await {
+                return Some(reply);
+            }
+        }
+        None
+    }
 }
 
 async fn connections(listener: TcpListener, resolver: Arc<Resolver>) {
@@ -265,7 +330,7 @@ async fn connections(listener: TcpListener, resolver: Arc<Resolver>) {
             tokio::time::sleep(REST).await;
             continue;
         };
-        let Some(place) = places.share(from.ip(), one) else { continue };
+        let Some(place) = places.share(resolver.asker(from), one) else { continue };
         let resolver = Arc::clone(&resolver);
         tokio::spawn(async move {
             // Who says nothing for long makes room for others.
@@ -286,7 +351,7 @@ async fn conversation(
         let reply = match resolver.look(&query, from, usize::from(u16::MAX)) {
             Answer::Ignore => return Ok(()),
             Answer::Reply(reply) => Some(reply),
-            Answer::Forward(named) => match ask_by_tcp(&query, &resolver.servers(named)).await {
+            Answer::Forward(named) => match resolver.onward(named).ask_by_tcp(&query).await {
                 Some(reply) => Some(reply),
                 None => failure(&query),
             },
@@ -295,23 +360,6 @@ async fn conversation(
         stream.write_u16(u16::try_from(reply.len()).map_err(io::Error::other)?).await?;
         stream.write_all(&reply).await?;
     }
-}
-
-async fn ask_by_tcp(query: &[u8], upstream: &[SocketAddr]) -> Option<Vec<u8>> {
-    for server in upstream {
-        let asked = timeout(PATIENCE, async {
-            let mut stream = TcpStream::connect(server).await?;
-            stream.write_u16(u16::try_from(query.len()).map_err(io::Error::other)?).await?;
-            stream.write_all(query).await?;
-            let mut reply = vec![0; usize::from(stream.read_u16().await?)];
-            stream.read_exact(&mut reply).await?;
-            io::Result::Ok(reply)
-        });
-        if let Ok(Ok(reply)) = asked.await {
-            return Some(reply);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub enum Verdict {
 pub enum Expr {
     /// Loads a packet's property (`NFT_META_*`).
     Meta { key: u32, to: Register },
+    /// Sets a packet's property.
+    SetMeta { key: u32, from: Register },
     /// Loads bytes of a header: 0 link, 1 network, 2 transport.
     Payload { base: u32, offset: u32, length: u32, to: Register },
     /// Loads a connection's property (`NFT_CT_*`).
@@ -102,6 +104,9 @@ impl Expr {
         match self {
             Expr::Meta { key, to } => named(out, "meta", &|data| {
                 data.number(2, *key).number(1, register(*to));
+            }),
+            Expr::SetMeta { key, from } => named(out, "meta", &|data| {
+                data.number(2, *key).number(3, register(*from));
             }),
             Expr::Payload { base, offset, length, to } => named(out, "payload", &|data| {
                 data.number(1, register(*to))

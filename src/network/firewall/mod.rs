@@ -20,6 +20,10 @@
 //!    now known to connection tracking: its other packets, and its answers, are
 //!    translated and forwarded by the kernel at once, without another detour.
 //!
+//! Firewalls that drop what comes by another interface than its source is behind
+//! (firewalld does for IPv6) ask a routing table: the packet has a mark on that way, and
+//! a rule of routing gives it one in which everything is behind the pair.
+//!
 //! So the rules are asked once a connection, nothing is copied through user space,
 //! the container sees the client's address, and no process of ours needs to live.
 //! Sending a copy (`dup`) exists in the families `ip` and `ip6` only: that chain is
@@ -41,14 +45,21 @@
 //! them back; connections live on, as connection tracking has not forgotten them.
 
 mod expr;
+mod flows;
+mod inner;
+mod netfilter;
+pub mod others;
 mod plan;
 mod ruleset;
 pub mod watch;
 mod wire;
 
+use std::net::Ipv4Addr;
+
 use self::ruleset::Table;
 use self::wire::Wire;
 use super::error::Result;
+use crate::manifest::publish::Protocol;
 
 pub(super) use self::plan::{ADMISSION_V4, ADMISSION_V6};
 pub use self::plan::{Plan, Port, Published};
@@ -58,6 +69,20 @@ pub use self::plan::{Plan, Port, Published};
 pub struct Firewall {
     wire: Wire,
     applied: Vec<Table>,
+    /// Ports of datagrams, as they were last published.
+    datagrams: Option<Vec<Published>>,
+}
+
+/// In the calling thread's network namespace, a container's: leads a port of an address
+/// to others of it. Without any, nothing is left of that.
+///
+/// # Errors
+/// The kernel has no nf_tables.
+pub(super) fn lead_names(from: (Ipv4Addr, u16), to: &[(Protocol, u16)]) -> Result<()> {
+    let mut wire = Wire::open()?;
+    // The container may do with it what it likes.
+    wire.disown();
+    wire.replace(&[inner::table(from, to)])
 }
 
 impl Firewall {
@@ -66,7 +91,7 @@ impl Firewall {
     /// # Errors
     /// The kernel has no nf_tables.
     pub fn open() -> Result<Firewall> {
-        Ok(Firewall { wire: Wire::open()?, applied: Vec::new() })
+        Ok(Firewall { wire: Wire::open()?, applied: Vec::new(), datagrams: None })
     }
 
     /// Makes the ruleset what `plan` says, in one transaction.
@@ -76,13 +101,28 @@ impl Firewall {
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
         let wanted = plan::plan(plan);
         match ruleset::difference(&self.applied, &wanted) {
-            Some(changes) if changes.is_empty() => return Ok(()),
+            Some(changes) if changes.is_empty() => {}
             // Should somebody have changed our tables meanwhile, the whole helps.
             Some(changes) if self.wire.change(&changes).is_ok() => {}
             _ => self.wire.replace(&wanted)?,
         }
         self.applied = wanted;
+        self.forget_flows(plan);
         Ok(())
+    }
+
+    /// Datagrams follow their ports at once.
+    fn forget_flows(&mut self, plan: &Plan) {
+        let is_datagram = |one: &&Published| one.protocol == Protocol::Udp;
+        let now: Vec<Published> = plan.published.iter().filter(is_datagram).cloned().collect();
+        // Of what was before it nothing is known at first.
+        if self.datagrams.as_ref() == Some(&now) {
+            return;
+        }
+        if let Err(error) = flows::forget_stale(plan) {
+            tracing::debug!("{error}; datagrams may go on to where a port led before");
+        }
+        self.datagrams = Some(now);
     }
 
     /// Makes the ruleset anew as it was last applied.

@@ -62,6 +62,7 @@ pub const ADMISSION_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 2)
 
 // linux/netfilter/nf_tables.h
 const META_PROTOCOL: u32 = 1;
+const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
@@ -239,6 +240,13 @@ fn ct_has(what: u32, bits: u32) -> [Expr; 3] {
     ]
 }
 
+fn set_mark(mark: u32, register: Register) -> Vec<Expr> {
+    vec![
+        Expr::Load { value: mark.to_ne_bytes().into(), to: register },
+        Expr::SetMeta { key: META_MARK, from: register },
+    ]
+}
+
 fn to_local() -> [Expr; 2] {
     [
         Expr::DestinationType { to: 0 },
@@ -348,7 +356,7 @@ fn inet_chains(plan: &Plan) -> Vec<Chain> {
         },
         Chain { name: "output", kind: "nat", hook: 3, priority: -100, rules: output },
         Chain { name: "postrouting", kind: "nat", hook: 4, priority: 100, rules: leaving(plan) },
-        Chain { name: "forward", kind: "filter", hook: 2, priority: 0, rules: forward() },
+        Chain { name: "forward", kind: "filter", hook: 2, priority: 0, rules: forward(plan) },
     ]
 }
 
@@ -364,20 +372,22 @@ fn in_destination_loopback() -> Vec<Expr> {
 fn leaving(plan: &Plan) -> Vec<Vec<Expr>> {
     let mut rules = Vec::new();
     for (bridge, network) in bridges(plan) {
-        let out = |not| {
+        let by = |name: &str, not| {
             vec![
                 Expr::Meta { key: META_OIFNAME, to: 0 },
-                Expr::Compare { register: 0, not, value: interface(&bridge) },
+                Expr::Compare { register: 0, not, value: interface(name) },
             ]
         };
         for subnet in network.subnets() {
             if !network.internal {
-                rules.push(rule([in_net(subnet), out(true), vec![Expr::Masquerade]]));
+                // What the host says to itself by the bridge's address is no container's.
+                let leaves = [by(&bridge, true), by("lo", true)].concat();
+                rules.push(rule([in_net(subnet), leaves, vec![Expr::Masquerade]]));
             }
             // Hairpin: the answer must come back through us to be translated.
             rules.push(rule([
                 in_net(subnet),
-                out(false),
+                by(&bridge, false),
                 ct_has(CT_STATUS, DNAT).into(),
                 vec![Expr::Masquerade],
             ]));
@@ -396,12 +406,15 @@ fn leaving(plan: &Plan) -> Vec<Vec<Expr>> {
     rules
 }
 
-fn forward() -> Vec<Vec<Expr>> {
+fn forward(plan: &Plan) -> Vec<Vec<Expr>> {
+    let (_, admitted) = plan.instance.admission();
     let from = |set| interface_in(META_IIFNAME, set).to_vec();
     let to = |set| interface_in(META_OIFNAME, set).to_vec();
     let drop = || vec![verdict(Verdict::Drop)];
     let accept = || vec![verdict(Verdict::Accept)];
     vec![
+        // The mark was for checks of the source, which lie behind.
+        rule([meta_is(META_IIFNAME, interface(&admitted)).into(), set_mark(0, 0)]),
         rule([ct_has(CT_STATE, ESTABLISHED).into(), accept()]),
         rule([
             vec![
@@ -453,8 +466,9 @@ fn admission_chain(plan: &Plan, v6: bool, device: u32) -> Chain {
                 not_from(&admitted),
                 ct_has(CT_STATE, NEW).into(),
                 port_key(v6, at),
+                vec![Expr::Lookup { set: ADMIT[usize::from(at)], key: 0, not: false, value: None }],
+                set_mark(plan.instance.admission_mark(), 13),
                 vec![
-                    Expr::Lookup { set: ADMIT[usize::from(at)], key: 0, not: false, value: None },
                     Expr::Load { value: octets(to), to: 8 },
                     Expr::Load { value: device.to_ne_bytes().into(), to: 12 },
                     Expr::Duplicate { address: 8, device: 12 },

@@ -1,4 +1,4 @@
-//! Tells when somebody removed or changed a table of ours.
+//! Tells when somebody removed or changed a table of ours, or made chains of their own.
 
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
@@ -11,10 +11,22 @@ use crate::network::listener::Listener;
 const GROUP: u32 = 7;
 const SUBSYSTEM: u16 = 10;
 const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const DELETE_RULE: u16 = 8;
 const DELETE_SET: u16 = 11;
 const DELETE_ELEMENTS: u16 = 14;
+
+/// What was heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heard {
+    /// Others made or changed chains of their own.
+    Others,
+    /// More than could be listened to.
+    Lost,
+    /// Something of ours is gone.
+    Removed,
+}
 
 /// Hears of every change of the ruleset.
 #[derive(Debug)]
@@ -35,27 +47,44 @@ impl Watcher {
         Ok(Watcher { listener, table, own: firewall.wire.port() })
     }
 
-    /// Waits until something of ours was removed by anybody but `firewall` itself.
-    pub async fn removed(&mut self) -> Result<()> {
+    /// Waits until something of ours was removed by anybody but `firewall` itself, or
+    /// others changed their chains, or too much came at once.
+    pub async fn heard(&mut self) -> Result<Heard> {
         let Watcher { listener, table, own } = self;
-        listener.wait_for(|bytes| is_removal(bytes, table, *own)).await
+        let mut most = None;
+        listener
+            .wait_for(|bytes| {
+                let heard = what(bytes, table, *own);
+                most = most.max(heard);
+                heard.is_some()
+            })
+            .await?;
+        Ok(most.unwrap_or(Heard::Lost))
     }
 }
 
-/// Whether one of these messages removes something of the table; its name, with a
-/// zero at its end, is the first attribute of each.
-fn is_removal(bytes: &[u8], table: &[u8], own: u32) -> bool {
+/// Whether one of these messages removes something of the table, or is of another one's
+/// chain; the table's name, with a zero at its end, is the first attribute of each. No
+/// bytes stand for messages that were lost.
+fn what(bytes: &[u8], table: &[u8], own: u32) -> Option<Heard> {
     let mut rest = bytes;
+    let mut heard = bytes.is_empty().then_some(Heard::Lost);
     while let Some((message, tail)) = take_message(rest) {
         let Message { kind, sender, body, .. } = message;
         rest = tail;
-        let removals = [DELETE_TABLE, DELETE_CHAIN, DELETE_RULE, DELETE_SET, DELETE_ELEMENTS];
-        let is_removal =
-            sender != own && kind >> 8 == SUBSYSTEM && removals.contains(&(kind & 0xff));
+        if sender == own || kind >> 8 != SUBSYSTEM {
+            continue;
+        }
         // struct nfgenmsg, then the attribute's length and type.
-        if is_removal && body.get(8..8 + table.len()) == Some(table) {
-            return true;
+        let is_ours = body.get(8..8 + table.len()) == Some(table);
+        let removals = [DELETE_TABLE, DELETE_CHAIN, DELETE_RULE, DELETE_SET, DELETE_ELEMENTS];
+        let kind = kind & 0xff;
+        if is_ours && removals.contains(&kind) {
+            return Some(Heard::Removed);
+        }
+        if !is_ours && kind == NEW_CHAIN {
+            heard = Some(Heard::Others);
         }
     }
-    false
+    heard
 }

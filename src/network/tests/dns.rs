@@ -33,7 +33,7 @@ fn a_container_looks_names_up_at_its_gateway() {
             let runtime = &runtime;
             let server = scope.spawn(move || {
                 runtime.block_on(async {
-                    tokio::select! { () = serve(sockets, zone, nobody) => {} _ = stop.1 => {} }
+                    tokio::select! { () = serve(sockets, zone, nobody, None) => {} _ = stop.1 => {} }
                 });
             });
             within(&a, || {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::network::firewall::others;
+use crate::network::firewall::watch::Heard;
 
 /// Every origin, both families, both protocols.
 #[test]
@@ -29,6 +31,10 @@ fn published_ports_are_reached_from_everywhere() {
             assert!(udp(to, 5353).is_some(), "udp from the host to {to}");
         }
         assert!(tcp("127.0.0.1", 9090).is_some());
+        // Who asks the host at a bridge's address from the host itself is nobody else.
+        let own = TcpListener::bind("10.70.1.1:7070").unwrap();
+        let _client = TcpStream::connect("10.70.1.1:7070").unwrap();
+        assert_eq!(own.accept().unwrap().1.ip(), ip("10.70.1.1"));
         for (netns, who) in [(&b, "neighbour"), (&c, "other network"), (&a, "itself")] {
             within(netns, || {
                 for to in [HOST4, HOST6] {
@@ -66,6 +72,101 @@ fn the_hosts_input_rules_hold_for_published_ports() {
         world.plan.published[0].bypass = true;
         world.firewall.apply(&world.plan).unwrap();
         within(&outside, || assert_eq!(tcp(HOST6, 8080).as_deref(), Some(OUTSIDE6)));
+    });
+}
+
+/// A client that never stops sending keeps its flow alive.
+#[test]
+fn datagrams_follow_their_port_to_another_container() {
+    on_a_host(|| {
+        let outside = outside();
+        let mut world = World::new();
+        let net = world.network("back", 1);
+        let (a, at) = world.container(&net, "a");
+        let (b, b_at) = world.container(&net, "b");
+        for netns in [&a, &b] {
+            serve_udp(netns, 53);
+        }
+        world.publish(None, 5353, at, 53, Protocol::Udp);
+        world.publish(None, 5354, b_at, 53, Protocol::Udp);
+        let client = |port: u16| {
+            within(&outside, || {
+                let socket = UdpSocket::bind((OUTSIDE4, 0)).unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.connect((HOST4, port)).unwrap();
+                socket
+            })
+        };
+        let says = |socket: &UdpSocket| {
+            let mut bytes = [0; 64];
+            socket.send(b"x").is_ok() && socket.recv(&mut bytes).is_ok()
+        };
+        let (moved, stays) = (client(5353), client(5354));
+        assert!(says(&moved) && says(&stays));
+        let tracked = || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+        let of = |lease: Lease| tracked().matches(&format!("src={} ", lease.v4)).count();
+        assert_eq!((of(at), of(b_at)), (1, 1), "{}", tracked());
+        world.plan.published[0].to = b_at;
+        world.firewall.apply(&world.plan).unwrap();
+        assert!(says(&moved) && says(&stays));
+        assert_eq!((of(at), of(b_at)), (0, 2), "{}", tracked());
+        // Nobody goes on to who has the address, when the port is closed.
+        world.plan.published.clear();
+        world.firewall.apply(&world.plan).unwrap();
+        assert_eq!(of(b_at), 0, "{}", tracked());
+    });
+}
+
+/// As firewalld does for IPv6, and others for both families.
+#[test]
+fn a_firewall_that_checks_sources_lets_published_ports_in() {
+    on_a_host(|| {
+        let outside = outside();
+        let mut world = World::new();
+        let net = world.network("back", 1);
+        let (a, at) = world.container(&net, "a");
+        serve_tcp(&a, 80);
+        world.publish(None, 8080, at, 80, Protocol::Tcp);
+        nft("table inet strict {\n chain check {\n type filter hook prerouting priority 10;\n \
+             fib saddr . mark . iif oif missing drop\n }\n}\n");
+        within(&outside, || {
+            assert_eq!(tcp(HOST4, 8080).as_deref(), Some(OUTSIDE4));
+            assert_eq!(tcp(HOST6, 8080).as_deref(), Some(OUTSIDE6));
+        });
+        // Once more is no other; in the end nothing of it is left.
+        let rules = || {
+            let mut all = Vec::new();
+            for family in ["-4", "-6"] {
+                let said =
+                    std::process::Command::new("ip").args([family, "rule"]).output().unwrap();
+                all.extend(said.stdout);
+            }
+            String::from_utf8(all).unwrap()
+        };
+        let mark = format!("{:#x}", world.plan.instance.admission_mark());
+        world.host.ensure_admission().unwrap();
+        assert_eq!(rules().matches(&format!("fwmark {mark}")).count(), 2, "{}", rules());
+        world.host.remove_admission().unwrap();
+        world.host.remove_admission().unwrap();
+        assert!(!rules().contains(&mark), "{}", rules());
+    });
+}
+
+#[test]
+fn what_is_in_the_way_of_containers_is_told_until_somebody_thought_of_them() {
+    on_a_host(|| {
+        let mut world = World::new();
+        let _net = world.network("back", 1);
+        let instance = world.plan.instance.clone();
+        assert!(others::in_the_way(&instance).unwrap().is_empty());
+        nft("table ip filter {\n chain DOCKER-USER {\n }\n chain FORWARD {\n \
+             type filter hook forward priority 0; policy drop;\n jump DOCKER-USER\n }\n}\n");
+        let said = others::in_the_way(&instance).unwrap();
+        let bridges = instance.bridges();
+        let command = format!("iptables -I DOCKER-USER -i {bridges}+ -j ACCEPT");
+        assert!(said.len() == 1 && said.first().unwrap().contains(&command), "{said:?}");
+        nft(&format!("insert rule ip filter DOCKER-USER iifname \"{bridges}*\" accept\n"));
+        assert!(others::in_the_way(&instance).unwrap().is_empty());
     });
 }
 
@@ -200,7 +301,7 @@ fn a_flush_passes_owned_tables_by_and_others_are_put_back() {
             assert_eq!(read_line(&mut long).as_deref(), Some(OUTSIDE4));
             let began = std::time::Instant::now();
             nft("flush ruleset\n");
-            watcher.removed().await.unwrap();
+            assert_eq!(watcher.heard().await.unwrap(), Heard::Removed);
             world.firewall.restore().unwrap();
             assert!(began.elapsed() < Duration::from_secs(1));
             long.write_all(b"still here\n").unwrap();
@@ -208,8 +309,10 @@ fn a_flush_passes_owned_tables_by_and_others_are_put_back() {
             within(&outside, || assert!(tcp(HOST4, 8080).is_some()));
             // Its own changes are not news.
             world.firewall.restore().unwrap();
-            let quiet = tokio::time::timeout(Duration::from_millis(100), watcher.removed()).await;
+            let quiet = tokio::time::timeout(Duration::from_millis(100), watcher.heard()).await;
             assert!(quiet.is_err());
+            nft("add table inet theirs\nadd chain inet theirs forward\n");
+            assert_eq!(watcher.heard().await.unwrap(), Heard::Others);
         });
     });
 }

@@ -132,7 +132,8 @@ impl World {
         process.exit = Some(status);
         let leftovers = process.leftovers;
         let oom = status == ExitStatus::Signal(Signal::KILL);
-        let exited = Event::Exited { name: name.clone(), incarnation, status, oom };
+        let exited =
+            Event::Exited { name: name.clone(), incarnation, how: How { status, oom, at: None } };
         if !leftovers && self.random.one_in(3) {
             self.gone(name, incarnation);
             self.tell(exited);
@@ -307,7 +308,11 @@ impl World {
             if let Some(status) = process.exit
                 && (!process.acknowledged || process.lives())
             {
-                told.push(Event::Exited { name: name.clone(), incarnation, status, oom: false });
+                told.push(Event::Exited {
+                    name: name.clone(),
+                    incarnation,
+                    how: How { status, ..How::UNKNOWN },
+                });
                 if !process.lives() {
                     told.push(Event::CgroupEmptied { name, incarnation });
                 }

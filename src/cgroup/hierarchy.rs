@@ -71,8 +71,8 @@ impl Hierarchy {
         }
     }
 
-    /// The group that all of ours are below, made in every hierarchy. In a systemd
-    /// unit that delegates its group it is beneath that; otherwise at the top.
+    /// The group that all of ours are below, made in every hierarchy. In a systemd unit it
+    /// is in the unit's own slice, without one beneath the unit; otherwise at the top.
     pub fn parent(&self, name: &str) -> Result<Parent> {
         let unified = self.version() == CgroupVersion::V2;
         let v2 = match &self.v2 {

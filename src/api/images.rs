@@ -9,6 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::events::tell;
 use super::respond::{Answer, created, failure, json as as_json};
 use super::route::Query;
 use super::transfer;
@@ -248,7 +249,9 @@ async fn tag(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error
     };
     let name = with_tag(repository, query.get("tag"))?;
     let store = handle.images.store().await?;
+    let (id, told) = (image.id.to_string(), name.familiar());
     blocking(move || store.tag(&image, &name)).await?;
+    tell(handle, ("image", "tag"), (&id, &told), []);
     Ok(created(&Value::Null))
 }
 
@@ -268,6 +271,17 @@ pub fn with_tag(repository: &str, tag: Option<&str>) -> Result<Reference, Error>
 fn removed(removed: &Removed) -> Vec<Value> {
     let untagged = removed.untagged.iter().map(|name| json!({ "Untagged": name.familiar() }));
     untagged.chain(removed.images.iter().map(|id| json!({ "Deleted": id.to_string() }))).collect()
+}
+
+fn tell_removed(handle: &Handle, gone: &Removed) {
+    for name in &gone.untagged {
+        let name = name.familiar();
+        tell(handle, ("image", "untag"), (&name, &name), []);
+    }
+    for id in &gone.images {
+        let id = id.to_string();
+        tell(handle, ("image", "delete"), (&id, &id), []);
+    }
 }
 
 async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error> {
@@ -317,6 +331,7 @@ async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Er
         Ok(gone)
     })
     .await?;
+    tell_removed(handle, &gone);
     Ok(as_json(&removed(&gone)))
 }
 
@@ -353,5 +368,6 @@ async fn prune(handle: &Handle, query: &Query) -> Result<Answer, Error> {
         Ok((deleted, collected.bytes))
     })
     .await?;
+    let deleted = super::respond::unless_empty(deleted);
     Ok(as_json(&json!({ "ImagesDeleted": deleted, "SpaceReclaimed": bytes })))
 }

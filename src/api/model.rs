@@ -106,7 +106,7 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         image_id: Some(String::new()),
         command: Some(quoted(&argv(view))),
         created: Some(seconds(view.created)),
-        ports: Some(super::endpoints::summary(view)),
+        ports: Some(super::endpoints::summary(view, &[])),
         labels: Some(view.manifest.labels.clone().into_iter().collect()),
         state: Some(match view.state.as_str() {
             "running" => ContainerSummaryStateEnum::RUNNING,

@@ -242,6 +242,7 @@ impl Engine {
         }
         self.events.publish(Told {
             time: wall().unsigned_abs(),
+            kind: "container".to_owned(),
             action: action.to_owned(),
             name: name.to_string(),
             id: record.map(|record| record.id.clone()).unwrap_or_default(),

@@ -93,7 +93,9 @@ impl FromStr for Platform {
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
         };
         let (os, architecture, variant) = match parts.as_slice() {
-            [architecture] if *architecture != "linux" => ("linux", *architecture, None),
+            // The system alone: this machine's processor.
+            ["linux"] => return Ok(Platform::host()),
+            [architecture] => ("linux", *architecture, None),
             [os, architecture] => (*os, *architecture, None),
             [os, architecture, variant] => (*os, *architecture, Some(*variant)),
             _ => ("", "", None),

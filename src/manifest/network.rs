@@ -404,6 +404,14 @@ pub struct NetworkFile {
     /// The router's address in it; the first one otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
+    /// Where in the subnet addresses are chosen from, such as `10.1.2.128/25`; a container
+    /// may ask for another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub range: Option<Ipv4Net>,
+    /// Addresses in the subnet that others have, by a name for each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub reserved: BTreeMap<String, Ipv4Addr>,
     /// Whether it has IPv6 addresses too.
     pub ipv6: bool,
     /// The IPv6 subnet; a unique local one (RFC 4193) otherwise.
@@ -443,6 +451,8 @@ impl Default for NetworkFile {
             driver: Driver::Bridge,
             subnet: None,
             gateway: None,
+            range: None,
+            reserved: BTreeMap::new(),
             ipv6: true,
             subnet6: None,
             gateway6: None,

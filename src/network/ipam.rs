@@ -180,15 +180,16 @@ impl Leases {
         container: &str,
         usable: impl Fn(&Ipv4Addr) -> bool,
     ) -> std::result::Result<Ipv4Addr, Refusal> {
-        let base = u32::from(network.subnet.network());
-        let size =
-            1u32.checked_shl(32 - u32::from(network.subnet.prefix_len())).unwrap_or(u32::MAX);
+        let range = network.range.unwrap_or(network.subnet);
+        let base = u32::from(range.network());
+        let size = 1u32.checked_shl(32 - u32::from(range.prefix_len())).unwrap_or(u32::MAX);
         // Begin where this name hashes to: the same name tends to the same address
         // even after its lease was released, and addresses are not re-used at once.
         let seed = instance.seed(&["v4", &network.name, container]);
         let start = u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]) % size;
+        let reserved = network.reserved.values().copied();
         let used: std::collections::BTreeSet<Ipv4Addr> =
-            self.by_container.values().map(|lease| lease.v4).collect();
+            self.by_container.values().map(|lease| lease.v4).chain(reserved).collect();
         (0..size)
             .map(|step| Ipv4Addr::from(base + (start + step) % size))
             .find(|address| usable(address) && !used.contains(address))

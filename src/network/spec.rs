@@ -1,5 +1,6 @@
 //! Named networks as plain data, their checks, and the choice of a subnet. Pure.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -36,6 +37,13 @@ pub struct NetworkSpec {
     pub subnet: Ipv4Net,
     /// The router's address in it: the bridge's own with [`Driver::Bridge`].
     pub gateway: Ipv4Addr,
+    /// Where addresses are chosen from, if not from all of the subnet. One that a container
+    /// asks for may lie elsewhere in it.
+    #[serde(default)]
+    pub range: Option<Ipv4Net>,
+    /// Addresses that are given to nobody who does not ask for them: others have them.
+    #[serde(default)]
+    pub reserved: BTreeMap<String, Ipv4Addr>,
     /// The IPv6 subnet, for a bridge usually a ULA one (RFC 4193); `None`: IPv4 alone.
     #[serde(default)]
     pub subnet6: Option<Ipv6Net>,
@@ -64,6 +72,8 @@ impl NetworkSpec {
             driver: Driver::Bridge,
             subnet: subnet.trunc(),
             gateway: first_host(subnet),
+            range: None,
+            reserved: BTreeMap::new(),
             subnet6: subnet6.map(|net| net.trunc()),
             gateway6: None,
             internal: false,
@@ -101,6 +111,14 @@ impl NetworkSpec {
             || self.gateway == self.subnet.broadcast()
         {
             found.push(format!("the gateway {} is not a host in {}", self.gateway, self.subnet));
+        }
+        if let Some(range) = self.range.filter(|range| !self.subnet.contains(range)) {
+            found.push(format!("the range {range} is not in {}", self.subnet));
+        }
+        for (name, address) in &self.reserved {
+            if !self.subnet.contains(address) {
+                found.push(format!("the reserved {address} of {name:?} is not in {}", self.subnet));
+            }
         }
         if let Some(net) = self.subnet6 {
             // The host's part of an IPv6 address repeats that of the IPv4 one.

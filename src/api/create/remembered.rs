@@ -11,8 +11,16 @@ use crate::manifest::model::Container;
 use crate::manifest::model::NetworkMode::Bridge;
 
 /// Settings of the container itself that inspect would not tell from the manifest.
-const OF_CONTAINER: [&str; 6] =
-    ["ExposedPorts", "MacAddress", "NetworkDisabled", "OnBuild", "Shell", "Volumes"];
+const OF_CONTAINER: [&str; 8] = [
+    "ExposedPorts",
+    "MacAddress",
+    "NetworkDisabled",
+    "OnBuild",
+    "Shell",
+    "StopSignal",
+    "StopTimeout",
+    "Volumes",
+];
 
 /// Settings of the host that are told by the manifest alone, or not at all.
 const NOT_OF_HOST: [&str; 8] = [

@@ -167,7 +167,13 @@ fn a_part_of_a_volume_is_not_taken_for_the_whole() {
         "Type": "volume", "Source": "data", "Target": "/mnt",
         "VolumeOptions": {"Subpath": "inner"},
     }]}});
-    assert!(made(asked).unwrap_err().contains("Subpath"));
+    let mount = made(asked.clone()).unwrap().container.mounts.remove(0);
+    assert_eq!(mount.subpath.as_deref(), Some(std::path::Path::new("inner")));
+    for bad in ["../x", "/x", "a/../../b"] {
+        let mut asked = asked.clone();
+        asked["HostConfig"]["Mounts"][0]["VolumeOptions"]["Subpath"] = json!(bad);
+        assert!(made(asked).unwrap_err().contains("relative path within"), "{bad}");
+    }
 }
 
 #[test]

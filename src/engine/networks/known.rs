@@ -186,6 +186,8 @@ impl State {
         spec.driver = file.driver;
         spec.gateway = file.gateway.unwrap_or(spec.gateway);
         spec.gateway6 = file.gateway6.filter(|_| spec.subnet6.is_some());
+        spec.range = file.range;
+        spec.reserved.clone_from(&file.reserved);
         spec.internal = file.internal;
         spec.isolated = file.isolated;
         spec.mtu = file.mtu;

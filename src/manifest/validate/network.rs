@@ -117,6 +117,13 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
         if file.gateway.is_some() {
             found.push(objection("gateway", "there is no `subnet` that it could be in", ""));
         }
+        for (key, said) in
+            [("range", file.range.is_some()), ("reserved", !file.reserved.is_empty())]
+        {
+            if said {
+                found.push(objection(key, "there is no `subnet` that it could be in", ""));
+            }
+        }
         if file.driver != Driver::Bridge {
             let why = "a macvlan or ipvlan is in the subnet of its parent: `subnet` is missing";
             found.push(objection("driver", why, "write the subnet that the parent is in"));
@@ -131,12 +138,16 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
     spec.driver = file.driver;
     spec.gateway = file.gateway.filter(|_| file.subnet.is_some()).unwrap_or(spec.gateway);
     spec.gateway6 = file.gateway6;
+    spec.range = file.range.filter(|_| file.subnet.is_some());
+    if file.subnet.is_some() {
+        spec.reserved.clone_from(&file.reserved);
+    }
     spec.internal = file.internal;
     spec.isolated = file.isolated;
     spec.mtu = file.mtu;
     spec.parent = file.parent.clone();
     found.extend(spec.problems().into_iter().map(|problem| {
-        let key = ["gateway", "MTU", "parent", "isolated"]
+        let key = ["gateway", "range", "reserved", "MTU", "parent", "isolated"]
             .into_iter()
             .find(|word| problem.contains(word))
             .unwrap_or("subnet");

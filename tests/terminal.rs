@@ -111,7 +111,7 @@ fn an_exec_on_a_terminal_survives_the_engine() {
     hijacked.send(b"stty size; tty; echo $TERM; X=kept\n");
     hijacked.until("33 111\r\n/dev/pts/0\r\nxterm\r\n");
     let resized = api(&berth, "POST", &format!("/exec/{id}/resize?h=20&w=50"), None);
-    assert_eq!(resized.status, 204);
+    assert_eq!(resized.status, 200);
     hijacked.send(b"stty size\n");
     hijacked.until("20 50\r\n");
     let engine = berth.engine_pid().unwrap();

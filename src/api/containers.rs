@@ -13,7 +13,7 @@ use super::settled::settled;
 use super::{body, create, endpoints, images, inspect, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
-use crate::image::Platform;
+use crate::image::{Platform, Reference};
 use crate::manifest::model::{Container, Mount, MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
 
@@ -274,6 +274,7 @@ async fn make(
     };
     let publish_all =
         asked.host_config.as_ref().is_some_and(|host| host.publish_all_ports == Some(true));
+    let asked_health = asked.healthcheck.clone();
     let mut made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
     endpoints::hardware_address(&said, &mut made.container).map_err(Refusal::Invalid)?;
     made.container.docker = create::remembered(&said, &made.container);
@@ -284,6 +285,10 @@ async fn make(
         .map_err(|error| Refusal::Failed(error.to_string()))??;
     if let Some(image) = made.container.image.clone() {
         // The client pulls it when it reads this.
+        let is_id = image.starts_with("sha256:") && !image.contains('@');
+        if !is_id && let Err(error) = image.parse::<Reference>() {
+            return Err(Refusal::Invalid(format!("invalid reference format: {error}")));
+        }
         let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(&image)));
         let named = with_tag(&image);
         let image = images::find(handle, &image).await.map_err(missing)?;
@@ -294,6 +299,12 @@ async fn make(
                 "image with reference {named} was found but its platform ({of}) does not match \
                  the specified platform ({asked})"
             )));
+        }
+        let own = image.config.config.healthcheck.as_ref();
+        if let Some(health) =
+            create::health_of_image(asked_health.as_ref(), own).map_err(Refusal::Invalid)?
+        {
+            made.container.health = Some(health);
         }
         if publish_all && made.container.network_mode() == NetworkMode::Bridge {
             endpoints::publish_all(&image.config.config.exposed_ports, &mut made.container)

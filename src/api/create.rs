@@ -117,7 +117,7 @@ pub fn manifest(
     resources(&host, &mut container)?;
     mounts(&host, &mut container, surroundings)?;
     security(&host, &mut container, &mut warnings)?;
-    rest(host, &mut container, &mut warnings)?;
+    rest(host, &mut container, &named, &mut warnings)?;
     Ok(Made { container, warnings })
 }
 
@@ -215,18 +215,28 @@ fn process(body: ContainerCreateBody, container: &mut Container) -> Result<(), S
 /// A stop that never becomes a kill; humantime has no word for more.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
-    let test = asked.test.unwrap_or_default();
-    let exec = match test.split_first() {
-        None => return Ok(None),
-        Some((kind, [])) if kind == "NONE" => return Ok(None),
-        Some((kind, [script])) if kind == "CMD-SHELL" => {
-            vec!["/bin/sh".to_owned(), "-c".to_owned(), script.clone()]
-        }
-        Some((kind, command @ [_, ..])) if kind == "CMD" => command.to_vec(),
-        Some((kind, _)) => return Err(format!("Unknown type {kind:?} of health check")),
-    };
-    let default = Health::default();
+/// What a client changes of the check that the image has: it says no check of its own.
+pub fn health_of_image(
+    said: Option<&HealthConfig>,
+    image: Option<&crate::image::config::Healthcheck>,
+) -> Result<Option<Health>, String> {
+    let (Some(said), Some(image)) = (said, image) else { return Ok(None) };
+    if said.test.as_ref().is_some_and(|test| !test.is_empty()) {
+        return Ok(None);
+    }
+    let or = |asked: Option<i64>, own: i64| asked.filter(|value| *value != 0).or(Some(own));
+    health(HealthConfig {
+        test: Some(image.test.clone()),
+        interval: or(said.interval, image.interval),
+        timeout: or(said.timeout, image.timeout),
+        start_period: or(said.start_period, image.start_period),
+        start_interval: or(said.start_interval, image.start_interval),
+        retries: or(said.retries, image.retries),
+    })
+}
+
+/// Whether times and counts of a health check can be.
+fn sound(asked: &HealthConfig) -> Result<(), String> {
     for (what, nanos) in [
         ("Interval", asked.interval),
         ("Timeout", asked.timeout),
@@ -240,6 +250,22 @@ fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
     if asked.retries.is_some_and(|retries| retries < 0) {
         return Err("Retries in Healthcheck cannot be negative".to_owned());
     }
+    Ok(())
+}
+
+pub(super) fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
+    let test = asked.test.clone().unwrap_or_default();
+    sound(&asked)?;
+    let exec = match test.split_first() {
+        None => return Ok(None),
+        Some((kind, [])) if kind == "NONE" => return Ok(None),
+        Some((kind, [script])) if kind == "CMD-SHELL" => {
+            vec!["/bin/sh".to_owned(), "-c".to_owned(), script.clone()]
+        }
+        Some((kind, command @ [_, ..])) if kind == "CMD" => command.to_vec(),
+        Some((kind, _)) => return Err(format!("Unknown type {kind:?} of health check")),
+    };
+    let default = Health::default();
     let time = |nanos: Option<i64>, default| match nanos {
         Some(nanos @ 1..) => Duration::from_nanos(nanos.unsigned_abs()),
         _ => default,
@@ -260,8 +286,14 @@ fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
 fn rest(
     host: HostConfig,
     container: &mut Container,
+    container_named: &dyn Fn(&str) -> Option<String>,
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
+    if host.annotations.as_ref().is_some_and(|all| all.contains_key("")) {
+        return Err(
+            "invalid Annotations: the empty string is not permitted as an annotation key".into()
+        );
+    }
     container.restart.policy = policy(host.restart_policy)?;
     container.auto_remove = host.auto_remove.unwrap_or(false);
     if container.auto_remove && container.restart.policy != RestartPolicy::No {
@@ -292,7 +324,7 @@ fn rest(
         container.devices.push(format!("{path}:{inside}:{access}"));
     }
     if let Some(log) = host.log_config {
-        log_options(log.config.unwrap_or_default(), container)?;
+        log_options(log.typ.as_deref(), log.config.unwrap_or_default(), container)?;
         match log.typ.as_deref() {
             None | Some("" | "json-file" | "local" | "berth") => {}
             Some(other) if LOG_DRIVERS.contains(&other) => {
@@ -313,6 +345,9 @@ fn rest(
                     (what, kind, of),
                     (_, "host", "") | ("IPC", "none", "") | ("PID" | "IPC", "container", _)
                 );
+                if kind == "container" && !of.is_empty() && container_named(of).is_none() {
+                    return Err(format!("No such container: {of}"));
+                }
                 return Err(match known && (kind != "container" || !of.is_empty()) {
                     true => format!("{what} mode {other:?} is not served by Berth"),
                     false => format!("invalid {what} mode: {other}"),
@@ -363,7 +398,11 @@ pub fn policy(asked: Option<DockerPolicy>) -> Result<RestartPolicy, String> {
     })
 }
 
-fn log_options(options: HashMap<String, String>, container: &mut Container) -> Result<(), String> {
+fn log_options(
+    driver: Option<&str>,
+    options: HashMap<String, String>,
+    container: &mut Container,
+) -> Result<(), String> {
     for (key, value) in options {
         match key.as_str() {
             "max-size" => container.log.max_size = docker_size(&value)?,
@@ -373,6 +412,11 @@ fn log_options(options: HashMap<String, String>, container: &mut Container) -> R
                 container.log.max_files = files.saturating_sub(1);
             }
             "compress" => container.log.compress = value == "true",
+            "env" | "env-regex" | "labels" | "labels-regex" | "max-buffer-size" | "mode"
+            | "tag" => {}
+            _ if driver.is_none_or(|driver| matches!(driver, "" | "json-file" | "local")) => {
+                return Err(format!("unknown log opt '{key}' for json-file log driver"));
+            }
             _ => {}
         }
     }

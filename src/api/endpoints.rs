@@ -211,7 +211,9 @@ pub fn put_on(manifest: &mut Container, members: Vec<Member>) -> Result<(), Stri
             manifest.docker.insert(BINDINGS.to_owned(), bindings);
             manifest.network.publish.clear();
         }
-    } else if let Some(text) = manifest.docker.remove(BINDINGS) {
+    } else if network.publish.is_empty()
+        && let Some(text) = manifest.docker.remove(BINDINGS)
+    {
         let bindings: PortMap = serde_json::from_str(&text)
             .map_err(|error| format!("reading the ports that it published: {error}"))?;
         network.publish = published(Some(&bindings))?;

@@ -37,6 +37,10 @@ pub async fn create(handle: &Handle, which: &str, request: Request<Incoming>) ->
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
     };
+    if view.state == "paused" {
+        let why = format!("Container {which} is paused, unpause the container before exec");
+        return failure(StatusCode::CONFLICT, &why);
+    }
     let config = config(asked);
     if let Err(message) = DetachKeys::parse(config.detach_keys.as_deref()) {
         return failure(StatusCode::BAD_REQUEST, &message);

@@ -52,7 +52,7 @@ pub async fn changes(handle: &Handle, which: &str) -> Answer {
                 .iter()
                 .map(|change| json!({ "Path": change.path, "Kind": change.kind as u8 }))
                 .collect();
-            as_json(&list)
+            as_json(&super::respond::unless_empty(list))
         }
         Err(refusal) => refused(refusal),
     }

@@ -20,7 +20,7 @@ use crate::engine::images::blocking;
 use crate::image::commit::PARENT;
 use crate::image::store::{Image, Keep, Removed};
 use crate::image::{Error, Kind, Reference};
-use wanted::{Wanted, born, reference_fits};
+use wanted::{Wanted, born, born_exactly, reference_fits};
 
 /// An error of the image room in Docker's form.
 pub fn refused(error: &Error) -> Answer {
@@ -117,17 +117,16 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
     let look = LOOKS.turn().await.with(move || store.usage());
     let usage = blocking(look).await?;
     // Made before the one and after the other.
-    let (mut until, mut since) = (wanted.until, i64::MIN);
+    let (mut before, mut since) = (i128::MAX, i128::MIN);
     for (key, is_until) in [("before", true), ("since", false)] {
         for name in wanted.filters.get(key).into_iter().flatten() {
-            let born = born(&find(handle, name).await?.config);
+            let born = born_exactly(&find(handle, name).await?.config);
             match is_until {
-                true => until = Some(until.map_or(born, |until| until.min(born))),
-                false => since = since.max(born.saturating_add(1)),
+                true => before = before.min(born),
+                false => since = since.max(born),
             }
         }
     }
-    let wanted = Wanted { until, ..wanted };
     let references: Vec<String> =
         wanted.filters.get("reference").into_iter().flatten().cloned().collect();
     let mut images: Vec<Value> = Vec::new();
@@ -137,7 +136,9 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
             || references
                 .iter()
                 .any(|want| listed.names.iter().any(|name| reference_fits(name, want)));
-        if !named || !wanted.fits(listed) || born(&listed.image.config) < since {
+        let born = born_exactly(&listed.image.config);
+        let between = (since == i128::MIN || born > since) && born < before;
+        if !named || !wanted.fits(listed) || !between {
             continue;
         }
         let mut one = described(image, &views, query.is_on("shared-size"));
@@ -248,6 +249,12 @@ async fn tag(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error
         return Ok(failure(StatusCode::BAD_REQUEST, "the parameter repo is missing"));
     };
     let name = with_tag(repository, query.get("tag"))?;
+    if name.familiar_name() == "sha256" {
+        return Err(Error::new(
+            Kind::Invalid,
+            "refusing to create an ambiguous tag using digest algorithm as name",
+        ));
+    }
     let store = handle.images.store().await?;
     let (id, told) = (image.id.to_string(), name.familiar());
     blocking(move || store.tag(&image, &name)).await?;

@@ -283,6 +283,9 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
             failure(StatusCode::NOT_FOUND, &format!("plugin {name:?} not found"))
         }
         // Docker's daemon says it so, and clients take it for done.
+        ["session" | "grpc"] if post => {
+            failure(StatusCode::NOT_IMPLEMENTED, "Berth has no builder")
+        }
         ["swarm", "leave"] if post => {
             failure(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm")
         }

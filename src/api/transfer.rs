@@ -23,7 +23,8 @@ use crate::image::archive::{self, Format, Import};
 use crate::image::progress::{Event, Sink, Status};
 use crate::image::push::{self, Options};
 use crate::image::registry::Login;
-use crate::image::{Error, Platform};
+use crate::image::store::Store;
+use crate::image::{Error, Platform, Reference};
 
 /// An event in Docker's words.
 fn line(event: &Event) -> Value {
@@ -38,8 +39,8 @@ fn line(event: &Event) -> Value {
             line["progress"] = json!(bar(event.current, event.total));
         }
     }
-    if let Status::Resolving(_) = event.status {
-        line["id"] = Value::Null;
+    if let Status::Resolving(_, which) = &event.status {
+        line["id"] = json!(which);
     }
     line
 }
@@ -297,6 +298,19 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
     .await
 }
 
+/// A repository's name without a tag stands for all of its tags.
+fn of_repository(store: &Store, name: &str) -> Result<Vec<String>, Error> {
+    let Ok(wanted) = name.parse::<Reference>() else { return Ok(Vec::new()) };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) {
+        return Ok(Vec::new());
+    }
+    let listed = store.list()?;
+    let names = listed.iter().flat_map(|listed| &listed.names);
+    let same = names.filter(|one| one.name() == wanted.name() && one.tag().is_some());
+    Ok(same.map(Reference::familiar).collect())
+}
+
 /// Docker's archive for everybody, or one of the two formats alone.
 pub async fn save(handle: &Handle, names: Vec<String>, query: &Query) -> Result<Answer, Error> {
     let format = match query.get("format") {
@@ -310,8 +324,22 @@ pub async fn save(handle: &Handle, names: Vec<String>, query: &Query) -> Result<
     };
     let store = handle.images.store().await?;
     // What is not there is told with a status, before the archive begins.
-    let (finding, wanted) = (store.clone(), names.clone());
-    blocking(move || wanted.iter().try_for_each(|name| finding.resolve(name).map(drop))).await?;
+    let finding = store.clone();
+    let find = move || {
+        let mut found = Vec::new();
+        for name in names {
+            let all = of_repository(&finding, &name)?;
+            match all.is_empty() {
+                true => {
+                    finding.resolve(&name)?;
+                    found.push(name);
+                }
+                false => found.extend(all),
+            }
+        }
+        Ok(found)
+    };
+    let names = blocking(find).await?;
     let turn = OUTGOING.turn().await;
     let write = move |out: &mut dyn std::io::Write| archive::save(&store, &names, format, out);
     Ok(body::written("application/x-tar", turn, write))

@@ -64,9 +64,10 @@ pub enum Source<'a> {
 fn part_of(volume: &Path, inner: &Path) -> Result<OwnedFd, Error> {
     let whole = volume.join(inner);
     let failed = |e: rustix::io::Errno| {
-        let error = Error::new("mount", &whole, io::Error::from(e));
+        let error = Error::new("access path", &whole, io::Error::from(e));
         match e {
             rustix::io::Errno::NOENT => error.with_remedy("make it in the volume first"),
+            rustix::io::Errno::XDEV => error.with_remedy("it leads out of the volume"),
             _ => error,
         }
     };
@@ -76,7 +77,7 @@ fn part_of(volume: &Path, inner: &Path) -> Result<OwnedFd, Error> {
         inner,
         OFlags::PATH | OFlags::CLOEXEC,
         Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
     )
     .map_err(failed)
 }

@@ -128,9 +128,15 @@ fn sequence(
     if oom_score != i64::MAX {
         at(Step::OomScore, 0, write_number(c"/proc/self/oom_score_adj", oom_score))?;
     }
+    let mut files = None;
     for index in 0..read(tape.number::<usize>())? {
         let resource = read(tape.number::<u32>())?;
         let (soft, hard) = (read(tape.word())?, read(tape.word())?);
+        if resource == NOFILE {
+            files = Some(Files { index, soft, hard });
+            at(Step::Rlimit, index, raise_files(soft, hard))?;
+            continue;
+        }
         at(Step::Rlimit, index, set_rlimit(resource, soft, hard))?;
     }
 
@@ -188,15 +194,46 @@ fn sequence(
         // SAFETY: as above, one thread; the parent goes on in `init::run`.
         let cloned = unsafe { clone3(0, None, None) };
         match at(Step::Fork, 0, cloned.map_err(errno_of))? {
-            Clone::Parent(pid) => become_init(pid, inherited, output),
+            Clone::Parent(pid) => become_init(pid, inherited, output, files),
             Clone::Child => {}
         }
     }
-    payload::become_payload(head, tape, inherited)
+    payload::become_payload(head, tape, inherited, files)
+}
+
+/// The container's limit on open files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files {
+    index: usize,
+    soft: u64,
+    hard: u64,
+}
+
+impl Files {
+    /// Sets it, once the process has none but its own descriptors.
+    pub(super) fn limit(self) -> Stepped {
+        at(Step::Rlimit, self.index, set_rlimit(NOFILE, self.soft, self.hard))
+    }
+}
+
+/// The number of this limit (getrlimit(2)).
+const NOFILE: u32 = libc::RLIMIT_NOFILE;
+
+/// What of that limit needs the host's rights: more than there is. Less would be too early,
+/// for the keeper's descriptors may have greater numbers than the container's may.
+fn raise_files(soft: u64, hard: u64) -> Result<(), Errno> {
+    let own = rustix::process::getrlimit(Resource::Nofile);
+    let most = |own: Option<u64>, wanted: u64| own.map_or(u64::MAX, |own| own.max(wanted));
+    set_rlimit(NOFILE, most(own.current, soft), most(own.maximum, hard))
 }
 
 /// The parent of the payload gives up all that init does not need.
-fn become_init(payload: i32, inherited: &Inherited<'_>, output: [RawFd; OUTPUT_MAX]) -> ! {
+fn become_init(
+    payload: i32,
+    inherited: &Inherited<'_>,
+    output: [RawFd; OUTPUT_MAX],
+    files: Option<Files>,
+) -> ! {
     // Nobody in the container may read what the keeper's copied memory holds.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _ = rustix::thread::set_name(c"berth-init");
@@ -205,6 +242,9 @@ fn become_init(payload: i32, inherited: &Inherited<'_>, output: [RawFd; OUTPUT_M
     unsafe { inherited.arguments.replace(b"berth-init") };
     let _ = rustix::process::setsid();
     let kept = keep_only([inherited.status, output[0], output[1], output[2]]);
+    if let Some(files) = files {
+        let _ = files.limit();
+    }
     keep_only_kill();
     if let ([Some(status), output @ ..], Some(payload)) =
         (kept, rustix::process::Pid::from_raw(payload))

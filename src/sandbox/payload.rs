@@ -7,7 +7,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::child::{Head, Inherited, Stepped, at, borrowed, read};
+use super::child::{Files, Head, Inherited, Stepped, at, borrowed, read};
 use super::plan::{self, SOCKETS_MAX};
 use super::status::{Failure, Step};
 use super::tape::Reader;
@@ -20,6 +20,7 @@ pub(super) fn become_payload(
     head: Head,
     tape: &mut Reader<'_>,
     inherited: &Inherited<'_>,
+    files: Option<Files>,
 ) -> Stepped<std::convert::Infallible> {
     // A session of its own: the terminal of whoever started Berth sends no
     // signals here.
@@ -42,13 +43,15 @@ pub(super) fn become_payload(
         let index = read(usize::try_from(index).ok())?;
         given.ready = Some((read(inherited.fds.get(index).copied())?, number));
     }
+    let limit = || files.map_or(Ok(()), Files::limit);
     if count == 0 && given.ready.is_none() {
+        limit()?;
         return with_rights(head, tape, given);
     }
     let sockets = read(sockets.get_mut(..count))?;
     let moved = at(Step::Stdio, 1, hand_over(sockets, &mut given, inherited))?;
     // Where a failure is told from here on.
-    let Err(failure) = with_rights(head, tape, given);
+    let Err(failure) = limit().and_then(|()| with_rights(head, tape, given));
     super::child::fail(&moved, failure)
 }
 

@@ -399,6 +399,13 @@ fn a_host_without_ipv6_and_one_with_an_address_that_overlaps() {
             && ps.contains("dummy0")
             && ps.contains("there is no network nowhere")
     });
+    // One that comes later is told of.
+    let own = address(&berth, "web", "bridge");
+    let (net, _) = own.rsplit_once('.').unwrap();
+    host.ok(&format!("ip address add {net}.250/30 dev dummy0"));
+    berth.wait("the warning", || {
+        berth.log().contains(&format!("the address {net}.250/30 of dummy0, which is within"))
+    });
 }
 
 /// What only a bridge needs keeps nobody else from running.

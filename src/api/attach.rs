@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::exec::queried_size;
 use super::hijack::{DetachKeys, Input, Output, PARTING, STDERR, STDOUT, Sink, framed, hijack};
-use super::respond::{Answer, failure, no_content, refused};
+use super::respond::{Answer, empty, failure, refused};
 use super::route::Query;
 use super::websocket;
 use crate::engine::handle::{Attached, Handle, View};
@@ -256,8 +256,12 @@ pub async fn resize(handle: &Handle, which: &str, query: &Query) -> Answer {
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
     };
+    if !super::model::is_running(&view) {
+        let why = format!("container {} is not running", view.id);
+        return failure(StatusCode::CONFLICT, &why);
+    }
     match handle.resize(&view.name, size).await {
-        Ok(()) => no_content(),
+        Ok(()) => empty(),
         Err(refusal) => refused(refusal),
     }
 }

@@ -13,6 +13,7 @@ use super::settled::settled;
 use super::{body, create, endpoints, images, inspect, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
+use crate::image::{Platform, Reference};
 use crate::manifest::model::{Container, Mount, MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
 
@@ -62,7 +63,7 @@ async fn base(handle: &Handle, view: &View) -> inspect::Base {
 fn signal(query: &Query) -> Result<Option<Signal>, String> {
     query
         .get("signal")
-        .map(|text| text.parse().map_err(|error: String| format!("invalid signal: {error}")))
+        .map(|text| text.parse().map_err(|_: String| format!("invalid signal: {text}")))
         .transpose()
 }
 
@@ -233,7 +234,14 @@ pub async fn create(handle: &Handle, query: &Query, body: Incoming) -> Answer {
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };
-    match make(handle, query.get("name"), asked).await {
+    let platform = match query.get("platform").filter(|text| !text.is_empty()) {
+        Some(text) => match text.parse::<Platform>() {
+            Ok(platform) => Some(platform),
+            Err(error) => return images::refused(&error),
+        },
+        None => None,
+    };
+    match make(handle, query.get("name"), platform, asked).await {
         Ok((id, warnings)) => created(&json!({ "Id": id, "Warnings": warnings })),
         Err(refusal) => refused(refusal),
     }
@@ -242,18 +250,13 @@ pub async fn create(handle: &Handle, query: &Query, body: Incoming) -> Answer {
 async fn make(
     handle: &Handle,
     name: Option<&str>,
+    platform: Option<Platform>,
     asked: serde_json::Value,
 ) -> Result<(String, Vec<String>), Refusal> {
     let said = asked.clone();
     let asked = create::parse(asked).map_err(Refusal::Invalid)?;
     let name = name.map(|name| name.trim_start_matches('/'));
-    let named = name.map(|text| {
-        text.parse::<Name>().map_err(|error| {
-            Refusal::Invalid(format!(
-                "Invalid container name ({text}), only [a-z0-9][a-z0-9_.-] are allowed: {error}"
-            ))
-        })
-    });
+    let named = name.map(|text| text.parse::<Name>().map_err(|error| wrong_name(text, &error)));
     let named = named.transpose()?;
     let size =
         super::exec::size(asked.host_config.as_ref().and_then(|host| host.console_size.as_ref()));
@@ -279,6 +282,7 @@ async fn make(
     };
     let publish_all =
         asked.host_config.as_ref().is_some_and(|host| host.publish_all_ports == Some(true));
+    let asked_health = asked.healthcheck.clone();
     let mut made = create::manifest(asked, &mut surroundings).map_err(Refusal::Invalid)?;
     endpoints::hardware_address(&said, &mut made.container).map_err(Refusal::Invalid)?;
     made.container.docker = create::remembered(&said, &made.container);
@@ -289,8 +293,27 @@ async fn make(
         .map_err(|error| Refusal::Failed(error.to_string()))??;
     if let Some(image) = made.container.image.clone() {
         // The client pulls it when it reads this.
+        let is_id = image.starts_with("sha256:") && !image.contains('@');
+        if !is_id && let Err(error) = image.parse::<Reference>() {
+            return Err(Refusal::Invalid(format!("invalid reference format: {error}")));
+        }
         let missing = |_| Refusal::NotFound(format!("No such image: {}", with_tag(&image)));
+        let named = with_tag(&image);
         let image = images::find(handle, &image).await.map_err(missing)?;
+        let of = image.config.platform();
+        if let Some(asked) = platform.filter(|asked| asked.fit(&of).is_none()) {
+            // As well: its client then pulls the other one.
+            return Err(Refusal::NotFound(format!(
+                "image with reference {named} was found but its platform ({of}) does not match \
+                 the specified platform ({asked})"
+            )));
+        }
+        let own = image.config.config.healthcheck.as_ref();
+        if let Some(health) =
+            create::health_of_image(asked_health.as_ref(), own).map_err(Refusal::Invalid)?
+        {
+            made.container.health = Some(health);
+        }
         if publish_all && made.container.network_mode() == NetworkMode::Bridge {
             endpoints::publish_all(&image.config.config.exposed_ports, &mut made.container)
                 .map_err(Refusal::Invalid)?;
@@ -302,11 +325,23 @@ async fn make(
             .parse()
             .map_err(Refusal::Failed)?,
     };
+    let mounts = made.container.mounts.clone();
     let id = handle.create(&name, made.container).await?;
+    if let Err(why) = volumes::make_named(handle, &mounts) {
+        // Its launch will say so, too.
+        made.warnings.push(why);
+    }
     if let Some(size) = size {
         handle.resize(&name, size).await?;
     }
     Ok((id, made.warnings))
+}
+
+/// Docker's words, and then what is wrong with it.
+fn wrong_name(name: &str, why: &str) -> Refusal {
+    Refusal::Invalid(format!(
+        "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: {why}"
+    ))
 }
 
 /// As with Docker's daemon a path in `Binds` is made where it is not there yet, one in
@@ -356,6 +391,13 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
             let mut manifest = manifest.clone();
             create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
             if asked.restart_policy.as_ref().is_some_and(|policy| policy.name.is_some()) {
+                if manifest.auto_remove {
+                    return Err(Refusal::Conflict(
+                        "Restart policy cannot be updated because AutoRemove is enabled for the \
+                         container"
+                            .to_owned(),
+                    ));
+                }
                 manifest.restart.policy =
                     create::policy(asked.restart_policy).map_err(Refusal::Invalid)?;
             }
@@ -375,7 +417,15 @@ pub async fn rename(handle: &Handle, which: &str, query: &Query) -> Answer {
     let renamed = async {
         let view = handle.find(which).await?;
         let to = query.get("name").unwrap_or_default().trim_start_matches('/');
-        let to: Name = to.parse().map_err(Refusal::Invalid)?;
+        if to.is_empty() {
+            return Err(Refusal::Invalid("Neither old nor new names may be empty".to_owned()));
+        }
+        let to: Name = to.parse().map_err(|error: String| wrong_name(to, &error))?;
+        if to == view.name {
+            return Err(Refusal::Invalid(
+                "Renaming a container with the same name as its current name".to_owned(),
+            ));
+        }
         handle.rename(&view.name, &to).await
     };
     match renamed.await {

@@ -57,6 +57,10 @@ pub struct Made {
 /// What is not as the API's types have it.
 pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
     let object = value.as_object_mut().ok_or("invalid JSON: not an object")?;
+    if object.is_empty() {
+        return Err("config cannot be empty in order to create a container".to_owned());
+    }
+    known_policy(object.get("HostConfig"))?;
     for key in ["Cmd", "Entrypoint"] {
         // A string stands for a list of one.
         if let Some(text @ Value::String(_)) = object.get_mut(key) {
@@ -76,6 +80,18 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
     serde_json::from_value(value).map_err(|error| format!("invalid JSON: {error}"))
 }
 
+/// A restart policy that there is not, in Docker's words.
+fn known_policy(host: Option<&Value>) -> Result<(), String> {
+    let name = host.and_then(|host| host["RestartPolicy"]["Name"].as_str()).unwrap_or_default();
+    match name {
+        "" | "no" | "always" | "on-failure" | "unless-stopped" => Ok(()),
+        other => Err(format!(
+            "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', \
+             'on-failure', or 'unless-stopped'"
+        )),
+    }
+}
+
 /// The manifest that means the same.
 ///
 /// # Errors
@@ -86,6 +102,7 @@ pub fn manifest(
     surroundings: &mut Surroundings<'_>,
 ) -> Result<Made, String> {
     let host = body.host_config.clone().unwrap_or_default();
+    shared_network(&body, &host)?;
     let mut warnings = Vec::new();
     let mut container = Container::default();
     root(&body, &mut container)?;
@@ -100,8 +117,36 @@ pub fn manifest(
     resources(&host, &mut container)?;
     mounts(&host, &mut container, surroundings)?;
     security(&host, &mut container, &mut warnings)?;
-    rest(host, &mut container, &mut warnings)?;
+    rest(host, &mut container, &named, &mut warnings)?;
     Ok(Made { container, warnings })
+}
+
+/// What is the network's own can't be said by who has another's, in Docker's words.
+fn shared_network(body: &ContainerCreateBody, host: &HostConfig) -> Result<(), String> {
+    let mode = host.network_mode.as_deref().unwrap_or_default();
+    if !mode.starts_with("container:") {
+        return Ok(());
+    }
+    let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let conflicts = [
+        ("hostname and the network mode", some(body.hostname.clone()).is_some()),
+        ("host type networking can't be used with links", has(&host.links)),
+        ("dns and the network mode", has(&host.dns)),
+        ("custom host-to-IP mapping and the network mode", has(&host.extra_hosts)),
+        (
+            "port publishing and the container type network mode",
+            host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty())
+                || host.publish_all_ports == Some(true),
+        ),
+        (
+            "port exposing and the container type network mode",
+            body.exposed_ports.as_ref().is_some_and(|ports| !ports.is_empty()),
+        ),
+    ];
+    match conflicts.iter().find(|(_, said)| *said) {
+        Some((what, _)) => Err(format!("conflicting options: {what}")),
+        None => Ok(()),
+    }
 }
 
 fn some(text: Option<String>) -> Option<String> {
@@ -117,7 +162,9 @@ fn root(body: &ContainerCreateBody, container: &mut Container) -> Result<(), Str
             Ok(())
         }
         Some(image) => {
-            container.image = Some(image);
+            // An id may stand without the name of its algorithm.
+            let is_id = crate::image::Digest::from_hex(&image).is_some();
+            container.image = Some(if is_id { format!("sha256:{image}") } else { image });
             Ok(())
         }
     }
@@ -132,13 +179,16 @@ fn process(body: ContainerCreateBody, container: &mut Container) -> Result<(), S
         .map(|words| if words == [""] { Vec::new() } else { words });
     for variable in body.env.into_iter().flatten() {
         match variable.split_once('=') {
+            _ if variable.is_empty() => return Err("invalid environment variable: ".to_owned()),
             Some(("", _)) => return Err(format!("invalid environment variable: {variable}")),
             Some((name, value)) => drop(container.env.insert(name.to_owned(), value.to_owned())),
             None => drop(container.env.remove(&variable)),
         }
     }
     container.user = some(body.user);
-    container.workdir = some(body.working_dir).map(PathBuf::from);
+    // Without what says nothing, as a slash at the end.
+    container.workdir =
+        some(body.working_dir).map(|path| PathBuf::from(path).components().collect());
     container.hostname = some(body.hostname).map(|host| match some(body.domainname.clone()) {
         Some(domain) => format!("{host}.{domain}"),
         None => host,
@@ -165,8 +215,47 @@ fn process(body: ContainerCreateBody, container: &mut Container) -> Result<(), S
 /// A stop that never becomes a kill; humantime has no word for more.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
-    let test = asked.test.unwrap_or_default();
+/// What a client changes of the check that the image has: it says no check of its own.
+pub fn health_of_image(
+    said: Option<&HealthConfig>,
+    image: Option<&crate::image::config::Healthcheck>,
+) -> Result<Option<Health>, String> {
+    let (Some(said), Some(image)) = (said, image) else { return Ok(None) };
+    if said.test.as_ref().is_some_and(|test| !test.is_empty()) {
+        return Ok(None);
+    }
+    let or = |asked: Option<i64>, own: i64| asked.filter(|value| *value != 0).or(Some(own));
+    health(HealthConfig {
+        test: Some(image.test.clone()),
+        interval: or(said.interval, image.interval),
+        timeout: or(said.timeout, image.timeout),
+        start_period: or(said.start_period, image.start_period),
+        start_interval: or(said.start_interval, image.start_interval),
+        retries: or(said.retries, image.retries),
+    })
+}
+
+/// Whether times and counts of a health check can be.
+fn sound(asked: &HealthConfig) -> Result<(), String> {
+    for (what, nanos) in [
+        ("Interval", asked.interval),
+        ("Timeout", asked.timeout),
+        ("StartPeriod", asked.start_period),
+        ("StartInterval", asked.start_interval),
+    ] {
+        if nanos.is_some_and(|nanos| nanos != 0 && nanos < 1_000_000) {
+            return Err(format!("{what} in Healthcheck cannot be less than 1ms"));
+        }
+    }
+    if asked.retries.is_some_and(|retries| retries < 0) {
+        return Err("Retries in Healthcheck cannot be negative".to_owned());
+    }
+    Ok(())
+}
+
+pub(super) fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
+    let test = asked.test.clone().unwrap_or_default();
+    sound(&asked)?;
     let exec = match test.split_first() {
         None => return Ok(None),
         Some((kind, [])) if kind == "NONE" => return Ok(None),
@@ -197,8 +286,14 @@ fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
 fn rest(
     host: HostConfig,
     container: &mut Container,
+    container_named: &dyn Fn(&str) -> Option<String>,
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
+    if host.annotations.as_ref().is_some_and(|all| all.contains_key("")) {
+        return Err(
+            "invalid Annotations: the empty string is not permitted as an annotation key".into()
+        );
+    }
     container.restart.policy = policy(host.restart_policy)?;
     container.auto_remove = host.auto_remove.unwrap_or(false);
     if container.auto_remove && container.restart.policy != RestartPolicy::No {
@@ -229,7 +324,7 @@ fn rest(
         container.devices.push(format!("{path}:{inside}:{access}"));
     }
     if let Some(log) = host.log_config {
-        log_options(log.config.unwrap_or_default(), container)?;
+        log_options(log.typ.as_deref(), log.config.unwrap_or_default(), container)?;
         match log.typ.as_deref() {
             None | Some("" | "json-file" | "local" | "berth") => {}
             Some(other) if LOG_DRIVERS.contains(&other) => {
@@ -242,8 +337,22 @@ fn rest(
     }
     for (what, mode) in [("PID", host.pid_mode), ("IPC", host.ipc_mode), ("UTS", host.uts_mode)] {
         match mode.as_deref() {
-            None | Some("" | "private" | "shareable") => {}
-            Some(other) => return Err(format!("{what} mode {other:?} is not served by Berth")),
+            None | Some("") => {}
+            Some("private" | "shareable") if what == "IPC" => {}
+            Some(other) => {
+                let (kind, of) = other.split_once(':').unwrap_or((other, ""));
+                let known = matches!(
+                    (what, kind, of),
+                    (_, "host", "") | ("IPC", "none", "") | ("PID" | "IPC", "container", _)
+                );
+                if kind == "container" && !of.is_empty() && container_named(of).is_none() {
+                    return Err(format!("No such container: {of}"));
+                }
+                return Err(match known && (kind != "container" || !of.is_empty()) {
+                    true => format!("{what} mode {other:?} is not served by Berth"),
+                    false => format!("invalid {what} mode: {other}"),
+                });
+            }
         }
     }
     let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
@@ -289,7 +398,11 @@ pub fn policy(asked: Option<DockerPolicy>) -> Result<RestartPolicy, String> {
     })
 }
 
-fn log_options(options: HashMap<String, String>, container: &mut Container) -> Result<(), String> {
+fn log_options(
+    driver: Option<&str>,
+    options: HashMap<String, String>,
+    container: &mut Container,
+) -> Result<(), String> {
     for (key, value) in options {
         match key.as_str() {
             "max-size" => container.log.max_size = docker_size(&value)?,
@@ -299,6 +412,11 @@ fn log_options(options: HashMap<String, String>, container: &mut Container) -> R
                 container.log.max_files = files.saturating_sub(1);
             }
             "compress" => container.log.compress = value == "true",
+            "env" | "env-regex" | "labels" | "labels-regex" | "max-buffer-size" | "mode"
+            | "tag" => {}
+            _ if driver.is_none_or(|driver| matches!(driver, "" | "json-file" | "local")) => {
+                return Err(format!("unknown log opt '{key}' for json-file log driver"));
+            }
             _ => {}
         }
     }

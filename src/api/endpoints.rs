@@ -233,7 +233,9 @@ pub fn put_on(manifest: &mut Container, members: Vec<Member>) -> Result<(), Stri
             manifest.docker.insert(BINDINGS.to_owned(), bindings);
             manifest.network.publish.clear();
         }
-    } else if let Some(text) = manifest.docker.remove(BINDINGS) {
+    } else if network.publish.is_empty()
+        && let Some(text) = manifest.docker.remove(BINDINGS)
+    {
         let bindings: PortMap = serde_json::from_str(&text)
             .map_err(|error| format!("reading the ports that it published: {error}"))?;
         network.publish = published(Some(&bindings))?;
@@ -302,6 +304,18 @@ pub fn exposed(manifest: &Container) -> impl Iterator<Item = String> {
     pairs(manifest).map(|(_, _, inside)| inside)
 }
 
+/// Ports that a client said to expose, published or not.
+pub fn said_exposed(manifest: &Container) -> Vec<String> {
+    let said = manifest.docker.get("ExposedPorts").map(String::as_str).unwrap_or_default();
+    let said: Map<String, Value> = serde_json::from_str(said).unwrap_or_default();
+    said.into_iter().map(|(port, _)| port).collect()
+}
+
+/// Each published port: that of the host, and port and protocol inside.
+pub fn published_pairs(manifest: &Container) -> Vec<(String, String)> {
+    pairs(manifest).map(|(_, host, inside)| (host, inside)).collect()
+}
+
 /// `HostConfig.NetworkMode`.
 pub fn mode(manifest: &Container) -> String {
     match manifest.network_mode() {
@@ -327,7 +341,7 @@ fn ports(view: &View, image_exposes: &[String]) -> Map<String, Value> {
     if !super::model::is_running(view) {
         return ports;
     }
-    for port in image_exposes {
+    for port in image_exposes.iter().chain(&said_exposed(&view.manifest)) {
         ports.insert(port.clone(), Value::Null);
     }
     for port in &view.ports {
@@ -348,7 +362,8 @@ fn ports(view: &View, image_exposes: &[String]) -> Map<String, Value> {
 }
 
 /// The `Ports` of one line of `docker ps`.
-pub fn summary(view: &View) -> Vec<PortSummary> {
+/// With those that its image exposes.
+pub fn summary(view: &View, image_exposes: &[String]) -> Vec<PortSummary> {
     let mut all = Vec::new();
     for port in &view.ports {
         for address in addresses(port.address) {
@@ -361,6 +376,21 @@ pub fn summary(view: &View) -> Vec<PortSummary> {
                     _ => PortSummaryTypeEnum::TCP,
                 }),
             });
+        }
+    }
+    if super::model::is_running(view) && view.manifest.network_mode() == NetworkMode::Bridge {
+        let said = said_exposed(&view.manifest);
+        for port in image_exposes.iter().chain(&said) {
+            let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+            let Ok(number) = number.parse() else { continue };
+            let typ = Some(match protocol {
+                "udp" => PortSummaryTypeEnum::UDP,
+                "sctp" => PortSummaryTypeEnum::SCTP,
+                _ => PortSummaryTypeEnum::TCP,
+            });
+            if !all.iter().any(|one| one.private_port == number && one.typ == typ) {
+                all.push(PortSummary { private_port: number, typ, ..PortSummary::default() });
+            }
         }
     }
     all

@@ -15,9 +15,6 @@ use crate::engine::handle::{Event, Handle};
 
 pub fn stream(handle: &Handle, query: &Query) -> Answer {
     let now = SystemTime::now();
-    let nanos = |time: SystemTime| {
-        time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-    };
     let time = |key: &str| query.get(key).map(|text| parse_time(text, now).map(nanos)).transpose();
     let (since, until, filters) = match (time("since"), time("until"), query.filters()) {
         (Ok(since), Ok(until), Ok(filters)) => (since, until, filters),
@@ -63,20 +60,49 @@ pub fn stream(handle: &Handle, query: &Query) -> Answer {
     })
 }
 
+/// Tells of something that a client did to an image, a network or a volume.
+pub fn tell<const N: usize>(
+    handle: &Handle,
+    (kind, action): (&str, &str),
+    (id, name): (&str, &str),
+    attributes: [(&str, &str); N],
+) {
+    handle.events.publish(Event {
+        time: nanos(SystemTime::now()),
+        kind: kind.to_owned(),
+        action: action.to_owned(),
+        name: name.to_owned(),
+        id: id.to_owned(),
+        attributes: attributes
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
+    });
+}
+
+fn nanos(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
 fn matches(event: &Event, filters: &Filters) -> bool {
     filters.iter().all(|(key, values)| {
         let fits = |value: &String| match key.as_str() {
-            "container" => event.name == *value || event.id.starts_with(value),
+            "container" | "network" | "volume" => {
+                event.kind == *key && (event.name == *value || event.id.starts_with(value))
+            }
             // `health_status: healthy` also by its first word.
             "event" => event.action == *value || event.action.split(':').next() == Some(value),
-            "type" => value == "container",
+            "type" => *value == event.kind,
             "label" => labelled(&event.attributes, value),
+            "image" if event.kind == "image" => {
+                let bare = event.name.split(':').next();
+                event.name == *value || event.id.starts_with(value) || bare == Some(value)
+            }
             "image" => event
                 .attributes
                 .get("image")
                 .is_some_and(|image| image == value || image.split(':').next() == Some(value)),
-            "volume" | "network" | "daemon" | "plugin" | "node" | "service" | "secret"
-            | "config" => false,
+            "daemon" | "plugin" | "node" | "service" | "secret" | "config" => false,
             _ => true,
         };
         // Labels must all be there; of the others one is enough, as with Docker.
@@ -91,15 +117,72 @@ fn matches(event: &Event, filters: &Filters) -> bool {
 fn described(event: &Event) -> Value {
     let mut attributes = event.attributes.clone();
     attributes.insert("name".to_owned(), event.name.clone());
-    json!({
-        "status": event.action,
-        "id": event.id,
-        "from": event.attributes.get("image").cloned().unwrap_or_default(),
-        "Type": "container",
+    let mut told = json!({
+        "Type": event.kind,
         "Action": event.action,
         "Actor": {"ID": event.id, "Attributes": attributes},
         "scope": "local",
         "time": event.time / 1_000_000_000,
         "timeNano": event.time,
-    })
+    });
+    // From before there were types.
+    if matches!(event.kind.as_str(), "container" | "image") {
+        told["status"] = json!(event.action);
+        told["id"] = json!(event.id);
+    }
+    if event.kind == "container" {
+        told["from"] = json!(event.attributes.get("image").cloned().unwrap_or_default());
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, action: &str, id: &str, name: &str) -> Event {
+        Event {
+            time: 5_000_000_001,
+            kind: kind.to_owned(),
+            action: action.to_owned(),
+            name: name.to_owned(),
+            id: id.to_owned(),
+            attributes: [("image".to_owned(), "base:1".to_owned())].into(),
+        }
+    }
+
+    fn filters(of: &[(&str, &str)]) -> Filters {
+        of.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect()
+    }
+
+    #[test]
+    fn a_filter_means_things_of_its_own_kind() {
+        let started = event("container", "start", "abc", "web");
+        let made = event("volume", "create", "web", "web");
+        for (key, value, of) in [
+            ("container", "web", [true, false]),
+            ("volume", "web", [false, true]),
+            ("type", "volume", [false, true]),
+            ("event", "start", [true, false]),
+            ("network", "web", [false, false]),
+            ("daemon", "x", [false, false]),
+        ] {
+            let filters = filters(&[(key, value)]);
+            assert_eq!([matches(&started, &filters), matches(&made, &filters)], of, "{key}");
+        }
+        let pulled = event("image", "pull", "redis:7", "redis:7");
+        for value in ["redis", "redis:7"] {
+            assert!(matches(&pulled, &filters(&[("image", value)])));
+        }
+        assert!(matches(&started, &filters(&[("image", "base")])));
+        assert!(!matches(&pulled, &filters(&[("image", "base")])));
+    }
+
+    #[test]
+    fn old_fields_are_told_of_those_that_had_them() {
+        let told = described(&event("container", "die", "abc", "web"));
+        assert_eq!((&told["status"], &told["from"]), (&json!("die"), &json!("base:1")));
+        assert!(described(&event("network", "create", "n", "n")).get("status").is_none());
+        assert_eq!((&told["time"], &told["timeNano"]), (&json!(5), &json!(5_000_000_001_u64)));
+    }
 }

@@ -12,7 +12,7 @@ use super::body;
 use super::hijack::{
     DetachKeys, Input, Output, PARTING, STDERR, STDOUT, Sink, Source, framed, hijack,
 };
-use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
+use super::respond::{Answer, created, empty, failure, json as as_json, refused};
 use super::route::Query;
 use crate::engine::exec::{Config, Session};
 use crate::engine::handle::{Handle, Refusal};
@@ -37,6 +37,10 @@ pub async fn create(handle: &Handle, which: &str, request: Request<Incoming>) ->
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
     };
+    if view.state == "paused" {
+        let why = format!("Container {which} is paused, unpause the container before exec");
+        return failure(StatusCode::CONFLICT, &why);
+    }
     let config = config(asked);
     if let Err(message) = DetachKeys::parse(config.detach_keys.as_deref()) {
         return failure(StatusCode::BAD_REQUEST, &message);
@@ -60,6 +64,7 @@ fn config(asked: ExecConfig) -> Config {
         stdout: asked.attach_stdout.unwrap_or(false),
         stderr: asked.attach_stderr.unwrap_or(false),
         detach_keys: some(asked.detach_keys),
+        size: size(asked.console_size.as_ref()),
     }
 }
 
@@ -76,11 +81,16 @@ pub fn size(of: Option<&Vec<usize>>) -> Option<Size> {
 
 /// `h` and `w` of a query.
 pub fn queried_size(query: &Query) -> Result<Size, String> {
-    let number = |key: &str| {
+    let number = |key: &str, what: &str| {
         let text = query.get(key).unwrap_or_default();
-        text.parse::<u16>().map_err(|_| format!("invalid resize {key} {text:?}: not a number"))
+        let why = match text.parse::<i64>() {
+            Ok(number @ 0..=0xffff_ffff) => return Ok(u16::try_from(number).unwrap_or(u16::MAX)),
+            Ok(_) => "value out of range",
+            Err(_) => "invalid syntax",
+        };
+        Err(format!("invalid resize {what} {text:?}: {why}"))
     };
-    Ok(Size { rows: number("h")?, columns: number("w")? })
+    Ok(Size { rows: number("h", "height")?, columns: number("w", "width")? })
 }
 
 /// Whether output is sent as it is: as with Docker's daemon this request says it, not
@@ -101,7 +111,8 @@ pub async fn start(handle: &Handle, id: &str, mut request: Request<Incoming>) ->
         Err(refusal) => return refused(refusal),
     };
     let detach = asked.detach.unwrap_or(false);
-    let session = handle.start_exec(id, detach, size(asked.console_size.as_ref())).await;
+    let size = size(asked.console_size.as_ref()).or(exec.config.size);
+    let session = handle.start_exec(id, detach, size).await;
     let session = match session {
         Ok(session) => session,
         // As with Docker's daemon, what fails in the launch is told in the stream: its
@@ -117,7 +128,7 @@ pub async fn start(handle: &Handle, id: &str, mut request: Request<Incoming>) ->
     };
     if detach {
         session.leave(Duration::ZERO);
-        return super::respond::empty();
+        return empty();
     }
     let keys = DetachKeys::parse(exec.config.detach_keys.as_deref()).ok();
     let keys = keys.filter(|_| exec.config.tty);
@@ -252,7 +263,7 @@ pub async fn resize(handle: &Handle, id: &str, query: &Query) -> Answer {
         Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
     match handle.resize_exec(id, size).await {
-        Ok(()) => no_content(),
+        Ok(()) => empty(),
         Err(refusal) => refused(refusal),
     }
 }

@@ -52,7 +52,7 @@ pub async fn changes(handle: &Handle, which: &str) -> Answer {
                 .iter()
                 .map(|change| json!({ "Path": change.path, "Kind": change.kind as u8 }))
                 .collect();
-            as_json(&list)
+            as_json(&super::respond::unless_empty(list))
         }
         Err(refusal) => refused(refusal),
     }
@@ -89,13 +89,13 @@ pub async fn archive(
         Err(refusal) => return refused(refusal),
     };
     if *method == Method::PUT {
-        return put(view, files, path, query, body).await;
+        return put(which, view, files, path, query, body).await;
     }
-    let asked = path.clone();
+    let (asked, which) = (path.clone(), which.to_owned());
     let found = tokio::task::spawn_blocking(move || {
         let entrance = files.entrance(&asked).map_err(Refusal::Failed)?;
         let found = copy::find(entrance.root.as_fd(), &entrance.path);
-        found.map(|found| (found, entrance.ids)).map_err(|error| not_there(&error, &asked, &view))
+        found.map(|found| (found, entrance.ids)).map_err(|error| not_there(&error, &asked, &which))
     })
     .await;
     let (found, ids) = match found {
@@ -130,19 +130,32 @@ fn mtime(time: crate::archive::Time) -> String {
         .map_or_else(|_| String::new(), |time| format!("{time:.9}"))
 }
 
-fn not_there(error: &copy::Error, path: &Path, view: &View) -> Refusal {
+/// In the words that clients look for; the container as the client named it.
+fn not_there(error: &copy::Error, path: &Path, which: &str) -> Refusal {
     match error.kind() {
         std::io::ErrorKind::NotFound => Refusal::NotFound(format!(
             "Could not find the file {} in container {}",
             path.display(),
-            view.name
+            which
         )),
-        std::io::ErrorKind::NotADirectory => Refusal::Invalid(error.to_string()),
+        std::io::ErrorKind::NotADirectory => {
+            Refusal::Invalid(format!("{}: not a directory", path.display()))
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            Refusal::Failed(format!("mounted volume is marked read-only: {error}"))
+        }
         _ => Refusal::Failed(error.to_string()),
     }
 }
 
-async fn put(view: View, files: Files, path: PathBuf, query: &Query, body: Incoming) -> Answer {
+async fn put(
+    which: &str,
+    view: View,
+    files: Files,
+    path: PathBuf,
+    query: &Query,
+    body: Incoming,
+) -> Answer {
     if view.manifest.security.read_only {
         let why = "container rootfs is marked read-only";
         return failure(StatusCode::FORBIDDEN, why);
@@ -154,6 +167,7 @@ async fn put(view: View, files: Files, path: PathBuf, query: &Query, body: Incom
     if rename.is_some_and(|(_, to)| to.contains('/') || [".", ".."].contains(&to)) {
         return failure(StatusCode::BAD_REQUEST, "rename-to is one name, without a slash");
     }
+    let which = which.to_owned();
     let rename = rename.map(|(from, to)| (from.as_bytes().to_vec(), to.as_bytes().to_vec()));
     let reader = body::reader(body).begun().await;
     let work = INCOMING.turn().await.with(move || {
@@ -167,7 +181,7 @@ async fn put(view: View, files: Files, path: PathBuf, query: &Query, body: Incom
         let mut decoder = crate::image::compression::Decoder::new(reader, u64::MAX)
             .map_err(|error| Refusal::Invalid(format!("reading the archive: {error}")))?;
         copy::copy_in(root.as_fd(), &inside, &mut decoder, &options)
-            .map_err(|error| not_there(&error, &path, &view))
+            .map_err(|error| not_there(&error, &path, &which))
     });
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(_)) => {
@@ -200,7 +214,10 @@ pub async fn make_image(handle: &Handle, query: &Query, body: Incoming) -> Answe
     let pause = pauses(query);
     let (author, message) =
         (query.get("author").map(str::to_owned), query.get("comment").map(str::to_owned));
+    // Some clients send one text with a line for each.
     let changes = query.all("changes");
+    let lines = changes.iter().flat_map(|text| text.lines());
+    let changes = lines.filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let made = Making { files, config, name, author, message, changes, pause };
     match made.image(handle, &view).await {
         Ok(id) => created(&json!({ "Id": id })),

@@ -344,7 +344,7 @@ impl DetachKeys {
                 _ => Err(format!("Unknown character: '{key}'")),
             })
             .collect::<Result<_, _>>()
-            .map_err(|error| format!("invalid detach keys ({text}): {error}"))?;
+            .map_err(|error| format!("Invalid detach keys ({text}): {error}"))?;
         Ok(DetachKeys { keys, matched: 0 })
     }
 

@@ -9,6 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::events::tell;
 use super::respond::{Answer, created, failure, json as as_json};
 use super::route::Query;
 use super::transfer;
@@ -19,7 +20,7 @@ use crate::engine::images::blocking;
 use crate::image::commit::PARENT;
 use crate::image::store::{Image, Keep, Removed};
 use crate::image::{Error, Kind, Reference};
-use wanted::{Wanted, born, reference_fits};
+use wanted::{Wanted, born, born_exactly, reference_fits};
 
 /// An error of the image room in Docker's form.
 pub fn refused(error: &Error) -> Answer {
@@ -116,17 +117,16 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
     let look = LOOKS.turn().await.with(move || store.usage());
     let usage = blocking(look).await?;
     // Made before the one and after the other.
-    let (mut until, mut since) = (wanted.until, i64::MIN);
+    let (mut before, mut since) = (i128::MAX, i128::MIN);
     for (key, is_until) in [("before", true), ("since", false)] {
         for name in wanted.filters.get(key).into_iter().flatten() {
-            let born = born(&find(handle, name).await?.config);
+            let born = born_exactly(&find(handle, name).await?.config);
             match is_until {
-                true => until = Some(until.map_or(born, |until| until.min(born))),
-                false => since = since.max(born.saturating_add(1)),
+                true => before = before.min(born),
+                false => since = since.max(born),
             }
         }
     }
-    let wanted = Wanted { until, ..wanted };
     let references: Vec<String> =
         wanted.filters.get("reference").into_iter().flatten().cloned().collect();
     let mut images: Vec<Value> = Vec::new();
@@ -136,7 +136,9 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
             || references
                 .iter()
                 .any(|want| listed.names.iter().any(|name| reference_fits(name, want)));
-        if !named || !wanted.fits(listed) || born(&listed.image.config) < since {
+        let born = born_exactly(&listed.image.config);
+        let between = (since == i128::MIN || born > since) && born < before;
+        if !named || !wanted.fits(listed) || !between {
             continue;
         }
         let mut one = described(image, &views, query.is_on("shared-size"));
@@ -247,8 +249,16 @@ async fn tag(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error
         return Ok(failure(StatusCode::BAD_REQUEST, "the parameter repo is missing"));
     };
     let name = with_tag(repository, query.get("tag"))?;
+    if name.familiar_name() == "sha256" {
+        return Err(Error::new(
+            Kind::Invalid,
+            "refusing to create an ambiguous tag using digest algorithm as name",
+        ));
+    }
     let store = handle.images.store().await?;
+    let (id, told) = (image.id.to_string(), name.familiar());
     blocking(move || store.tag(&image, &name)).await?;
+    tell(handle, ("image", "tag"), (&id, &told), []);
     Ok(created(&Value::Null))
 }
 
@@ -268,6 +278,17 @@ pub fn with_tag(repository: &str, tag: Option<&str>) -> Result<Reference, Error>
 fn removed(removed: &Removed) -> Vec<Value> {
     let untagged = removed.untagged.iter().map(|name| json!({ "Untagged": name.familiar() }));
     untagged.chain(removed.images.iter().map(|id| json!({ "Deleted": id.to_string() }))).collect()
+}
+
+fn tell_removed(handle: &Handle, gone: &Removed) {
+    for name in &gone.untagged {
+        let name = name.familiar();
+        tell(handle, ("image", "untag"), (&name, &name), []);
+    }
+    for id in &gone.images {
+        let id = id.to_string();
+        tell(handle, ("image", "delete"), (&id, &id), []);
+    }
 }
 
 async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error> {
@@ -317,6 +338,7 @@ async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Er
         Ok(gone)
     })
     .await?;
+    tell_removed(handle, &gone);
     Ok(as_json(&removed(&gone)))
 }
 
@@ -353,5 +375,6 @@ async fn prune(handle: &Handle, query: &Query) -> Result<Answer, Error> {
         Ok((deleted, collected.bytes))
     })
     .await?;
+    let deleted = super::respond::unless_empty(deleted);
     Ok(as_json(&json!({ "ImagesDeleted": deleted, "SpaceReclaimed": bytes })))
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use hyper::StatusCode;
 use serde_json::json;
 
 use super::containers::{is_ours, order};
-use super::respond::{Answer, json as as_json, refused};
+use super::respond::{Answer, failure, json as as_json, refused};
 use super::route::Query;
 use super::turns::LOOKS;
 use super::{endpoints, filters, model, volumes};
@@ -16,21 +17,29 @@ use crate::engine::reconcile::Verb;
 use crate::image::store::disk_of;
 use crate::rootfs::Writable;
 
-/// The ids of the images that containers name which were not launched yet.
-async fn image_ids(handle: &Handle, views: &[View]) -> BTreeMap<String, String> {
-    let unknown: BTreeSet<String> = views
+/// What is told of a container's image.
+struct Base {
+    id: String,
+    exposed: Vec<String>,
+}
+
+/// The images that containers name, and those that they are of, by name and by id.
+async fn bases(handle: &Handle, views: &[View]) -> BTreeMap<String, Base> {
+    let names: BTreeSet<String> = views
         .iter()
-        .filter(|view| view.image.is_none())
-        .filter_map(|view| view.manifest.image.clone())
+        .flat_map(|view| [&view.image, &view.manifest.image])
+        .flatten()
+        .cloned()
         .collect();
-    if unknown.is_empty() {
+    if names.is_empty() {
         return BTreeMap::new();
     }
     let Ok(store) = handle.images.store().await else { return BTreeMap::new() };
     let look = move || {
-        let found = unknown.into_iter().filter_map(|name| {
-            let id = store.resolve(&name).ok()?.id.to_string();
-            Some((name, id))
+        let found = names.into_iter().filter_map(|name| {
+            let image = store.resolve(&name).ok()?;
+            let exposed = image.config.config.exposed_ports;
+            Some((name, Base { id: image.id.to_string(), exposed }))
         });
         Ok(found.collect())
     };
@@ -48,7 +57,7 @@ pub struct Sizes {
 /// Counts what a container takes.
 pub async fn sizes(handle: &Handle, view: &View) -> Sizes {
     let upper = Writable::at(&handle.paths.state_dir(), &view.id).map(|root| root.upper());
-    let layers = match &view.image {
+    let layers = match view.image.as_ref().or(view.manifest.image.as_ref()) {
         Some(image) => handle.images.stored(image).await.map(|root| root.layers),
         None => Ok(Vec::new()),
     };
@@ -81,6 +90,10 @@ fn named(name: &str, filter: &str) -> bool {
     }
 }
 
+/// What a container can be.
+const STATES: [&str; 7] =
+    ["created", "dead", "exited", "paused", "removing", "restarting", "running"];
+
 /// The filters of the API; another one is an error.
 const FILTERS: [&str; 16] = [
     "ancestor",
@@ -107,6 +120,11 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         Err(answer) => return *answer,
     };
     let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).filter(|n| *n > 0);
+    let wrong =
+        filters.get("status").into_iter().flatten().find(|one| !STATES.contains(&one.as_str()));
+    if let Some(state) = wrong {
+        return failure(StatusCode::BAD_REQUEST, &format!("invalid filter 'status={state}'"));
+    }
     let all = query.is_on("all")
         || limit.is_some()
         || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
@@ -134,12 +152,20 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         }
     }
     views.truncate(limit.unwrap_or(usize::MAX));
-    let ids = image_ids(handle, &views).await;
+    let bases = bases(handle, &views).await;
     let mut list = Vec::with_capacity(views.len());
     for view in &views {
         let mut summary = model::summary(view, now);
-        let named = view.manifest.image.as_ref().and_then(|name| ids.get(name));
-        summary.image_id = view.image.as_ref().or(named).cloned();
+        let named = view.manifest.image.as_ref().and_then(|name| bases.get(name));
+        let id = view.image.clone().or_else(|| named.map(|base| base.id.clone()));
+        let base = view.image.as_ref().and_then(|id| bases.get(id)).or(named);
+        if view.manifest.image.is_some() && named.map(|base| &base.id) != id.as_ref() {
+            // The name means another image now, or none.
+            summary.image = id.clone().or(summary.image);
+        }
+        summary.image_id = id;
+        let exposed = base.map(|base| base.exposed.as_slice()).unwrap_or_default();
+        summary.ports = Some(endpoints::summary(view, exposed));
         if query.is_on("size") {
             let sizes = sizes(handle, view).await;
             (summary.size_rw, summary.size_root_fs) = (Some(sizes.own), Some(sizes.all));
@@ -162,7 +188,11 @@ fn matches(view: &View, key: &str, value: &str) -> bool {
         "label" => filters::labelled(&view.manifest.labels, value),
         "ancestor" => {
             let image = model::image(view);
-            image == value || image.split(':').next() == Some(value)
+            let id = view.image.as_deref().unwrap_or_default();
+            let hex = value.strip_prefix("sha256:").unwrap_or(value);
+            image == value
+                || image.split(':').next() == Some(value)
+                || hex.len() >= 4 && id.trim_start_matches("sha256:").starts_with(hex)
         }
         "network" => {
             endpoints::networks(view).contains_key(value)
@@ -172,12 +202,33 @@ fn matches(view: &View, key: &str, value: &str) -> bool {
             mount.source.as_deref() == Some(value) || mount.target.to_str() == Some(value)
         }),
         "publish" | "expose" => {
-            let wanted =
-                if value.contains('/') { value.to_owned() } else { format!("{value}/tcp") };
-            endpoints::port_bindings(&view.manifest).contains_key(&wanted)
+            let wanted = |port: &str, protocol: &str| in_range(value, port, protocol);
+            let published = endpoints::published_pairs(&view.manifest);
+            let exposed = endpoints::said_exposed(&view.manifest);
+            published.iter().any(|(host, inside)| {
+                let (inside, protocol) = inside.split_once('/').unwrap_or((inside, "tcp"));
+                wanted(inside, protocol) || key == "publish" && wanted(host, protocol)
+            }) || key == "expose"
+                && exposed.iter().any(|port| {
+                    let (port, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+                    wanted(port, protocol)
+                })
         }
         "is-task" => !matches!(value, "true" | "1"),
         _ => true,
+    }
+}
+
+/// Whether a port is in `80`, `80/udp` or `80-90/tcp`.
+fn in_range(range: &str, port: &str, protocol: &str) -> bool {
+    let (range, wanted) = range.split_once('/').unwrap_or((range, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let number = |text: &str| text.parse::<u16>().ok();
+    match (number(first), number(last), number(port)) {
+        (Some(first), Some(last), Some(port)) => {
+            wanted == protocol && (first..=last).contains(&port)
+        }
+        _ => false,
     }
 }
 
@@ -205,12 +256,20 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
             }
         }
     }
+    let removed = super::respond::unless_empty(removed);
     as_json(&json!({ "ContainersDeleted": removed, "SpaceReclaimed": freed }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_found_alone_and_in_ranges() {
+        assert!(in_range("80", "80", "tcp") && in_range("80-90/udp", "85", "udp"));
+        assert!(!in_range("80", "80", "udp") && !in_range("80-90", "91", "tcp"));
+        assert!(!in_range("x", "80", "tcp") && !in_range("80", "", "tcp"));
+    }
 
     #[test]
     fn names_are_found_in_part_and_anchored() {

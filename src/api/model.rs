@@ -106,7 +106,7 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         image_id: Some(String::new()),
         command: Some(quoted(&argv(view))),
         created: Some(seconds(view.created)),
-        ports: Some(super::endpoints::summary(view)),
+        ports: Some(super::endpoints::summary(view, &[])),
         labels: Some(view.manifest.labels.clone().into_iter().collect()),
         state: Some(match view.state.as_str() {
             "running" => ContainerSummaryStateEnum::RUNNING,
@@ -120,7 +120,8 @@ pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
         status: Some(status(view, now)),
         host_config: Some(ContainerSummaryHostConfig {
             network_mode: Some(super::endpoints::mode(&view.manifest)),
-            ..ContainerSummaryHostConfig::default()
+            annotations: super::create::kept_of_host(&view.manifest, "Annotations")
+                .and_then(|kept| serde_json::from_value(kept).ok()),
         }),
         network_settings: serde_json::from_value(
             serde_json::json!({ "Networks": super::endpoints::networks(view) }),

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 pub use members::{connect, disconnect};
 
 use super::endpoints::{BRIDGE, docker_name, our_name};
+use super::events::tell;
 use super::filters::{self, Filters};
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
@@ -65,12 +66,10 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
     if let Some(spec) = &view.spec {
         let mut config = json!({ "Subnet": spec.subnet, "Gateway": spec.gateway });
         if let Some(range) = spec.range {
-            config["IPRange"] = range.to_string().into();
+            config["IPRange"] = json!(range);
         }
         if !spec.reserved.is_empty() {
-            // Docker has names for them.
-            let all = spec.reserved.iter().map(|ip| (ip.to_string(), ip.to_string().into()));
-            config["AuxiliaryAddresses"] = all.collect::<Map<String, Value>>().into();
+            config["AuxiliaryAddresses"] = json!(spec.reserved);
         }
         ipam.push(config);
         if let Some(subnet) = spec.subnet6 {
@@ -219,6 +218,10 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
         Err(answer) => return *answer,
     };
     let name = asked.name.clone();
+    if [BRIDGE, "host", "none"].contains(&name.as_str()) {
+        let message = format!("operation is not permitted on predefined {name} network");
+        return failure(StatusCode::FORBIDDEN, &message);
+    }
     let made = async {
         let asked::Asked { file, warning } = asked::asked(&asked).map_err(Refusal::Invalid)?;
         handle.create_network(&name, file).await.map(|()| warning)
@@ -227,6 +230,8 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
         Ok(warning) => {
             let seen = handle.networks.seen();
             let id = seen.networks.get(&name).map(|view| view.id.clone());
+            let told = id.as_deref().unwrap_or_default();
+            tell(handle, ("network", "create"), (told, &name), [("type", "bridge")]);
             created(&json!({ "Id": id, "Warning": warning }))
         }
         Err(refusal) => refused(refusal),
@@ -239,8 +244,13 @@ pub async fn remove(handle: &Handle, which: &str) -> Answer {
         return failure(StatusCode::FORBIDDEN, &message);
     }
     let Some(name) = named(handle, which) else { return missing(which) };
+    let id = handle.networks.seen().networks.get(&name).map(|view| view.id.clone());
     match handle.remove_network(&name).await {
-        Ok(()) => no_content(),
+        Ok(()) => {
+            let id = id.unwrap_or_default();
+            tell(handle, ("network", "destroy"), (&id, &name), [("type", "bridge")]);
+            no_content()
+        }
         Err(refusal) => refused(refusal),
     }
 }
@@ -263,8 +273,9 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
             && filters::labels_fit(&filters, &view.labels)
             && handle.remove_network(name).await.is_ok()
         {
+            tell(handle, ("network", "destroy"), (&view.id, name), [("type", "bridge")]);
             deleted.push(name.clone());
         }
     }
-    as_json(&json!({ "NetworksDeleted": deleted }))
+    as_json(&json!({ "NetworksDeleted": super::respond::unless_empty(deleted) }))
 }

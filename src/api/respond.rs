@@ -100,6 +100,11 @@ pub fn switching(protocol: &'static str, kind: &'static str) -> Answer {
     answer
 }
 
+/// A list as Go's clients are told of one without items: null.
+pub fn unless_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}
+
 /// A refusal of the engine.
 pub fn refused(refusal: Refusal) -> Answer {
     match refusal {

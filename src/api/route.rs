@@ -113,6 +113,9 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
         Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
     };
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
+    if let Err(message) = takes(&parts, &request) {
+        return failure(StatusCode::BAD_REQUEST, &message);
+    }
     match parts.as_slice() {
         // These take the connection over.
         ["containers", which, "exec"] if *request.method() == Method::POST => {
@@ -133,6 +136,29 @@ pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
         parts => {
             let (head, body) = request.into_parts();
             with_body(handle, &head, parts, &query, body).await
+        }
+    }
+}
+
+/// Refuses a body of another kind than JSON where JSON is read, as Docker's daemon does.
+/// One that says no kind is taken for it.
+fn takes(parts: &[&str], request: &Request<Incoming>) -> Result<(), String> {
+    let reads_json = *request.method() == Method::POST
+        && matches!(
+            parts,
+            ["commit" | "auth"]
+                | ["containers" | "networks" | "volumes", "create"]
+                | ["containers", _, "update" | "exec"]
+                | ["exec", _, "start"]
+                | ["networks", _, "connect" | "disconnect"]
+        );
+    let said = request.headers().get(hyper::header::CONTENT_TYPE);
+    let kind = said.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let bare = kind.split(';').next().unwrap_or_default().trim();
+    match !reads_json || bare.is_empty() || bare.eq_ignore_ascii_case("application/json") {
+        true => Ok(()),
+        false => {
+            Err(format!("unsupported Content-Type header ({kind}): must be 'application/json'"))
         }
     }
 }
@@ -257,6 +283,9 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
             failure(StatusCode::NOT_FOUND, &format!("plugin {name:?} not found"))
         }
         // Docker's daemon says it so, and clients take it for done.
+        ["session" | "grpc"] if post => {
+            failure(StatusCode::NOT_IMPLEMENTED, "Berth has no builder")
+        }
         ["swarm", "leave"] if post => {
             failure(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm")
         }

@@ -8,6 +8,8 @@ use bollard_stubs::models::{
     SystemVersion, SystemVersionComponents, SystemVersionPlatform,
 };
 
+use hyper::header::{self, HeaderValue};
+
 use super::model::timestamp;
 use super::respond::{API_OLDEST, API_VERSION, Answer, json, text};
 use crate::engine::handle::Handle;
@@ -17,7 +19,11 @@ use crate::engine::images::blocking;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub fn ping() -> Answer {
-    text("OK")
+    let mut answer = text("OK");
+    let never = HeaderValue::from_static("no-cache, no-store, must-revalidate");
+    answer.headers_mut().insert(header::CACHE_CONTROL, never);
+    answer.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    answer
 }
 
 fn api(version: (u32, u32)) -> String {

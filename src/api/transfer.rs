@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::body::{Bytes, Incoming};
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::body;
+use super::events::tell;
 use super::images::{find, refused, with_tag};
 use super::respond::{Answer, failure, stream};
 use super::route::Query;
@@ -22,7 +23,8 @@ use crate::image::archive::{self, Format, Import};
 use crate::image::progress::{Event, Sink, Status};
 use crate::image::push::{self, Options};
 use crate::image::registry::Login;
-use crate::image::{Error, Platform};
+use crate::image::store::Store;
+use crate::image::{Error, Platform, Reference};
 
 /// An event in Docker's words.
 fn line(event: &Event) -> Value {
@@ -37,8 +39,8 @@ fn line(event: &Event) -> Value {
             line["progress"] = json!(bar(event.current, event.total));
         }
     }
-    if let Status::Resolving(_) = event.status {
-        line["id"] = Value::Null;
+    if let Status::Resolving(_, which) = &event.status {
+        line["id"] = json!(which);
     }
     line
 }
@@ -127,7 +129,9 @@ pub fn login(head: &Parts) -> Result<Option<Login>, String> {
         return Ok(None);
     };
     let wrong = || "X-Registry-Auth is no base64 of JSON".to_owned();
-    let bytes = URL_SAFE.decode(text).or_else(|_| STANDARD.decode(text)).map_err(|_| wrong())?;
+    // With either alphabet, padded or not: clients differ.
+    let text = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -169,7 +173,7 @@ async fn pull(handle: &Handle, head: &Parts, image: &str, query: &Query) -> Answ
         Ok(asked) => asked,
         Err(error) => return refused(&error),
     };
-    let images = handle.images.clone();
+    let (handle, images) = (handle.clone(), handle.images.clone());
     told(move |sink| async move {
         let mut puller = images.puller().await?;
         if let Some(login) = login {
@@ -177,6 +181,10 @@ async fn pull(handle: &Handle, head: &Parts, image: &str, query: &Query) -> Answ
         }
         let pulled = puller.pull(&name, platform.as_ref(), &sink).await.map(|_| Vec::new());
         images.changed();
+        if pulled.is_ok() {
+            let name = name.familiar();
+            tell(&handle, ("image", "pull"), (&name, &name), []);
+        }
         pulled
     })
     .await
@@ -195,7 +203,7 @@ pub async fn push(handle: &Handle, head: &Parts, image: &str, query: &Query) -> 
         return refused(&error);
     }
     let chunk = query.get("chunk").and_then(|size| size.parse().ok());
-    let images = handle.images.clone();
+    let (handle, images) = (handle.clone(), handle.images.clone());
     told(move |sink| async move {
         let mut client = images.client()?;
         if let Some(login) = login {
@@ -203,6 +211,8 @@ pub async fn push(handle: &Handle, head: &Parts, image: &str, query: &Query) -> 
         }
         let store = images.store().await?;
         let digest = push::push(&store, &client, &name, Options { chunk }, &sink).await?;
+        let pushed = name.familiar();
+        tell(&handle, ("image", "push"), (&pushed, &pushed), []);
         let tag = name.tag().unwrap_or("latest");
         Ok(vec![
             json!({ "progressDetail": {}, "aux": { "Tag": tag, "Digest": digest.to_string() } }),
@@ -222,7 +232,7 @@ async fn import(handle: &Handle, source: &str, query: &Query, body: Incoming) ->
         Err(error) => return refused(&error),
     };
     let (changes, message) = (query.all("changes"), query.get("message").map(str::to_owned));
-    let images = handle.images.clone();
+    let (handle, images) = (handle.clone(), handle.images.clone());
     let reader = match source {
         "-" => body::reader(body),
         url => match download(&images, url).await {
@@ -246,7 +256,9 @@ async fn import(handle: &Handle, source: &str, query: &Query, body: Incoming) ->
         });
         let image = blocking(work).await?;
         images.changed();
-        Ok(vec![json!({ "status": image.id.to_string() })])
+        let id = image.id.to_string();
+        tell(&handle, ("image", "import"), (&id, &id), []);
+        Ok(vec![json!({ "status": id })])
     })
     .await
 }
@@ -257,7 +269,7 @@ async fn download(images: &Images, url: &str) -> Result<body::Reader, Error> {
 }
 
 pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
-    let images = handle.images.clone();
+    let (handle, images) = (handle.clone(), handle.images.clone());
     let reader = body::reader(body);
     told(move |_| async move {
         let store = images.store().await?;
@@ -271,6 +283,7 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
         images.changed();
         let lines = loaded.into_iter().flat_map(|loaded| {
             let id = loaded.image.id.to_string();
+            tell(&handle, ("image", "load"), (&id, &id), []);
             match loaded.names.is_empty() {
                 true => vec![format!("Loaded image ID: {id}\n")],
                 false => loaded
@@ -283,6 +296,19 @@ pub async fn load(handle: &Handle, _query: &Query, body: Incoming) -> Answer {
         Ok(lines.map(|text| json!({ "stream": text })).collect())
     })
     .await
+}
+
+/// A repository's name without a tag stands for all of its tags.
+fn of_repository(store: &Store, name: &str) -> Result<Vec<String>, Error> {
+    let Ok(wanted) = name.parse::<Reference>() else { return Ok(Vec::new()) };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) {
+        return Ok(Vec::new());
+    }
+    let listed = store.list()?;
+    let names = listed.iter().flat_map(|listed| &listed.names);
+    let same = names.filter(|one| one.name() == wanted.name() && one.tag().is_some());
+    Ok(same.map(Reference::familiar).collect())
 }
 
 /// Docker's archive for everybody, or one of the two formats alone.
@@ -298,8 +324,22 @@ pub async fn save(handle: &Handle, names: Vec<String>, query: &Query) -> Result<
     };
     let store = handle.images.store().await?;
     // What is not there is told with a status, before the archive begins.
-    let (finding, wanted) = (store.clone(), names.clone());
-    blocking(move || wanted.iter().try_for_each(|name| finding.resolve(name).map(drop))).await?;
+    let finding = store.clone();
+    let find = move || {
+        let mut found = Vec::new();
+        for name in names {
+            let all = of_repository(&finding, &name)?;
+            match all.is_empty() {
+                true => {
+                    finding.resolve(&name)?;
+                    found.push(name);
+                }
+                false => found.extend(all),
+            }
+        }
+        Ok(found)
+    };
+    let names = blocking(find).await?;
     let turn = OUTGOING.turn().await;
     let write = move |out: &mut dyn std::io::Write| archive::save(&store, &names, format, out);
     Ok(body::written("application/x-tar", turn, write))

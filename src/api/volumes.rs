@@ -7,12 +7,13 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use super::events::tell;
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
 use super::{body, filters};
 use crate::engine::handle::{Handle, View};
 use crate::engine::volumes::is_anonymous;
-use crate::manifest::model::MountKind;
+use crate::manifest::model::{Mount, MountKind};
 use crate::rootfs::Volume;
 
 fn described(handle: &Handle, volume: &Volume) -> Value {
@@ -26,6 +27,21 @@ fn described(handle: &Handle, volume: &Volume) -> Value {
         "Options": {},
         "Scope": "local",
     })
+}
+
+/// Makes the volumes that a new container names, as Docker's daemon does: its client may
+/// look at them before it starts. What an image puts into them comes with the first launch.
+pub fn make_named(handle: &Handle, mounts: &[Mount]) -> Result<(), String> {
+    for mount in mounts.iter().filter(|mount| mount.kind() == MountKind::Volume) {
+        let Some(name) = &mount.source else { continue };
+        if handle.volumes.get(name).is_ok() {
+            continue;
+        }
+        let labels = BTreeMap::new();
+        handle.volumes.create_labelled(name, labels).map_err(|error| error.to_string())?;
+        tell(handle, ("volume", "create"), (name, name), [("driver", "local")]);
+    }
+    Ok(())
 }
 
 /// Where a volume's files are on the host.
@@ -112,7 +128,11 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
     };
     let labels = asked.labels.unwrap_or_default().into_iter().collect();
     match handle.volumes.create_labelled(&name, labels) {
-        Ok(volume) => created(&described(handle, &volume)),
+        Ok(volume) => {
+            let by = [("driver", "local")];
+            tell(handle, ("volume", "create"), (&volume.name, &volume.name), by);
+            created(&described(handle, &volume))
+        }
         Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
@@ -138,7 +158,10 @@ pub async fn remove(handle: &Handle, name: &str, query: &Query) -> Answer {
         return failure(StatusCode::CONFLICT, &message);
     }
     match handle.volumes.remove(name) {
-        Ok(true) => no_content(),
+        Ok(true) => {
+            tell(handle, ("volume", "destroy"), (name, name), [("driver", "local")]);
+            no_content()
+        }
         Ok(false) if query.is_on("force") => no_content(),
         Ok(false) => missing(name),
         Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -167,6 +190,7 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
             && filters::labels_fit(&filters, &volume.labels)
             && handle.volumes.remove(&volume.name).unwrap_or(false)
         {
+            tell(handle, ("volume", "destroy"), (&volume.name, &volume.name), []);
             removed.push(volume.name);
         }
     }

@@ -266,7 +266,7 @@ mod tests {
         let tag = Tag::new("c/worker@1/42").unwrap();
         assert_eq!(parse_tag(&tag), Some((false, name.clone(), 42)));
         assert_eq!(parse_tag(&Tag::new("x/worker@1/7").unwrap()), Some((true, name, 7)));
-        for bad in ["", "c/", "c/Web/1", "c/web/x", "api"] {
+        for bad in ["", "c/", "c/We b/1", "c/web/x", "api"] {
             assert_eq!(parse_tag(&Tag::new(bad).unwrap()), None);
         }
     }

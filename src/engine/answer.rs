@@ -5,12 +5,12 @@ use std::os::fd::AsFd;
 
 use super::handle::{Event as Told, Refusal, Request, Usage, View};
 use super::live::Live;
-use super::reconcile::{Event, HealthStatus, Record, Refused, Verb};
+use super::reconcile::{Event, HealthStatus, Phase, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
 use super::view::{Declared, view};
 use crate::keeper::protocol::{Kind, Message};
 use crate::manifest::Loader;
-use crate::manifest::scalar::Name;
+use crate::manifest::scalar::{Name, Signal};
 
 impl Engine {
     pub(super) fn answer(&mut self, request: Request) {
@@ -212,7 +212,7 @@ impl Engine {
             )));
         }
         let now = self.now();
-        let word = verb_word(&verb);
+        let word = self.verb_word(name, &verb);
         match self.observed.apply(Event::Verb { name: name.clone(), verb: verb.clone() }, &now) {
             Ok(()) => {
                 if let Some((action, attribute)) = word {
@@ -223,6 +223,35 @@ impl Engine {
             Err(Refused::Unknown) => Err(Refusal::NotFound(format!("No such container: {name}"))),
             Err(refused) => Err(Refusal::Conflict(format!("Container {name}: {refused}"))),
         }
+    }
+
+    /// An order in the words of Docker's events. One to stop is a signal first: that it is
+    /// stopped is told once it has died.
+    fn verb_word(
+        &self,
+        name: &Name,
+        verb: &Verb,
+    ) -> Option<(&'static str, [(&'static str, String); 1])> {
+        let none = [("", String::new())];
+        let by = |signal: Signal| ("kill", [("signal", signal.0.to_string())]);
+        Some(match verb {
+            Verb::Stop { signal, .. } => {
+                let record = self.observed.record(name)?;
+                let running = matches!(record.phase, Phase::Running(_));
+                match record.applied.as_ref().filter(|_| running) {
+                    Some(manifest) => by(signal.unwrap_or(record.stop_signal(&manifest.stop))),
+                    None => ("stop", none),
+                }
+            }
+            Verb::Restart { .. } => ("restart", none),
+            Verb::Kill(signal) => by(*signal),
+            Verb::Reload => ("reload", none),
+            Verb::Pause => ("pause", none),
+            Verb::Unpause => ("unpause", none),
+            Verb::Create { .. } | Verb::Amend(_) | Verb::Start | Verb::Remove { .. } => {
+                return None;
+            }
+        })
     }
 
     pub(super) fn tell<const N: usize>(
@@ -242,6 +271,7 @@ impl Engine {
         }
         self.events.publish(Told {
             time: wall().unsigned_abs(),
+            kind: "container".to_owned(),
             action: action.to_owned(),
             name: name.to_string(),
             id: record.map(|record| record.id.clone()).unwrap_or_default(),
@@ -311,6 +341,9 @@ impl Engine {
                     self.tell(name, "oom", []);
                 }
                 self.tell(name, "die", [("exitCode", how.status.code().to_string())]);
+                if self.observed.record(name).is_some_and(|record| record.held.is_some()) {
+                    self.tell(name, "stop", []);
+                }
             }
             Event::HealthChanged { name, health, .. } => {
                 let word = match health {
@@ -341,17 +374,4 @@ fn process(pid: i32) -> Option<[String; 4]> {
         command => command.to_owned(),
     };
     Some([pid.to_string(), field("PPid:")?, field("Uid:")?, command])
-}
-
-fn verb_word(verb: &Verb) -> Option<(&'static str, [(&'static str, String); 1])> {
-    let none = [("", String::new())];
-    Some(match verb {
-        Verb::Stop { .. } => ("stop", none),
-        Verb::Restart { .. } => ("restart", none),
-        Verb::Kill(signal) => ("kill", [("signal", signal.0.to_string())]),
-        Verb::Reload => ("reload", none),
-        Verb::Pause => ("pause", none),
-        Verb::Unpause => ("unpause", none),
-        Verb::Create { .. } | Verb::Amend(_) | Verb::Start | Verb::Remove { .. } => return None,
-    })
 }

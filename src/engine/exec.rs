@@ -59,6 +59,9 @@ pub struct Config {
     pub stderr: bool,
     /// Instead of Ctrl-P Ctrl-Q.
     pub detach_keys: Option<String>,
+    /// The size of its terminal, if the one that starts it says none.
+    #[serde(default)]
+    pub size: Option<Size>,
 }
 
 /// What is known of an exec; this is what its file says.

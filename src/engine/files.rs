@@ -269,7 +269,10 @@ impl Files {
         let mut inside = Vec::new();
         for mount in &self.manifest.mounts {
             let source = match (mount.kind(), &mount.source) {
-                (MountKind::Volume, Some(name)) => Source::Volume(name),
+                (MountKind::Volume, Some(name)) => match &mount.subpath {
+                    Some(path) => Source::Part(name, path),
+                    None => Source::Volume(name),
+                },
                 (MountKind::Bind, Some(path)) => Source::Path(Path::new(path)),
                 _ => continue,
             };

@@ -69,12 +69,14 @@ impl Refusal {
 pub struct Event {
     /// Nanoseconds since 1970.
     pub time: u64,
+    /// `container`, `image`, `network` or `volume`.
+    pub kind: String,
     /// `create`, `start`, `die`, `stop`, `kill`, `restart`, `oom`, `destroy`,
     /// `pause`, `unpause`, `reload`, `update`, `health_status`, `manifest_error`.
     pub action: String,
-    /// The container's name.
+    /// Its name.
     pub name: String,
-    /// The container's id.
+    /// Its id.
     pub id: String,
     /// `exitCode`, `signal`, `error`, …
     pub attributes: BTreeMap<String, String>,

@@ -25,6 +25,7 @@ pub fn of_image(id: &str, manifest: &Container, wanted: &[PathBuf]) -> Vec<Mount
         .map(|target| Mount {
             source: Some(Digest::of(format!("{id}\n{}", target.display()).as_bytes()).hex()),
             target: target.clone(),
+            subpath: None,
             kind: Some(MountKind::Volume),
             read_only: false,
             size: None,

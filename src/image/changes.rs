@@ -24,6 +24,8 @@ fn apply_one(process: &mut Process, text: &str) -> Result<(), String> {
     let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     let rest = rest.trim();
     let name = name.to_ascii_uppercase();
+    let env = process.env.clone();
+    let filled = |text: &str| fill(text, &env);
     if rest.is_empty() {
         return Err("it says nothing after the instruction's name".to_owned());
     }
@@ -39,7 +41,7 @@ fn apply_one(process: &mut Process, text: &str) -> Result<(), String> {
                 list(rest).ok_or("SHELL must be a list such as [\"/bin/sh\", \"-c\"]")?;
         }
         "ENV" => {
-            for (name, value) in pairs(rest, true)? {
+            for (name, value) in pairs(&filled(rest)?, true)? {
                 let prefix = format!("{name}=");
                 let entry = format!("{name}={value}");
                 match process.env.iter_mut().find(|old| old.starts_with(&prefix)) {
@@ -48,16 +50,17 @@ fn apply_one(process: &mut Process, text: &str) -> Result<(), String> {
                 }
             }
         }
-        "LABEL" => process.labels.extend(pairs(rest, true)?),
+        "LABEL" => process.labels.extend(pairs(&filled(rest)?, true)?),
         "EXPOSE" => {
-            for port in rest.split_whitespace() {
+            for port in filled(rest)?.split_whitespace() {
                 add(&mut process.exposed_ports, exposed(port)?);
             }
         }
         "VOLUME" => {
-            let paths = match list(rest) {
+            let rest = filled(rest)?;
+            let paths = match list(&rest) {
                 Some(paths) => paths,
-                None => words(rest)?,
+                None => words(&rest)?,
             };
             for path in paths {
                 if path.trim().is_empty() {
@@ -66,9 +69,9 @@ fn apply_one(process: &mut Process, text: &str) -> Result<(), String> {
                 add(&mut process.volumes, path);
             }
         }
-        "USER" => process.user = one(rest)?,
+        "USER" => process.user = one(&filled(rest)?)?,
         "WORKDIR" => {
-            let path = one(rest)?;
+            let path = one(&filled(rest)?)?;
             process.working_dir = match path.starts_with('/') {
                 true => path,
                 false => format!("{}/{path}", process.working_dir.trim_end_matches('/')),
@@ -78,17 +81,28 @@ fn apply_one(process: &mut Process, text: &str) -> Result<(), String> {
             }
         }
         "STOPSIGNAL" => {
-            let signal = one(rest)?;
+            let signal = one(&filled(rest)?)?;
             if !is_signal(&signal) {
                 return Err(format!("{signal:?} is not a signal; write it as SIGTERM or 15"));
             }
             process.stop_signal = Some(signal);
         }
         "HEALTHCHECK" => process.healthcheck = Some(healthcheck(rest, &process.shell)?),
+        "ONBUILD" => {
+            let mut kept: Vec<String> = process
+                .other
+                .get("OnBuild")
+                .and_then(|said| serde_json::from_value(said.clone()).ok())
+                .unwrap_or_default();
+            kept.push(rest.to_owned());
+            process.other.insert("OnBuild".to_owned(), kept.into());
+        }
         _ => {
-            return Err("it is none of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, SHELL, \
-                        STOPSIGNAL, USER, VOLUME and WORKDIR"
-                .to_owned());
+            return Err(
+                "it is none of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, \
+                        SHELL, STOPSIGNAL, USER, VOLUME and WORKDIR"
+                    .to_owned(),
+            );
         }
     }
     Ok(())
@@ -117,6 +131,73 @@ fn command(text: &str, shell: &[String]) -> Result<Vec<String>, String> {
     };
     words.push(text.to_owned());
     Ok(words)
+}
+
+/// `$NAME`, `${NAME}`, `${NAME:-word}` and `${NAME:+word}` replaced by what the image's
+/// environment says; not within single quotes, and not behind a backslash (Dockerfile
+/// reference, "Environment replacement"). What comes in is quoted, so that it stays whole.
+fn fill(text: &str, env: &[String]) -> Result<String, String> {
+    let value = |name: &str| {
+        env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let (mut filled, mut rest, mut quote) = (String::new(), text, None);
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match (quote, c) {
+            (Some('\''), '\'') | (Some('"'), '"') => quote = None,
+            (None, '\'' | '"') => quote = Some(c),
+            (Some('\''), _) => {}
+            (_, '\\') => {
+                filled.push(c);
+                if let Some(next) = rest.chars().next() {
+                    filled.push(next);
+                    rest = &rest[next.len_utf8()..];
+                }
+                continue;
+            }
+            (_, '$') if rest.starts_with('{') => {
+                let end = rest.find('}').ok_or("a brace is not closed")?;
+                let inner = &rest[1..end];
+                rest = &rest[end + 1..];
+                let (name, word) = inner.split_once(':').unwrap_or((inner, ""));
+                if name.is_empty() || !name.chars().all(is_name) {
+                    return Err(format!("${{{inner}}} is no variable"));
+                }
+                let said = value(name);
+                let with = match (word.split_at_checked(1), said.is_empty()) {
+                    (None, _) | (Some(("-", _)), false) => said,
+                    (Some(("-", word)), true) | (Some(("+", word)), false) => word,
+                    (Some(("+", _)), true) => "",
+                    _ => return Err(format!("${{{inner}}}: there are :- and :+")),
+                };
+                filled.push_str(&escaped(with));
+                continue;
+            }
+            (_, '$') if rest.starts_with(is_name) => {
+                let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+                filled.push_str(&escaped(value(&rest[..end])));
+                rest = &rest[end..];
+                continue;
+            }
+            _ => {}
+        }
+        filled.push(c);
+    }
+    Ok(filled)
+}
+
+/// A value as [`words`] reads it back.
+fn escaped(value: &str) -> String {
+    let special = |c: char| c.is_whitespace() || matches!(c, '\\' | '"' | '\'');
+    let mut text = String::new();
+    for c in value.chars() {
+        if special(c) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
 }
 
 /// Words with quotes and backslashes taken off.
@@ -322,6 +403,31 @@ mod tests {
         #[test]
         fn any_text_is_answered(text in "(CMD|ENV|LABEL|EXPOSE|VOLUME|HEALTHCHECK|WORKDIR) \\PC{0,40}") {
             let _ = apply(&mut Process::default(), &[text]);
+        }
+    }
+
+    #[test]
+    fn variables_are_the_image_s_own() {
+        let mut process =
+            Process { env: vec!["PATH=/bin".into(), "DIR=/a b".into()], ..Process::default() };
+        let changes = [
+            "ENV PATH=/usr/bin:$PATH HERE=\"${DIR}\" PLAIN='$PATH' NOT=\\$PATH NONE=$NOSUCH-",
+            "WORKDIR $DIR",
+            "LABEL a=${NOSUCH:-usual} b=${DIR:+set} c=${NOSUCH:+set}",
+            "CMD echo $PATH",
+        ];
+        apply(&mut process, &changes).unwrap();
+        assert_eq!(
+            process.env,
+            ["PATH=/usr/bin:/bin", "DIR=/a b", "HERE=/a b", "PLAIN=$PATH", "NOT=$PATH", "NONE=-"]
+        );
+        assert_eq!(process.working_dir, "/a b");
+        let labels: Vec<&str> = process.labels.values().map(String::as_str).collect();
+        assert_eq!(labels, ["usual", "set", ""]);
+        // The shell's own.
+        assert_eq!(process.cmd, ["/bin/sh", "-c", "echo $PATH"]);
+        for bad in ["USER ${X", "USER ${X:?no}", "USER ${}"] {
+            assert!(apply(&mut process, &[bad]).is_err(), "{bad}");
         }
     }
 }

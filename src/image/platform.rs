@@ -82,6 +82,12 @@ impl Platform {
     }
 }
 
+/// Processors that may stand without a system, by Go's names and those of uname(1).
+const KNOWN: [&str; 16] = [
+    "386", "aarch64", "amd64", "arm", "arm64", "armhf", "i386", "i686", "loong64", "mips64le",
+    "ppc64le", "riscv64", "s390x", "x86-64", "x86_64", "ppc64",
+];
+
 impl FromStr for Platform {
     type Err = Error;
 
@@ -93,7 +99,9 @@ impl FromStr for Platform {
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
         };
         let (os, architecture, variant) = match parts.as_slice() {
-            [architecture] if *architecture != "linux" => ("linux", *architecture, None),
+            // The system alone: this machine's processor.
+            ["linux"] => return Ok(Platform::host()),
+            [architecture] if KNOWN.contains(architecture) => ("linux", *architecture, None),
             [os, architecture] => (*os, *architecture, None),
             [os, architecture, variant] => (*os, *architecture, Some(*variant)),
             _ => ("", "", None),
@@ -136,7 +144,8 @@ mod tests {
         assert_eq!(platform("arm64").to_string(), "linux/arm64");
         assert_eq!(platform("linux/x86_64").to_string(), "linux/amd64");
         assert_eq!(platform("linux/arm/v7").to_string(), "linux/arm/v7");
-        for bad in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
+        assert_eq!(platform("linux"), Platform::host());
+        for bad in ["", "foobar", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad:?}");
         }
     }

@@ -20,8 +20,8 @@ pub struct Event {
 /// What is being done. [`Status::text`] is what Docker says for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// The manifest is asked for; which.
-    Resolving(String),
+    /// The manifest is asked for: of which repository, by which tag or digest.
+    Resolving(String, String),
     /// A layer is in the queue.
     Waiting,
     /// Bytes come.
@@ -52,7 +52,7 @@ impl Status {
     /// As Docker words it.
     pub fn text(&self) -> String {
         match self {
-            Status::Resolving(reference) => format!("Pulling from {reference}"),
+            Status::Resolving(repository, _) => format!("Pulling from {repository}"),
             Status::Waiting => "Waiting".to_owned(),
             Status::Downloading => "Downloading".to_owned(),
             Status::Downloaded => "Download complete".to_owned(),

@@ -6,7 +6,7 @@
 //! generated from these types, their documentation included.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -323,6 +323,9 @@ pub struct Mount {
     pub source: Option<String>,
     /// Where it is inside the container.
     pub target: PathBuf,
+    /// What of a volume is mounted: a path in it, which must be there; all of it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<PathBuf>,
     /// `volume`, `bind` or `tmpfs`; told from `source` otherwise.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<MountKind>,
@@ -347,6 +350,12 @@ pub enum MountKind {
     Bind,
     /// Memory.
     Tmpfs,
+}
+
+/// Whether a path can be one within a volume.
+pub fn is_within(path: &Path) -> bool {
+    use std::path::Component::{CurDir, Normal};
+    !path.as_os_str().is_empty() && path.components().all(|part| matches!(part, Normal(_) | CurDir))
 }
 
 impl Mount {

@@ -405,13 +405,14 @@ pub struct NetworkFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub subnet: Option<Ipv4Net>,
-    /// The part of `subnet` from which addresses are given; all of it otherwise.
+    /// The part of `subnet` from which addresses are given, such as `10.1.2.128/25`; all of
+    /// it otherwise. A container may ask for another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub ip_range: Option<Ipv4Net>,
-    /// Addresses of `subnet` that no container gets: somebody else has them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub reserved: Vec<Ipv4Addr>,
+    /// Addresses of `subnet` that no container gets: others have them. A name for each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub reserved: BTreeMap<String, Ipv4Addr>,
     /// The router's address in it; the first one otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
@@ -454,8 +455,8 @@ impl Default for NetworkFile {
             driver: Driver::Bridge,
             subnet: None,
             ip_range: None,
-            reserved: Vec::new(),
             gateway: None,
+            reserved: BTreeMap::new(),
             ipv6: true,
             subnet6: None,
             gateway6: None,

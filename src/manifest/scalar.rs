@@ -35,10 +35,8 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let part_ok = |part: &str| {
-            part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                && part.chars().all(|c| {
-                    c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-')
-                })
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
         };
         if text.len() > NAME_MAX {
             return Err(format!(
@@ -52,8 +50,8 @@ impl FromStr for Name {
         };
         if !ok {
             return Err(format!(
-                "{text:?} is not a container's name: small letters, digits, '.', '_' and '-', \
-                 beginning with a letter or a digit"
+                "{text:?} is not a container's name: letters, digits, '.', '_' and '-', beginning \
+                 with a letter or a digit"
             ));
         }
         Ok(Name(text.to_owned()))
@@ -232,7 +230,7 @@ impl JsonSchema for Name {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^[a-z0-9][a-z0-9._-]*(@[a-z0-9][a-z0-9._-]*)?$",
+            "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$",
             "maxLength": NAME_MAX,
         })
     }
@@ -279,7 +277,7 @@ mod tests {
         for good in ["web", "0", "a.b_c-d", "worker@1", &"x".repeat(63)] {
             assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
         }
-        for bad in ["", "Web", "-a", ".a", "a/b", "a@", "@1", "a@b@c", "a b", &"x".repeat(64)] {
+        for bad in ["", "-a", ".a", "a/b", "a@", "@1", "a@b@c", "a b", &"x".repeat(64)] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }
     }

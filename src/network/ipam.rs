@@ -103,7 +103,7 @@ impl Leases {
                 && *address != network.subnet.network()
                 && *address != network.subnet.broadcast()
                 && *address != network.gateway
-                && !network.reserved.contains(address)
+                && !network.reserved.values().any(|reserved| reserved == address)
         };
         let holder = |leases: &Leases, address: Ipv4Addr| {
             leases
@@ -185,9 +185,9 @@ impl Leases {
         container: &str,
         usable: impl Fn(&Ipv4Addr) -> bool,
     ) -> std::result::Result<Ipv4Addr, Refusal> {
-        let from = network.range.unwrap_or(network.subnet);
-        let base = u32::from(from.network());
-        let size = 1u32.checked_shl(32 - u32::from(from.prefix_len())).unwrap_or(u32::MAX);
+        let range = network.range.unwrap_or(network.subnet);
+        let base = u32::from(range.network());
+        let size = 1u32.checked_shl(32 - u32::from(range.prefix_len())).unwrap_or(u32::MAX);
         // Begin where this name hashes to: the same name tends to the same address
         // even after its lease was released, and addresses are not re-used at once.
         let seed = instance.seed(&["v4", &network.name, container]);
@@ -319,7 +319,7 @@ mod tests {
         let instance = Instance::of_root("/");
         let mut network = NetworkSpec::bridge("n", "10.1.0.0/24".parse().unwrap(), None);
         network.range = Some("10.1.0.128/30".parse().unwrap());
-        network.reserved = vec!["10.1.0.129".parse().unwrap()];
+        network.reserved = [("router".to_owned(), "10.1.0.129".parse().unwrap())].into();
         let mut leases = Leases::default();
         let mut lease = |name: &str, wish: Wish| leases.lease(&instance, &network, name, wish);
         let mut given: Vec<Ipv4Addr> =

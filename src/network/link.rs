@@ -482,6 +482,25 @@ impl Links {
         Ok(taken.into_iter().map(|(net, by)| super::spec::Taken { net, by }).collect())
     }
 
+    /// Every address of this namespace.
+    pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
+        let messages = self
+            .netlink
+            .get(Message::GetAddress(AddressMessage::default()), true)
+            .map_err(|error| Error::new("list", "the addresses", error))?;
+        let mut found = BTreeSet::new();
+        for message in &messages {
+            let Message::NewAddress(message) = message else { continue };
+            found.extend(message.attributes.iter().filter_map(|attribute| match attribute {
+                AddressAttribute::Address(address) | AddressAttribute::Local(address) => {
+                    Some(*address)
+                }
+                _ => None,
+            }));
+        }
+        Ok(found)
+    }
+
     /// The addresses of one interface.
     pub fn addresses(&mut self, name: &str) -> Result<Vec<IpAddr>> {
         let index = self.index(name)?;

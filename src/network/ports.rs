@@ -4,11 +4,16 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::error::{Error, Result};
 use super::listener::Listener;
 use crate::manifest::publish::Protocol;
+
+/// Clients of `::1` that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// A port of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,19 +50,51 @@ impl Port {
             && self.address.is_none_or(|own| own.to_canonical() == address.to_canonical())
     }
 
-    /// Binds it as long as the descriptor is open. A TCP socket listens, with nobody to
-    /// accept: the kernel translates what comes from elsewhere before it gets there.
+    /// Binds it as long as the descriptor is open; a TCP socket listens.
     ///
     /// # Errors
     /// What the system said; [`Unbound::explain`] knows more.
     pub fn bind(self) -> std::result::Result<OwnedFd, Unbound> {
-        let bind = |address: IpAddr| -> io::Result<OwnedFd> {
-            let at = SocketAddr::new(address, self.number);
+        self.bind_by(|at| {
             Ok(match self.protocol {
                 Protocol::Tcp => TcpListener::bind(at)?.into(),
                 Protocol::Udp => UdpSocket::bind(at)?.into(),
             })
-        };
+        })
+    }
+
+    /// The same with a socket that only stands for the port: the kernel translates what
+    /// comes before it gets there, but for `::1`, and what comes before that is so would be
+    /// taken by somebody who never answers. It hears nothing of it, and the client asks
+    /// again.
+    fn bind_deaf(self) -> std::result::Result<OwnedFd, Unbound> {
+        self.bind_by(|at| {
+            let family = match at {
+                SocketAddr::V4(_) => AddressFamily::INET,
+                SocketAddr::V6(_) => AddressFamily::INET6,
+            };
+            let kind = match self.protocol {
+                Protocol::Tcp => SocketType::STREAM,
+                Protocol::Udp => SocketType::DGRAM,
+            };
+            let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+            if self.protocol == Protocol::Tcp {
+                rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+            }
+            crate::sys::deaf::but_for_loopback6(socket.as_fd())?;
+            rustix::net::bind(&socket, &at)?;
+            if self.protocol == Protocol::Tcp {
+                rustix::net::listen(&socket, BACKLOG)?;
+            }
+            Ok(socket)
+        })
+    }
+
+    fn bind_by(
+        self,
+        by: impl Fn(SocketAddr) -> io::Result<OwnedFd>,
+    ) -> std::result::Result<OwnedFd, Unbound> {
+        let bind = |address: IpAddr| by(SocketAddr::new(address, self.number));
         let all = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         let bound = match (self.address, bind(self.address.unwrap_or(all))) {
             // A host without IPv6.
@@ -93,12 +130,12 @@ impl Unbound {
     }
 }
 
-/// Binds a port of the host as long as the descriptor is open.
+/// Binds a port of the host as long as the descriptor is open, for one that is published.
 ///
 /// # Errors
 /// The port is in use, and by which process, if it can be seen.
 pub fn claim(address: Option<IpAddr>, number: u16, protocol: Protocol) -> Result<OwnedFd> {
-    Port { address, number, protocol }.bind().map_err(Unbound::explain)
+    Port { address, number, protocol }.bind_deaf().map_err(Unbound::explain)
 }
 
 /// The process that has a local port, as `nginx (pid 4711)`.

@@ -1,5 +1,6 @@
 //! Named networks as plain data, their checks, and the choice of a subnet. Pure.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -34,14 +35,15 @@ pub struct NetworkSpec {
     pub driver: Driver,
     /// The IPv4 subnet.
     pub subnet: Ipv4Net,
-    /// The part of it from which addresses are given; all of it when missing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub range: Option<Ipv4Net>,
-    /// Addresses of it that no container gets.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reserved: Vec<Ipv4Addr>,
     /// The router's address in it: the bridge's own with [`Driver::Bridge`].
     pub gateway: Ipv4Addr,
+    /// Where addresses are chosen from, if not from all of the subnet. One that a container
+    /// asks for may lie elsewhere in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<Ipv4Net>,
+    /// Addresses of it that no container gets: others have them. By a name for each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reserved: BTreeMap<String, Ipv4Addr>,
     /// The IPv6 subnet, for a bridge usually a ULA one (RFC 4193); `None`: IPv4 alone.
     #[serde(default)]
     pub subnet6: Option<Ipv6Net>,
@@ -69,9 +71,9 @@ impl NetworkSpec {
             name: name.into(),
             driver: Driver::Bridge,
             subnet: subnet.trunc(),
-            range: None,
-            reserved: Vec::new(),
             gateway: first_host(subnet),
+            range: None,
+            reserved: BTreeMap::new(),
             subnet6: subnet6.map(|net| net.trunc()),
             gateway6: None,
             internal: false,
@@ -113,8 +115,10 @@ impl NetworkSpec {
         if let Some(range) = self.range.filter(|range| !self.subnet.contains(range)) {
             found.push(format!("the range {range} is not in {}", self.subnet));
         }
-        if let Some(address) = self.reserved.iter().find(|ip| !self.subnet.contains(*ip)) {
-            found.push(format!("the reserved address {address} is not in {}", self.subnet));
+        for (name, address) in &self.reserved {
+            if !self.subnet.contains(address) {
+                found.push(format!("the reserved {address} of {name:?} is not in {}", self.subnet));
+            }
         }
         if let Some(net) = self.subnet6 {
             // The host's part of an IPv6 address repeats that of the IPv4 one.
@@ -265,7 +269,10 @@ mod tests {
         assert_eq!(bad(|spec| spec.gateway = "10.1.0.255".parse().unwrap()), 1);
         assert_eq!(bad(|spec| spec.mtu = Some(1000)), 1);
         assert_eq!(bad(|spec| spec.range = "10.2.0.0/25".parse().ok()), 1);
-        assert_eq!(bad(|spec| spec.reserved = vec!["10.2.0.9".parse().unwrap()]), 1);
+        assert_eq!(
+            bad(|spec| spec.reserved = [("a".into(), "10.2.0.9".parse().unwrap())].into()),
+            1
+        );
         assert_eq!(bad(|spec| spec.parent = Some("eth0".into())), 1);
         assert_eq!(bad(|spec| spec.driver = Driver::Macvlan), 1);
         assert_eq!(bad(|spec| spec.subnet6 = "fd00::/126".parse().ok()), 1);

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -54,8 +54,32 @@ pub struct Volume {
 pub enum Source<'a> {
     /// A volume, made if it is not there.
     Volume(&'a str),
+    /// What lies at a path in a volume.
+    Part(&'a str, &'a Path),
     /// A directory, with what is mounted in it, or a single file of the host.
     Path(&'a Path),
+}
+
+/// Opens a path within a volume.
+fn part_of(volume: &Path, inner: &Path) -> Result<OwnedFd, Error> {
+    let whole = volume.join(inner);
+    let failed = |e: rustix::io::Errno| {
+        let error = Error::new("access path", &whole, io::Error::from(e));
+        match e {
+            rustix::io::Errno::NOENT => error.with_remedy("make it in the volume first"),
+            rustix::io::Errno::XDEV => error.with_remedy("it leads out of the volume"),
+            _ => error,
+        }
+    };
+    let folder = rustix::fs::open(volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    rustix::fs::openat2(
+        folder.map_err(failed)?,
+        inner,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+    )
+    .map_err(failed)
 }
 
 /// A detached mount of a volume or a path.
@@ -195,13 +219,22 @@ impl Volumes {
         read_only: bool,
     ) -> Result<Bind, Error> {
         let (path, recursive) = match source {
-            Source::Volume(name) => {
+            Source::Volume(name) | Source::Part(name, _) => {
                 self.create(name)?;
                 self.end_seeding(name)?;
                 (self.data(name)?, false)
             }
             Source::Path(path) => (path.to_owned(), true),
         };
+        // A part of a volume is found by the kernel, within it: a symbolic link that a
+        // container put there leads nowhere else, also if it changes meanwhile.
+        let part = match source {
+            Source::Part(_, inner) => Some(part_of(&path, inner)?),
+            _ => None,
+        };
+        let path = part
+            .as_ref()
+            .map_or(path, |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
         let there = fs::metadata(&path).map_err(|e| match source {
             Source::Path(_) if e.kind() == io::ErrorKind::NotFound => Error::new("mount", &path, e)
                 .with_remedy("make it, or correct `source`; the name of a volume has no `/`"),

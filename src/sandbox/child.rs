@@ -128,13 +128,15 @@ fn sequence(
     if oom_score != i64::MAX {
         at(Step::OomScore, 0, write_number(c"/proc/self/oom_score_adj", oom_score))?;
     }
-    let mut files = None;
+    let mut open_files = None;
     for index in 0..read(tape.number::<usize>())? {
         let resource = read(tape.number::<u32>())?;
         let (soft, hard) = (read(tape.word())?, read(tape.word())?);
-        if resource == NOFILE {
-            files = Some(Files { index, soft, hard });
-            at(Step::Rlimit, index, raise_files(soft, hard))?;
+        if resource == libc::RLIMIT_NOFILE {
+            // What was inherited has higher numbers than a payload may have; it is closed,
+            // and the limit lowered, when nothing is opened any more.
+            at(Step::Rlimit, index, raise_open_files(hard))?;
+            open_files = Some((soft, hard));
             continue;
         }
         at(Step::Rlimit, index, set_rlimit(resource, soft, hard))?;
@@ -194,37 +196,11 @@ fn sequence(
         // SAFETY: as above, one thread; the parent goes on in `init::run`.
         let cloned = unsafe { clone3(0, None, None) };
         match at(Step::Fork, 0, cloned.map_err(errno_of))? {
-            Clone::Parent(pid) => become_init(pid, inherited, output, files),
+            Clone::Parent(pid) => become_init(pid, inherited, output, open_files),
             Clone::Child => {}
         }
     }
-    payload::become_payload(head, tape, inherited, files)
-}
-
-/// The container's limit on open files.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Files {
-    index: usize,
-    soft: u64,
-    hard: u64,
-}
-
-impl Files {
-    /// Sets it, once the process has none but its own descriptors.
-    pub(super) fn limit(self) -> Stepped {
-        at(Step::Rlimit, self.index, set_rlimit(NOFILE, self.soft, self.hard))
-    }
-}
-
-/// The number of this limit (getrlimit(2)).
-const NOFILE: u32 = libc::RLIMIT_NOFILE;
-
-/// What of that limit needs the host's rights: more than there is. Less would be too early,
-/// for the keeper's descriptors may have greater numbers than the container's may.
-fn raise_files(soft: u64, hard: u64) -> Result<(), Errno> {
-    let own = rustix::process::getrlimit(Resource::Nofile);
-    let most = |own: Option<u64>, wanted: u64| own.map_or(u64::MAX, |own| own.max(wanted));
-    set_rlimit(NOFILE, most(own.current, soft), most(own.maximum, hard))
+    payload::become_payload(head, tape, inherited, open_files)
 }
 
 /// The parent of the payload gives up all that init does not need.
@@ -232,7 +208,7 @@ fn become_init(
     payload: i32,
     inherited: &Inherited<'_>,
     output: [RawFd; OUTPUT_MAX],
-    files: Option<Files>,
+    open_files: Option<(u64, u64)>,
 ) -> ! {
     // Nobody in the container may read what the keeper's copied memory holds.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
@@ -242,8 +218,8 @@ fn become_init(
     unsafe { inherited.arguments.replace(b"berth-init") };
     let _ = rustix::process::setsid();
     let kept = keep_only([inherited.status, output[0], output[1], output[2]]);
-    if let Some(files) = files {
-        let _ = files.limit();
+    if let Some(limits) = open_files {
+        let _ = limit_open_files(limits);
     }
     keep_only_kill();
     if let ([Some(status), output @ ..], Some(payload)) =
@@ -294,6 +270,26 @@ fn keep_only_kill() {
     let sets =
         CapabilitySets { effective: kill, permitted: kill, inheritable: CapabilitySet::empty() };
     let _ = rustix::thread::set_capabilities(None, sets);
+}
+
+/// Raising a hard limit takes the host's rights, lowering it takes none (setrlimit(2)).
+fn raise_open_files(hard: u64) -> Result<(), Errno> {
+    let own = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = if hard == u64::MAX { None } else { Some(hard) };
+    let is_enough = match (own.maximum, wanted) {
+        (None, _) => true,
+        (Some(own), Some(wanted)) => wanted <= own,
+        (Some(_), None) => false,
+    };
+    if is_enough {
+        return Ok(());
+    }
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { maximum: wanted, ..own })
+}
+
+/// The last word on how many descriptors there may be, for the payload and its init.
+pub(super) fn limit_open_files((soft, hard): (u64, u64)) -> Result<(), Errno> {
+    set_rlimit(libc::RLIMIT_NOFILE, soft, hard)
 }
 
 fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {

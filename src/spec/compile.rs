@@ -139,6 +139,8 @@ fn mounts(plan: &mut Plan, spec: &Spec, parts: &Parts) -> Result<(), Error> {
             plan.mounts.push(given(target, *file, *fd));
         } else if mount.typ().as_deref() == Some("cgroup") {
             cgroup_mounts(plan, mount, parts);
+        } else if let Some(host) = parts.devices.get(target) {
+            plan.mounts.push(device(host, target));
         } else if is_bind(mount) {
             return Err(Error::new(
                 "mount",
@@ -153,15 +155,9 @@ fn mounts(plan: &mut Plan, spec: &Spec, parts: &Parts) -> Result<(), Error> {
             plan.mounts.push(given(Path::new("/dev/console"), true, console));
         }
         if target == Path::new("/dev") {
-            for device in devices_below_dev.iter().flatten() {
-                let host = parts.devices.get(device.path()).unwrap_or(device.path());
-                plan.mounts.push(PlanMount {
-                    source: PlanSource::HostFile(text(host)),
-                    attributes: 0,
-                    target: text(device.path()),
-                    file: true,
-                    optional: false,
-                });
+            for node in devices_below_dev.iter().flatten() {
+                let host = parts.devices.get(node.path()).unwrap_or(node.path());
+                plan.mounts.push(device(host, node.path()));
             }
         }
     }
@@ -170,6 +166,17 @@ fn mounts(plan: &mut Plan, spec: &Spec, parts: &Parts) -> Result<(), Error> {
         .map(|(path, target)| ((*path).to_owned(), (*target).to_owned()))
         .collect();
     Ok(())
+}
+
+/// The host's device node at a place in the container.
+fn device(host: &Path, target: &Path) -> PlanMount {
+    PlanMount {
+        source: PlanSource::HostFile(text(host)),
+        attributes: 0,
+        target: text(target),
+        file: true,
+        optional: false,
+    }
 }
 
 fn is_bind(mount: &Mount) -> bool {

@@ -112,6 +112,11 @@ fn env(container: &Container, context: &Context, hostname: &str) -> Result<Vec<S
     for (name, value) in &container.env {
         set(name, value)?;
     }
+    // As with runc: an empty one is none.
+    if variables.iter().any(|variable| variable == "HOME=") {
+        variables.retain(|variable| variable != "HOME=");
+        variables.push(format!("HOME={}", context.user.home.display()));
+    }
     Ok(variables)
 }
 

@@ -5,6 +5,7 @@
 //! It knows nothing of containers, manifests or files of ours.
 
 pub mod bpf;
+pub mod deaf;
 pub mod machine;
 pub mod mount;
 pub mod pause;

@@ -26,6 +26,9 @@ pub fn weight_of_shares(shares: u64) -> u32 {
 /// # Errors
 /// A sentence for the client.
 pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), String> {
+    if let Some(shares) = host.cpu_shares.filter(|shares| *shares < 0) {
+        return Err(format!("invalid CPU shares ({shares}): value must be a positive integer"));
+    }
     let limits = &mut container.resources;
     if let Some(memory) = positive(host.memory) {
         if memory < LEAST_MEMORY {
@@ -62,6 +65,10 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
         }
         (None, None) => None,
     };
+    if host.cpu_quota.is_some_and(|quota| quota < 0) {
+        // Docker's word for no limit.
+        limits.cpus = None;
+    }
     if let Some(milli) = cpus {
         limits.cpus = Some(Cpus { milli: u32::try_from(milli).unwrap_or(u32::MAX).max(1) });
     }

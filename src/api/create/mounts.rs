@@ -1,17 +1,18 @@
 //! Binds, volumes and tmpfs in Docker's words. Pure.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use bollard_stubs::models::{HostConfig, Mount as DockerMount, MountType};
 
 use super::{Surroundings, limits::positive, some};
-use crate::manifest::model::{Container, Mount, MountKind};
+use crate::manifest::model::{Container, Mount, MountKind, is_within};
 use crate::manifest::scalar::Size;
 
 pub(super) fn volume(source: Option<&str>, target: &str) -> Mount {
     Mount {
         source: source.map(str::to_owned),
         target: PathBuf::from(target),
+        subpath: None,
         kind: Some(MountKind::Volume),
         read_only: false,
         size: None,
@@ -25,7 +26,7 @@ pub(super) fn mounts(
     surroundings: &mut Surroundings<'_>,
 ) -> Result<(), String> {
     // What is said in more detail replaces what is said in less.
-    let mut all = Vec::new();
+    let mut all = std::mem::take(&mut container.mounts);
     for from in host.volumes_from.iter().flatten() {
         let (which, read_only) = match from.rsplit_once(':') {
             Some((which, "ro")) => (which, true),
@@ -39,7 +40,6 @@ pub(super) fn mounts(
             all.push(mount);
         }
     }
-    all.append(&mut container.mounts);
     for text in host.binds.iter().flatten() {
         all.push(bind(text)?);
     }
@@ -56,6 +56,11 @@ pub(super) fn mounts(
                 "invalid mount config: invalid mount path: '{target}' mount path \
                                 must be absolute"
             ));
+        }
+        if mount.target.components().eq([Component::RootDir]) {
+            return Err(
+                "invalid mount config: invalid specification: destination can't be '/'".into()
+            );
         }
         container.mounts.retain(|earlier| earlier.target != mount.target);
         if mount.kind() == MountKind::Volume && mount.source.is_none() {
@@ -110,15 +115,20 @@ fn typed(asked: &DockerMount) -> Result<Mount, String> {
         return Err("invalid mount config: field Target must not be empty".to_owned());
     }
     let options = asked.volume_options.as_ref();
-    if let Some(path) = options.and_then(|options| some(options.subpath.clone())) {
-        // To mount the whole volume would show more than was asked for.
-        return Err(format!("invalid mount config: Subpath {path:?} is not served by Berth"));
-    }
+    let subpath = options.and_then(|options| some(options.subpath.clone()));
     let source = some(asked.source.clone());
     let mut mount = volume(source.as_deref(), &target);
     mount.read_only = asked.read_only.unwrap_or(false);
     match asked.typ {
-        Some(MountType::VOLUME) | None => {}
+        Some(MountType::VOLUME) | None => {
+            if subpath.as_deref().is_some_and(|path| !is_within(Path::new(path))) {
+                return Err(
+                    "invalid mount config: subpath must be a relative path within the volume"
+                        .into(),
+                );
+            }
+            mount.subpath = subpath.map(PathBuf::from);
+        }
         Some(MountType::BIND) => {
             let source = source.ok_or(
                 "invalid mount config for type \"bind\": field Source must \

@@ -11,8 +11,16 @@ use crate::manifest::model::Container;
 use crate::manifest::model::NetworkMode::Bridge;
 
 /// Settings of the container itself that inspect would not tell from the manifest.
-const OF_CONTAINER: [&str; 6] =
-    ["ExposedPorts", "MacAddress", "NetworkDisabled", "OnBuild", "Shell", "Volumes"];
+const OF_CONTAINER: [&str; 8] = [
+    "ExposedPorts",
+    "MacAddress",
+    "NetworkDisabled",
+    "OnBuild",
+    "Shell",
+    "StopSignal",
+    "StopTimeout",
+    "Volumes",
+];
 
 /// Settings of the host that are told by the manifest alone, or not at all.
 const NOT_OF_HOST: [&str; 8] = [
@@ -74,8 +82,12 @@ pub fn remembered(asked: &Value, made: &Container) -> BTreeMap<String, String> {
 
 fn of_host(asked: &Value, made: &Container) -> BTreeMap<String, String> {
     let told = host_config(made);
-    // Ports that can't be published are for the day on which it comes onto a network.
-    let unpublished = |key: &str| key == "PortBindings" && made.network_mode() != Bridge;
+    // Ports that can't be published are for the day on which it comes onto a network; the
+    // addresses that mean all of them are not in the manifest.
+    let unpublished = |key: &str| {
+        key == "PortBindings"
+            && (made.network_mode() != Bridge || with_any_address(&asked[key]) != asked[key])
+    };
     let differs = |(key, value): &(&String, &Value)| {
         says(key, value)
             && (!NOT_OF_HOST.contains(&key.as_str()) || unpublished(key))
@@ -83,6 +95,18 @@ fn of_host(asked: &Value, made: &Container) -> BTreeMap<String, String> {
     };
     let asked = asked.as_object().into_iter().flatten().filter(differs);
     asked.map(|(key, value)| (format!("{HOST}{key}"), value.to_string())).collect()
+}
+
+/// Bindings with those of all addresses as the manifest has them, without one.
+fn with_any_address(bindings: &Value) -> Value {
+    let mut bindings = bindings.clone();
+    let places = bindings.as_object_mut().into_iter().flat_map(Map::values_mut);
+    for place in places.filter_map(Value::as_array_mut).flatten() {
+        if matches!(place["HostIp"].as_str(), Some("0.0.0.0" | "::")) {
+            place["HostIp"] = Value::from("");
+        }
+    }
+    bindings
 }
 
 /// The same after an update of limits: what was asked for now replaces what was kept.
@@ -109,6 +133,10 @@ pub fn tell(container: &Container, config: &mut Value, host: &mut Value) {
     for (key, text) in &container.docker {
         let Ok(value) = serde_json::from_str::<Value>(text) else { continue };
         match (key.strip_prefix(HOST), key.as_str()) {
+            // They may have changed since.
+            (Some("PortBindings"), _)
+                if !container.network.publish.is_empty()
+                    && with_any_address(&value) != host["PortBindings"] => {}
             (Some("LogConfig"), _) if value["Type"] == "" => {
                 host["LogConfig"]["Config"] = value["Config"].clone();
             }

@@ -41,7 +41,10 @@ pub(super) fn security(
         security.userns = Userns::Host;
         security.cap_add = vec!["ALL".to_owned()];
         security.cap_drop = Vec::new();
-        security.seccomp = "unconfined".to_owned();
+        // A profile that is named holds all the same, as with Docker.
+        if security.seccomp == "default" {
+            security.seccomp = "unconfined".to_owned();
+        }
         warnings.push(
             "privileged: it has all capabilities and the host's ids; devices are those that \
              --device names"

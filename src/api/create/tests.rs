@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::manifest::model::{Cpus, Mount, MountKind, Userns};
+use crate::manifest::model::{Cpus, Mount, MountKind, Publish, Userns};
 
 fn made(value: Value) -> Result<Made, String> {
     let mut count = 0;
@@ -167,7 +167,13 @@ fn a_part_of_a_volume_is_not_taken_for_the_whole() {
         "Type": "volume", "Source": "data", "Target": "/mnt",
         "VolumeOptions": {"Subpath": "inner"},
     }]}});
-    assert!(made(asked).unwrap_err().contains("Subpath"));
+    let mount = made(asked.clone()).unwrap().container.mounts.remove(0);
+    assert_eq!(mount.subpath.as_deref(), Some(std::path::Path::new("inner")));
+    for bad in ["../x", "/x", "a/../../b"] {
+        let mut asked = asked.clone();
+        asked["HostConfig"]["Mounts"][0]["VolumeOptions"]["Subpath"] = json!(bad);
+        assert!(made(asked).unwrap_err().contains("relative path within"), "{bad}");
+    }
 }
 
 #[test]
@@ -209,4 +215,78 @@ fn links_are_names_that_only_this_container_knows() {
     let later = made(json!({"Image": "x", "NetworkingConfig": config})).unwrap();
     assert!(later.warnings[0].contains("nobody"), "{:?}", later.warnings);
     assert_eq!(hosts(&linked(json!(["db:x"]), "none").unwrap()), []);
+}
+
+#[test]
+fn ports_on_all_addresses_are_told_as_they_were_asked_for() {
+    let bindings = json!({"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8081"}]});
+    let asked = json!({"Image": "/", "HostConfig": {"PortBindings": bindings}});
+    let mut container = made(asked.clone()).unwrap().container;
+    container.docker = remembered(&asked, &container);
+    let told = |container: &Container| {
+        let mut host = super::super::inspect::host_config(container);
+        tell(container, &mut json!({}), &mut host);
+        host["PortBindings"].clone()
+    };
+    assert_eq!(told(&container), bindings);
+    // What is published now is not what was asked for then.
+    container.network.publish.clear();
+    container.network.publish.push(Publish::of("9090:90".parse().unwrap()));
+    assert_eq!(told(&container), json!({"90/tcp": [{"HostIp": "", "HostPort": "9090"}]}));
+}
+
+#[test]
+fn who_has_another_s_network_says_nothing_of_it() {
+    let shared = |mut body: Value| {
+        body["Image"] = json!("/");
+        body["HostConfig"]["NetworkMode"] = json!("container:db");
+        made(body)
+    };
+    shared(json!({"HostConfig": {}})).unwrap();
+    for body in [
+        json!({"Hostname": "x", "HostConfig": {}}),
+        json!({"HostConfig": {"Dns": ["1.1.1.1"]}}),
+        json!({"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "80"}]}}}),
+        json!({"ExposedPorts": {"80/tcp": {}}, "HostConfig": {}}),
+    ] {
+        assert!(shared(body.clone()).unwrap_err().starts_with("conflicting options"), "{body}");
+    }
+}
+
+#[test]
+fn docker_s_words_for_what_is_wrong() {
+    let host = |host: Value| made(json!({"Image": "/", "HostConfig": host})).unwrap_err();
+    assert_eq!(host(json!({"UTSMode": "x"})), "invalid UTS mode: x");
+    assert_eq!(host(json!({"PidMode": "container"})), "invalid PID mode: container");
+    assert!(host(json!({"PidMode": "container:db"})).contains("not served"));
+    assert!(host(json!({"RestartPolicy": {"Name": "often"}})).contains("unknown policy 'often'"));
+    assert!(host(json!({"CpuShares": -1})).contains("positive integer"));
+    assert!(host(json!({"Tmpfs": {"//": ""}})).contains("can't be '/'"));
+    assert!(made(json!({})).unwrap_err().contains("config cannot be empty"));
+    assert!(made(json!({"Image": "/", "Env": [""]})).unwrap_err().contains("environment"));
+    let health = json!({"Image": "/", "Healthcheck": {"Test": ["CMD", "x"], "Interval": 999}});
+    assert!(made(health).unwrap_err().contains("1ms"));
+    let id = "0".repeat(64);
+    let named = made(json!({"Image": id, "WorkingDir": "/tmp/"})).unwrap().container;
+    assert_eq!(named.image, Some(format!("sha256:{id}")));
+    assert_eq!(named.workdir.unwrap().as_os_str(), "/tmp");
+}
+
+#[test]
+fn a_health_check_without_a_test_changes_that_of_the_image() {
+    let image = crate::image::config::Healthcheck {
+        test: vec!["CMD".to_owned(), "probe".to_owned()],
+        interval: 7_000_000_000,
+        retries: 5,
+        ..Default::default()
+    };
+    let said = |said: Value| {
+        let said: HealthConfig = serde_json::from_value(said).unwrap();
+        health_of_image(Some(&said), Some(&image)).unwrap()
+    };
+    let merged = said(json!({"Interval": 2_000_000_000_i64})).unwrap();
+    assert_eq!(merged.exec, Some(vec!["probe".to_owned()]));
+    assert_eq!((merged.interval, merged.retries), (Duration::from_secs(2), 5));
+    assert_eq!(said(json!({"Test": ["NONE"]})), None);
+    assert_eq!(health_of_image(None, Some(&image)).unwrap(), None);
 }

@@ -14,6 +14,12 @@ pub fn born(config: &ImageConfig) -> i64 {
     text.parse::<jiff::Timestamp>().map_or(0, |time| time.as_second())
 }
 
+/// The same to the nanosecond, for what is compared.
+pub fn born_exactly(config: &ImageConfig) -> i128 {
+    let text = config.created.as_deref().unwrap_or_default();
+    text.parse::<jiff::Timestamp>().map_or(0, |time| time.as_nanosecond())
+}
+
 /// The images that filters mean.
 pub struct Wanted {
     /// All of them.
@@ -48,7 +54,10 @@ pub fn reference_fits(name: &Reference, wanted: &str) -> bool {
     let familiar = name.familiar();
     let (repository, _) = (name.familiar_name(), name.tag());
     let pattern = |text: &str| glob(wanted.as_bytes(), text.as_bytes());
-    pattern(&familiar) || pattern(&repository) || pattern(&name.to_string())
+    pattern(&familiar)
+        || pattern(&repository)
+        || pattern(&name.to_string())
+        || pattern(&name.name())
 }
 
 /// Part by part between slashes, which `*` and `?` do not match; within a part only the
@@ -99,6 +108,7 @@ mod tests {
         assert!(
             reference_fits(&short, "redis")
                 && reference_fits(&short, "red*")
+                && reference_fits(&short, "docker.io/library/redis")
                 && !reference_fits(&short, "redis:7")
         );
     }

@@ -7,7 +7,7 @@ use crate::api::endpoints;
 use crate::api::model::image;
 use crate::engine::handle::View;
 use crate::image::config::Process;
-use crate::manifest::model::Health;
+use crate::manifest::model::{Health, Stop};
 
 pub(super) fn config(view: &View, base: &Process) -> Value {
     let manifest = &view.manifest;
@@ -61,7 +61,9 @@ pub(super) fn config(view: &View, base: &Process) -> Value {
     } else if let Some(signal) = &base.stop_signal {
         config["StopSignal"] = json!(signal);
     }
-    config["StopTimeout"] = json!(manifest.stop.timeout.as_secs());
+    if manifest.stop.timeout != Stop::default().timeout {
+        config["StopTimeout"] = json!(manifest.stop.timeout.as_secs());
+    }
     if let Some(health) = &manifest.health {
         config["Healthcheck"] = health_config(health);
     } else if let Some(health) = &base.healthcheck {

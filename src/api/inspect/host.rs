@@ -22,7 +22,8 @@ pub fn host_config(manifest: &Container) -> Value {
     let binds: Vec<String> = manifest
         .mounts
         .iter()
-        .filter(|mount| mount.kind() != MountKind::Tmpfs)
+        // A bind has no word for a part of a volume; that stands in `Mounts`.
+        .filter(|mount| mount.kind() != MountKind::Tmpfs && mount.subpath.is_none())
         .filter_map(|mount| {
             let mode = if mount.read_only { "ro" } else { "rw" };
             Some(format!("{}:{}:{mode}", mount.source.as_ref()?, mount.target.display()))

@@ -74,9 +74,9 @@ pub fn asked(body: &NetworkCreateRequest) -> Result<Asked, String> {
 
 fn addresses(config: &IpamConfig, file: &mut NetworkFile) -> Result<(), String> {
     let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let range = said(&config.ip_range).filter(|range| Some(range) != said(&config.subnet).as_ref());
-    let reserved: Vec<&String> =
-        config.auxiliary_addresses.iter().flatten().map(|(_, address)| address).collect();
+    let range = said(&config.ip_range);
+    let range = range.filter(|range| Some(range) != said(&config.subnet).as_ref());
+    let reserved = config.auxiliary_addresses.clone().unwrap_or_default();
     let gateway = said(&config.gateway);
     let Some(subnet) = said(&config.subnet) else {
         return match gateway {
@@ -91,13 +91,17 @@ fn addresses(config: &IpamConfig, file: &mut NetworkFile) -> Result<(), String> 
         Ok(ipnet::IpNet::V6(_)) if file.subnet6.is_some() => return Err(twice()),
         Ok(ipnet::IpNet::V4(net)) => {
             file.subnet = Some(net.trunc());
-            file.ip_range = range.map(|net| net.parse()).transpose().map_err(|_| wrong("range"))?;
-            let reserved: Result<Vec<_>, _> = reserved.iter().map(|ip| ip.parse()).collect();
-            file.reserved = reserved.map_err(|_| wrong("auxiliary address"))?;
+            file.ip_range =
+                range.map(|net| net.parse()).transpose().map_err(|_| wrong("IPRange"))?;
+            for (name, address) in reserved {
+                let address = address.parse().map_err(|_| wrong("auxiliary address"))?;
+                file.reserved.insert(name, address);
+            }
             file.gateway =
                 gateway.map(|ip| ip.parse()).transpose().map_err(|_| wrong("gateway"))?;
         }
         Ok(ipnet::IpNet::V6(net)) => {
+            // The host's part of an IPv6 address is that of the IPv4 one.
             refuse("IPRange of an IPv6 subnet", range.is_some())?;
             refuse("AuxiliaryAddresses of an IPv6 subnet", !reserved.is_empty())?;
             (file.subnet6, file.ipv6) = (Some(net.trunc()), true);
@@ -149,7 +153,7 @@ mod tests {
             "Name": "n", "Internal": true, "Scope": "", "Attachable": true,
             "IPAM": {"Driver": "default", "Options": {}, "Config": [
                 {"Subnet": "10.9.1.7/24", "Gateway": "10.9.1.1", "IPRange": "10.9.1.128/25",
-                 "AuxiliaryAddresses": {"router": "10.9.1.200"}},
+                 "AuxiliaryAddresses": {"router": "10.9.1.130"}},
                 {"Subnet": "fd00:9::/64"}, {},
             ]},
             "Options": {"com.docker.network.driver.mtu": "1400", "isolated": "true",
@@ -157,9 +161,9 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(made.file.subnet.unwrap().to_string(), "10.9.1.0/24");
+        assert_eq!(made.file.reserved["router"].to_string(), "10.9.1.130");
         assert_eq!(made.file.gateway.unwrap().to_string(), "10.9.1.1");
         assert_eq!(made.file.ip_range.unwrap().to_string(), "10.9.1.128/25");
-        assert_eq!(made.file.reserved[0].to_string(), "10.9.1.200");
         assert_eq!(made.file.subnet6.unwrap().to_string(), "fd00:9::/64");
         assert_eq!(
             (made.file.mtu, made.file.isolated, made.file.internal),
@@ -176,9 +180,14 @@ mod tests {
             of(body).unwrap_err()
         };
         let config = |config: Value| with("IPAM", json!({"Config": [config]}));
-        let range = config(json!({"Subnet": "fd00:9::/64", "IPRange": "fd00:9::/80"}));
-        assert!(range.contains("IPRange"), "{range}");
-        assert!(config(json!({"Subnet": "10.9.0.0/16", "IPRange": "x"})).contains("range"));
+        for of_v6 in
+            [json!({"IPRange": "fd00::8/125"}), json!({"AuxiliaryAddresses": {"a": "fd00::9"}})]
+        {
+            let mut asked = of_v6;
+            asked["Subnet"] = json!("fd00::/64");
+            assert!(config(asked).contains("of an IPv6 subnet"));
+        }
+        assert!(config(json!({"Subnet": "10.9.0.0/16", "IPRange": "x"})).contains("IPRange"));
         assert!(config(json!({"Gateway": "10.9.0.1"})).contains("no subnet"));
         let two = json!({"Config": [{"Subnet": "10.1.0.0/16"}, {"Subnet": "10.2.0.0/16"}]});
         assert!(with("IPAM", two).contains("one subnet"));

@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 
 use super::super::endpoints::{docker_name, member, put_on};
+use super::super::events::tell;
 use super::super::respond::{Answer, empty, failure, refused};
 use super::super::settled::settled;
 use super::super::{body, model};
@@ -21,6 +22,7 @@ pub async fn connect(handle: &Handle, which: &str, body: Incoming) -> Answer {
         return no_network(which);
     }
     let Some(name) = named(handle, which) else { return missing(which) };
+    let (network, container) = (name.clone(), asked.container.clone());
     let changed = async {
         let settings = asked.endpoint_config.clone().unwrap_or_default();
         let wanted =
@@ -40,7 +42,10 @@ pub async fn connect(handle: &Handle, which: &str, body: Incoming) -> Answer {
         .await
     };
     match changed.await {
-        Ok(()) => empty(),
+        Ok(()) => {
+            moved(handle, "connect", &network, &container).await;
+            empty()
+        }
         Err(refusal) => refused(refusal),
     }
 }
@@ -54,6 +59,7 @@ pub async fn disconnect(handle: &Handle, which: &str, body: Incoming) -> Answer 
         return no_network(which);
     }
     let Some(name) = named(handle, which) else { return missing(which) };
+    let (network, container) = (name.clone(), asked.container.clone());
     let changed = async {
         let container = asked.container.clone();
         let view = handle.find(&container).await?;
@@ -71,7 +77,10 @@ pub async fn disconnect(handle: &Handle, which: &str, body: Incoming) -> Answer 
         .await
     };
     match changed.await {
-        Ok(()) => empty(),
+        Ok(()) => {
+            moved(handle, "disconnect", &network, &container).await;
+            empty()
+        }
         Err(refusal) => refused(refusal),
     }
 }
@@ -80,6 +89,14 @@ fn no_network(which: &str) -> Answer {
     let message =
         format!("container cannot be connected to the {which} network, or disconnected from it");
     failure(StatusCode::FORBIDDEN, &message)
+}
+
+/// Tells that a container came onto a network, or left it.
+async fn moved(handle: &Handle, action: &str, network: &str, container: &str) {
+    let id = handle.networks.seen().networks.get(network).map(|view| view.id.clone());
+    let container = handle.find(container).await.map(|view| view.id).unwrap_or_default();
+    let attributes = [("container", container.as_str()), ("type", "bridge")];
+    tell(handle, ("network", action), (&id.unwrap_or_default(), docker_name(network)), attributes);
 }
 
 /// The same container on other networks. Without any it has loopback alone; what it

@@ -83,7 +83,9 @@ impl Shown {
             return Ok(());
         }
         let text = plain(event["status"].as_str().or(event["stream"].as_str()).unwrap_or_default());
-        let Some(id) = event["id"].as_str().map(plain) else {
+        // Of the whole, whatever its `id` says.
+        let id = event["id"].as_str().filter(|_| !text.starts_with("Pulling from "));
+        let Some(id) = id.map(plain) else {
             return if text.is_empty() { Ok(()) } else { self.line(&text) };
         };
         let current = event["progressDetail"]["current"].as_u64();

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::recover::Removed;
 use super::{Networks, State};
 use crate::network::firewall::watch::Heard;
+use crate::network::spec::{Driver, Taken};
 use crate::network::{Instance, Result, bridges, firewall};
 
 /// Which of others' changes are listened to.
@@ -18,7 +19,7 @@ pub(super) struct Watching {
     rules: bool,
     /// It was said that this can't be.
     told: bool,
-    /// What of others' rules is in the way of containers, as it was told.
+    /// What of others' is in the way of containers, as it was told.
     in_the_way: BTreeSet<String>,
 }
 
@@ -41,9 +42,12 @@ impl Watcher {
     async fn heard(&mut self, instance: &Instance) -> Result<Change> {
         Ok(match self {
             Watcher::Links(watcher) => {
-                let gone = watcher.removed().await?;
-                match gone.is_empty() || gone.iter().any(|name| instance.is_lasting(name)) {
+                let bridges::Heard { gone, placed } = watcher.heard().await?;
+                match gone.iter().any(|name| instance.is_lasting(name)) {
                     true => Change::Gone(Removed::Link),
+                    false if gone.is_empty() && placed => Change::Others,
+                    // It is looked at what there is.
+                    false if gone.is_empty() => Change::Gone(Removed::Link),
                     false => Change::Ports(gone),
                 }
             }
@@ -58,7 +62,7 @@ impl Watcher {
 
 /// What was heard of.
 enum Change {
-    /// Others changed rules of theirs.
+    /// Others changed rules of theirs, or the host's addresses.
     Others,
     /// Containers' interfaces are gone, most often by ourselves.
     Ports(Vec<String>),
@@ -121,6 +125,34 @@ impl State {
     }
 }
 
+impl State {
+    /// What the host got since that takes the place of a network's addresses: a longer
+    /// prefix leads away from the bridge.
+    fn overlaid(&mut self) -> Vec<String> {
+        let Some(kernel) = &mut self.kernel else { return Vec::new() };
+        let taken = match kernel.host.taken() {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::debug!("{error}");
+                return Vec::new();
+            }
+        };
+        let mut found = Vec::new();
+        for up in self.up.values().filter(|up| up.spec.driver == Driver::Bridge) {
+            let within = |one: &&Taken| up.spec.subnets().any(|subnet| subnet.contains(&one.net));
+            found.extend(taken.iter().find(within).map(|taken| {
+                let name = &up.spec.name;
+                format!(
+                    "the host got {}, which is within the network {name} ({}): containers there \
+                     may not be reached; give the network another `subnet`, or take it away",
+                    taken.by, up.spec.subnet
+                )
+            }));
+        }
+        found
+    }
+}
+
 impl Networks {
     /// The first one to need the kernel has opened it: from then on changes by others
     /// are listened to. What can't be listened to now is tried with the next launch.
@@ -134,7 +166,7 @@ impl Networks {
         }
     }
 
-    /// Says what of others' rules is in the way of containers, once until that changes.
+    /// Says what of others' is in the way of containers, once until that changes.
     /// Waits for nothing.
     fn look_at_others(&self) {
         if self.looks.swap(true, Ordering::AcqRel) {
@@ -144,10 +176,11 @@ impl Networks {
         let look = move || {
             networks.looks.store(false, Ordering::Release);
             let instance = networks.locked(|state| state.instance.clone());
-            let found = match firewall::others::in_the_way(&instance) {
+            let mut found = match firewall::others::in_the_way(&instance) {
                 Ok(found) => found,
                 Err(error) => return tracing::debug!("{error}"),
             };
+            found.extend(networks.locked(State::overlaid));
             let told = networks
                 .locked(|state| std::mem::replace(&mut state.watching.in_the_way, found.clone()));
             for sentence in found.difference(&told) {

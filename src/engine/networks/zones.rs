@@ -32,9 +32,12 @@ impl State {
             for place in &joined.endpoints {
                 let here = names.entry(&place.network).or_default();
                 for name in joined.names.iter().chain(&place.aliases) {
-                    here.add(name, place.lease.v4.into());
-                    if let Some(v6) = place.lease.v6 {
-                        here.add(name, v6.into());
+                    // As with Docker, also with the network's name.
+                    let whole = format!("{name}.{}", place.network);
+                    let v6 = place.lease.v6.map(IpAddr::V6);
+                    for address in [Some(IpAddr::V4(place.lease.v4)), v6].into_iter().flatten() {
+                        here.add(name, address);
+                        here.add(&whole, address);
                     }
                 }
             }

@@ -24,7 +24,7 @@ use super::output::{self, open_fifo};
 use super::paths::{Paths, doing};
 use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
-use crate::manifest::model::{Container, Isolation, MountKind, Userns};
+use crate::manifest::model::{Container, Isolation, Mount, MountKind, Userns};
 use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
 use crate::spec::{self, CgroupVersion, compile::Parts, devices, users::ResolvedUser};
@@ -204,6 +204,10 @@ impl<'a> Preparation<'a> {
                 resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
         let sources = self.mounts(&manifest, ids, &mut parts)?;
+        for text in &manifest.devices {
+            let device: devices::DeviceRequest = text.parse()?;
+            parts.devices.insert(device.container, device.host);
+        }
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
         let mut context = self.context(&order.name, &manifest, user, sources)?;
@@ -222,8 +226,9 @@ impl<'a> Preparation<'a> {
             spec::build_without_filter(&manifest, &context).map_err(|error| error.to_string())?;
         parts.seccomp = self.workshop.filters.of(&manifest, &context)?;
         if let Some(cgroup) = &order.kept.cgroup {
-            if isolated && !own_ids {
-                // In a user namespace of its own nobody can make a device.
+            if isolated && (!own_ids || !manifest.devices.is_empty()) {
+                // In a user namespace of its own nobody can make a device; but which use of
+                // one that it is given is allowed only the cgroup knows.
                 restrict_devices(cgroup, &spec)?;
             }
             self.join(cgroup, &mut parts)?;
@@ -315,7 +320,10 @@ impl<'a> Preparation<'a> {
                 MountKind::Volume => {
                     let data = volumes.data(text).map_err(|error| error.to_string())?;
                     sources.insert(text.clone(), data);
-                    Source::Volume(text)
+                    match &mount.subpath {
+                        Some(path) => Source::Part(text, path),
+                        None => Source::Volume(text),
+                    }
                 }
                 MountKind::Bind => Source::Path(Path::new(text)),
                 MountKind::Tmpfs => continue,
@@ -377,7 +385,7 @@ impl<'a> Preparation<'a> {
         }
         let mut host_devices = BTreeMap::new();
         for text in &manifest.devices {
-            let request: devices::DeviceRequest = text.parse().map_err(|e: String| e)?;
+            let request: devices::DeviceRequest = text.parse()?;
             let device = host_device(&request.host)?;
             host_devices.insert(request.host, device);
         }
@@ -439,7 +447,9 @@ pub(super) fn seed(
     manifest: &Container,
     layers: &[PathBuf],
 ) -> Result<(), String> {
-    for mount in manifest.mounts.iter().filter(|mount| mount.kind() == MountKind::Volume) {
+    // A part of a volume is there already, or is missed.
+    let whole = |mount: &&Mount| mount.kind() == MountKind::Volume && mount.subpath.is_none();
+    for mount in manifest.mounts.iter().filter(whole) {
         if let Some(name) = &mount.source {
             volumes
                 .create(name)

@@ -129,7 +129,7 @@ impl Puller {
         sink: &Sink,
     ) -> Result<Image, Error> {
         let reporter = Reporter::new(sink, None);
-        reporter.tell(Status::Resolving(name.familiar_name()));
+        reporter.tell(Status::Resolving(name.repository().to_owned(), name.selector()));
         let lease = Arc::new(self.blocking(|store| store.lease()).await?);
         let asked = self.client.manifest(name, &reporter).await?;
         let (fetched, manifest) = self.choose(name, &asked, platform, &reporter).await?;

@@ -403,6 +403,14 @@ fn mounts(container: &Container, found: &mut Vec<Objection>) {
             }
             _ => {}
         }
+        if let Some(path) = &mount.subpath {
+            if mount.kind() != MountKind::Volume {
+                found.push(objection(&key, "`subpath` is a volume's", ""));
+            } else if !crate::manifest::model::is_within(path) {
+                let why = "`subpath` is a relative path within the volume, without `..`";
+                found.push(objection(&key, why, ""));
+            }
+        }
         if mount.kind() != MountKind::Tmpfs && (mount.size.is_some() || mount.mode.is_some()) {
             found.push(objection(&key, "`size` and `mode` are a tmpfs's", ""));
         }

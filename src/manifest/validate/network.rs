@@ -136,8 +136,10 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
     spec.driver = file.driver;
     spec.gateway = file.gateway.filter(|_| file.subnet.is_some()).unwrap_or(spec.gateway);
     spec.range = file.ip_range.filter(|_| file.subnet.is_some());
-    spec.reserved = file.reserved.iter().copied().filter(|_| file.subnet.is_some()).collect();
     spec.gateway6 = file.gateway6;
+    if file.subnet.is_some() {
+        spec.reserved.clone_from(&file.reserved);
+    }
     spec.internal = file.internal;
     spec.isolated = file.isolated;
     spec.mtu = file.mtu;

@@ -69,8 +69,8 @@ pub use self::plan::{Plan, Port, Published};
 pub struct Firewall {
     wire: Wire,
     applied: Vec<Table>,
-    /// Ports of datagrams, as they were last published.
-    datagrams: Option<Vec<Published>>,
+    /// What was last published.
+    published: Option<Vec<Published>>,
 }
 
 /// In the calling thread's network namespace, a container's: leads a port of an address
@@ -91,7 +91,7 @@ impl Firewall {
     /// # Errors
     /// The kernel has no nf_tables.
     pub fn open() -> Result<Firewall> {
-        Ok(Firewall { wire: Wire::open()?, applied: Vec::new(), datagrams: None })
+        Ok(Firewall { wire: Wire::open()?, applied: Vec::new(), published: None })
     }
 
     /// Makes the ruleset what `plan` says, in one transaction.
@@ -111,18 +111,16 @@ impl Firewall {
         Ok(())
     }
 
-    /// Datagrams follow their ports at once.
+    /// Who sends already follows a port at once.
     fn forget_flows(&mut self, plan: &Plan) {
-        let is_datagram = |one: &&Published| one.protocol == Protocol::Udp;
-        let now: Vec<Published> = plan.published.iter().filter(is_datagram).cloned().collect();
         // Of what was before it nothing is known at first.
-        if self.datagrams.as_ref() == Some(&now) {
+        if self.published.as_ref() == Some(&plan.published) {
             return;
         }
         if let Err(error) = flows::forget_stale(plan) {
-            tracing::debug!("{error}; datagrams may go on to where a port led before");
+            tracing::debug!("{error}; who sends already may go on as it began");
         }
-        self.datagrams = Some(now);
+        self.published = Some(plan.published.clone());
     }
 
     /// Makes the ruleset anew as it was last applied.

@@ -117,6 +117,47 @@ fn datagrams_follow_their_port_to_another_container() {
     });
 }
 
+/// Who asks before a port is published, and goes on asking, is let through once it is.
+#[test]
+fn who_comes_too_early_is_served_all_the_same() {
+    on_a_host(|| {
+        let outside = outside();
+        let mut world = World::new();
+        let net = world.network("back", 1);
+        let (a, at) = world.container(&net, "a");
+        serve_tcp(&a, 80);
+        serve_udp(&a, 53);
+        // So that the kernel translates something already.
+        world.publish(None, 9999, at, 80, Protocol::Tcp);
+        let claims = [Protocol::Tcp, Protocol::Udp]
+            .map(|protocol| super::super::ports::claim(None, 8080, protocol).unwrap());
+        std::thread::scope(|scope| {
+            let early = scope.spawn(|| {
+                within(&outside, || {
+                    let to = SocketAddr::new(ip(HOST4), 8080);
+                    let mut stream = TcpStream::connect_timeout(&to, 10 * PATIENCE).ok()?;
+                    read_line(&mut stream)
+                })
+            });
+            let sender = scope.spawn(|| {
+                within(&outside, || {
+                    let socket = UdpSocket::bind((OUTSIDE4, 0)).unwrap();
+                    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                    socket.connect((HOST4, 8080)).unwrap();
+                    let mut bytes = [0; 64];
+                    (0..50).any(|_| socket.send(b"x").is_ok() && socket.recv(&mut bytes).is_ok())
+                })
+            });
+            std::thread::sleep(Duration::from_millis(300));
+            world.publish(None, 8080, at, 80, Protocol::Tcp);
+            world.publish(None, 8080, at, 53, Protocol::Udp);
+            assert_eq!(early.join().unwrap().as_deref(), Some(OUTSIDE4));
+            assert!(sender.join().unwrap());
+        });
+        drop(claims);
+    });
+}
+
 /// As firewalld does for IPv6, and others for both families.
 #[test]
 fn a_firewall_that_checks_sources_lets_published_ports_in() {

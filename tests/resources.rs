@@ -126,3 +126,21 @@ fn io_limits_hold_where_the_kernel_has_them() {
     let text = std::fs::read_to_string(file).unwrap();
     assert!(text.contains("50"), "{text}");
 }
+
+/// Java's way of looking for its limits needs all four.
+#[test]
+fn the_usual_hierarchies_of_v1_are_there_together() {
+    let usual = ["cpu", "cpuacct", "cpuset", "memory"];
+    if !usual.iter().all(|name| std::path::Path::new("/sys/fs/cgroup").join(name).exists()) {
+        return;
+    }
+    let list = "ls /sys/fs/cgroup; cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
+    let limits = "restart = \"no\"\n[resources]\nmemory = \"64MiB\"\n";
+    let berth = Berth::up_with(&[("web.toml", &(shell(list) + limits))]);
+    berth.wait_status("web", "exited");
+    let log = berth.logs("web");
+    for name in usual {
+        assert!(log.lines().any(|line| line == name), "{name}: {log}");
+    }
+    assert!(log.ends_with("67108864\n"), "{log}");
+}

@@ -71,8 +71,8 @@ impl Hierarchy {
         }
     }
 
-    /// The group that all of ours are below, made in every hierarchy. In a systemd
-    /// unit that delegates its group it is beneath that; otherwise at the top.
+    /// The group that all of ours are below, made in every hierarchy. In a systemd unit it
+    /// is in the unit's own slice, without one beneath the unit; otherwise at the top.
     pub fn parent(&self, name: &str) -> Result<Parent> {
         let unified = self.version() == CgroupVersion::V2;
         let v2 = match &self.v2 {
@@ -191,9 +191,15 @@ impl Parent {
 
     /// What the container of a group sees of v1: folder below /sys/fs/cgroup, mount options.
     /// Those hierarchies in which it has a group of its own; in the others it would see
-    /// that of everybody else. Each costs a launch a filesystem, and its end too.
+    /// that of everybody else. Each costs a launch a filesystem, and its end too. But
+    /// programs believe in none of the usual four unless all are there (Java's do).
     pub fn v1_mounts(&self, group: &Cgroup) -> Vec<(String, String)> {
-        let is_its = |mounted: &&Mounted| mounted.controllers.iter().any(|name| group.has_v1(name));
+        const USUAL: [&str; 4] = ["memory", "cpu", "cpuacct", "cpuset"];
+        let has_usual = USUAL.iter().any(|name| group.has_v1(name));
+        let is_its = |mounted: &&Mounted| {
+            let mut names = mounted.controllers.iter();
+            names.any(|name| group.has_v1(name) || has_usual && USUAL.contains(&name.as_str()))
+        };
         self.seen
             .iter()
             .filter(is_its)

@@ -66,8 +66,7 @@ fn of_boot(parts: &BTreeMap<Name, Part>) -> BTreeMap<Name, Part> {
         }
         end = end.max(ready.or(started).or(Some(ordered)));
     }
-    let is_of_it =
-        |part: &Part| part.timing.incarnation == 0 || Some(part.timing.ordered) <= end;
+    let is_of_it = |part: &Part| part.timing.incarnation == 0 || Some(part.timing.ordered) <= end;
     let of_it = parts.iter().filter(|(_, part)| is_of_it(part));
     of_it.map(|(name, part)| (name.clone(), part.clone())).collect()
 }
@@ -144,9 +143,8 @@ fn ready(parts: &BTreeMap<Name, Part>, name: &Name, depth: usize) -> Option<Dura
 
 fn chain_text(parts: &BTreeMap<Name, Part>, end: &Name) -> String {
     let (from, what) = origin(parts);
-    let mut text = format!(
-        "Behind @ stands how long after {what} it was ready, behind + how long it took.\n"
-    );
+    let mut text =
+        format!("Behind @ stands how long after {what} it was ready, behind + how long it took.\n");
     let mut at = Some(end.clone());
     let mut depth = 0;
     while let Some(name) = at.take().filter(|_| depth <= parts.len()) {
@@ -160,8 +158,7 @@ fn chain_text(parts: &BTreeMap<Name, Part>, end: &Name) -> String {
             0 => String::new(),
             depth => format!("{}└─", "  ".repeat(depth - 1)),
         };
-        text +=
-            &format!("{branch}{name}{when}{}\n", took.unwrap_or_default());
+        text += &format!("{branch}{name}{when}{}\n", took.unwrap_or_default());
         // Whoever was ready last held it up; of those it did not wait for, none did.
         at = part
             .after
@@ -316,6 +313,9 @@ mod tests {
         let chain = chain_text(&parts, &"web".parse().unwrap());
         assert!(chain.contains("web @51.000s +1.000s\n└─db @40.000s +40.000s"), "{chain}");
         let picture = svg(&of_boot(&parts), "host");
-        assert!(picture.contains("2 containers, ready 51.000s after the first launch"), "{picture}");
+        assert!(
+            picture.contains("2 containers, ready 51.000s after the first launch"),
+            "{picture}"
+        );
     }
 }

@@ -193,8 +193,8 @@ pub enum Command {
         /// a file into its place.
         #[arg(long = "as", value_name = "FILE-NAME")]
         name: Option<String>,
-        /// Files or directories.
-        #[arg(required = true, value_name = "PATH")]
+        /// Files or directories, each by itself; without any all that is in force.
+        #[arg(value_name = "PATH")]
         paths: Vec<PathBuf>,
         /// How it is printed.
         #[arg(long, value_enum, default_value_t)]

@@ -74,7 +74,10 @@ fn run(args: Args) -> Result {
         Command::Check { name: Some(name), paths, format } => {
             offline::check_as(&name, &paths, format)
         }
-        Command::Check { paths, format, .. } => offline::check(&paths, format),
+        Command::Check { paths: given, format, .. } if given.is_empty() => {
+            offline::check(&paths.sources(Vec::new()), true, format)
+        }
+        Command::Check { paths, format, .. } => offline::check(&paths, false, format),
         Command::Schema { network } => offline::schema(network),
         Command::Plan { dirs, offline: true, format } => offline::plan(&paths, dirs, format),
         Command::Completions { shell } => offline::completions(shell),

@@ -13,9 +13,14 @@ use crate::engine::store;
 use crate::manifest::{Loader, schema as manifest_schema};
 
 /// Every problem of these files and directories; exit status 1 if there is any.
-pub fn check(paths: &[PathBuf], format: Format) -> Result {
+/// With `together` all are as one: the same name in an earlier directory wins, and one that
+/// does not exist is empty.
+pub fn check(paths: &[PathBuf], together: bool, format: Format) -> Result {
     let mut loaded = Vec::new();
-    for path in paths {
+    if together {
+        loaded.push(Loader::new(paths.to_vec()).load());
+    }
+    for path in paths.iter().filter(|_| !together) {
         if !path.exists() && !path.is_symlink() {
             return Err(format!("{}: there is no such file or directory", path.display()).into());
         }
@@ -72,7 +77,7 @@ pub fn check_as(name: &str, paths: &[PathBuf], format: Format) -> Result {
     let dir = tempfile::tempdir()?;
     let copy = dir.path().join(name);
     std::fs::copy(path, &copy).map_err(|error| format!("reading {}: {error}", path.display()))?;
-    check(&[copy], format)
+    check(&[copy], false, format)
 }
 
 pub fn schema(network: bool) -> Result {

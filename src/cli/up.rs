@@ -168,6 +168,8 @@ impl<'a> MakeWriter<'a> for SaidTo {
 }
 
 pub fn engine(paths: Paths, args: Up) -> Result {
+    // Executed as /proc/self/exe, it would be called `exe`.
+    let _ = rustix::thread::set_name(c"berth");
     let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

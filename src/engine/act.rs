@@ -184,6 +184,7 @@ impl Engine {
         for warning in &ready.warnings {
             tracing::warn!("{name}: {warning}");
         }
+        self.forget_other_output(&name);
         if let Err(error) = self.capture(&name) {
             self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
             return;

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 
-use super::live::Live;
+use super::live::{Live, STUCK};
 use super::paths::doing;
+use super::reconcile::Phase;
 use super::run::Engine;
 use super::terminal::Pump;
 use crate::logs::Fifos;
@@ -39,11 +40,14 @@ impl Output {
         let [stdout, stderr, between] = paths(run_dir);
         // One that an older Berth launched has no such FIFO.
         drop(open_fifo(&between, (0, 0))?);
-        let output = Output([open(&stdout)?, open(&stderr)?, open(&between)?]);
-        // One descriptor with one lock, the keeper's too. A payload that took it before us
-        // can only have its own init wait.
-        let _ = flock(&output.0[0], FlockOperation::NonBlockingLockShared);
-        Ok(output)
+        Ok(Output([open(&stdout)?, open(&stderr)?, open(&between)?]))
+    }
+
+    /// Tells container init that somebody reads: one lock on one descriptor, which the
+    /// keeper has too. On the one between, for a payload has and may lock the others.
+    fn lock(&self) {
+        // Refused for the moment in which init looks, it is tried again at the next launch.
+        let _ = flock(&self.0[2], FlockOperation::NonBlockingLockShared);
     }
 
     /// Those that a keeper held.
@@ -124,11 +128,9 @@ impl Engine {
         let keeps = manifest.is_some_and(|manifest| self.workshop.has_init(&manifest));
         let paths = Arc::clone(&self.workshop.paths);
         let log_dir = paths.log_dir(name.as_str());
-        let run_dir = paths.container_run_dir(name.as_str());
         let live = self.lives.entry(name.clone()).or_default();
-        if !live.output.as_ref().is_some_and(|output| output.are_in(&run_dir)) {
-            live.capture = None;
-            let output = Output::open(&run_dir)?;
+        if live.output.is_none() {
+            let output = Output::open(&paths.container_run_dir(name.as_str()))?;
             for (of, fifo) in output.all() {
                 self.hold(&format!("{of}/{name}"), Some(fifo))?;
             }
@@ -136,6 +138,7 @@ impl Engine {
         }
         let live = self.lives.entry(name.clone()).or_default();
         let Some(output) = &live.output else { return Ok(()) };
+        output.lock();
         if let (Some(terminal), None) = (&live.ends.terminal, &live.pump) {
             let master = terminal.try_clone().map_err(|error| format!("dup: {error}"))?;
             let pump = Pump::start(master, output.stdout()?);
@@ -169,6 +172,42 @@ impl Engine {
                     Some(Output::held([stdout, stderr, between]));
             }
         }
+    }
+
+    /// Somebody may have emptied the run folder: what was launched just now writes into
+    /// others than we read.
+    pub(super) fn forget_other_output(&mut self, name: &Name) {
+        let run_dir = self.workshop.paths.container_run_dir(name.as_str());
+        let live = self.lives.entry(name.clone()).or_default();
+        if live.output.as_ref().is_some_and(|output| !output.are_in(&run_dir)) {
+            live.output = None;
+            live.capture = None;
+        }
+    }
+
+    /// Of containers that came to rest nothing is kept open.
+    pub(super) fn rest_output(&mut self, changed: &[Name]) {
+        for name in changed {
+            let rests = self.observed.record(name).is_some_and(|record| {
+                matches!(record.phase, Phase::Exited(_) | Phase::Dead { .. })
+            });
+            let Some(live) = self.lives.get_mut(name) else { continue };
+            // With a disk that is full something may wait still.
+            let is_read = live.output.as_ref().is_some_and(|output| output.waiting() == 0);
+            if rests && is_read && live.pump.is_none() {
+                live.output = None;
+                live.capture = None;
+                self.release_output(name);
+            }
+        }
+    }
+
+    /// The keeper is gone, and with us what is in FIFOs of containers that have ended.
+    pub(super) async fn hear_last_words(&self) {
+        let all = self.lives.values().filter_map(|live| live.output.as_ref());
+        let waiting: Vec<_> = all.filter(|output| output.waiting() > 0).collect();
+        let moved = waiting.iter().map(|output| output.moved(STUCK));
+        futures_util::future::join_all(moved).await;
     }
 
     /// What was written while no engine was there, by containers that have ended.

@@ -205,7 +205,10 @@ impl Engine {
                     Some((message, fds)) => self.heard(message, fds),
                     // Without a keeper nobody can be launched or reaped: another
                     // one will adopt what lives.
-                    None => return Ok(()),
+                    None => {
+                        self.hear_last_words().await;
+                        return Ok(());
+                    }
                 },
                 Some(effect) = effects.recv() => self.effect(effect),
                 Some(request) = requests.recv() => self.answer(request),
@@ -307,6 +310,7 @@ impl Engine {
         self.end_followers(&save);
         self.leave_networks(&save);
         self.rest_sockets(&save);
+        self.rest_output(&save);
         self.remove_ended(&save, Duration::ZERO);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());

@@ -47,7 +47,7 @@ impl Outbox {
                 Kind::Launched | Kind::Process => {
                     table.by_key(message.key).map(|p| p.pidfd.as_fd())
                 }
-                Kind::Held => table.held_as(message.tag),
+                Kind::Held => table.held_at(message.key, message.tag),
                 _ => None,
             };
             match protocol::send(socket, message, fd.as_slice()) {
@@ -56,6 +56,8 @@ impl Outbox {
                 _ => drop(self.0.pop_front()),
             }
         }
+        // Back to its beginning: otherwise it would touch all of its room in time.
+        self.0.clear();
     }
 
     /// The engine has ended: what it was not told, the next one is told otherwise.

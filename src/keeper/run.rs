@@ -381,8 +381,9 @@ impl Keeper {
             }
             Kind::Acknowledge => self.table.acknowledge(message.key),
             Kind::Hold => {
-                if let Some(fd) = fds.take(0) {
-                    let _ = self.table.hold(message.tag, fd);
+                let held = fds.take(0).map(|fd| self.table.hold(message.tag, fd));
+                if !matches!(held, Some(Ok(()))) {
+                    say!("{:?} can't be held: there is no room left for it", message.tag);
                 }
             }
             Kind::Release => self.table.release(message.tag),
@@ -398,8 +399,8 @@ impl Keeper {
         for process in &self.table.processes {
             self.outbox.push(described(process, Kind::Process));
         }
-        for held in &self.table.held {
-            self.outbox.push(Message { tag: held.tag, ..Message::new(Kind::Held) });
+        for (key, held) in (0..).zip(&self.table.held) {
+            self.outbox.push(Message { key, tag: held.tag, ..Message::new(Kind::Held) });
         }
         self.outbox.push(Message::new(Kind::Told));
         // Whoever was told to end and died of something else has not ended everything.

@@ -108,9 +108,18 @@ fn take_lock(path: &Path) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// As many descriptors as we may have: one for each process, at least.
+/// As many descriptors as we may have: some for each container. PID 1 begins with a hard
+/// limit of 4096.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // The kernel's own bound, unless somebody changed fs.nr_open.
+    const MOST: u64 = 1 << 20;
     let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|hard| hard < MOST) {
+        let most = Rlimit { current: Some(MOST), maximum: Some(MOST) };
+        if setrlimit(Resource::Nofile, most).is_ok() {
+            return;
+        }
+    }
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -129,6 +129,13 @@ impl Table {
         Ok(())
     }
 
+    /// The descriptor that is held under a tag, most likely at this place.
+    pub fn held_at(&self, place: u64, tag: Tag) -> Option<BorrowedFd<'_>> {
+        let place = usize::try_from(place).ok()?;
+        let there = self.held.get(place).filter(|held| held.tag == tag);
+        there.map(|held| held.fd.as_fd()).or_else(|| self.held_as(tag))
+    }
+
     /// The descriptor that is held under a tag.
     pub fn held_as(&self, tag: Tag) -> Option<BorrowedFd<'_>> {
         self.held.iter().find(|held| held.tag == tag).map(|held| held.fd.as_fd())

@@ -505,6 +505,11 @@ impl Pump {
     async fn wait(&mut self, settings: &Log) -> io::Result<Woken> {
         let now = Instant::now();
         self.pause = None;
+        if self.between.crowded > 0 {
+            // The burst is over; what pipes may have is counted for each user (pipe(7)).
+            self.between.crowded = 0;
+            let _ = rustix::pipe::fcntl_setpipe_size(&self.between.fd, PIPE as usize);
+        }
         let old = self.until_old(settings).and_then(|d| now.checked_add(d));
         let deadline = [old, self.limit.note_at].into_iter().flatten().min();
         // Registered only while we sleep: in a burst each write would wake us. What

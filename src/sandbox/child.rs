@@ -128,9 +128,17 @@ fn sequence(
     if oom_score != i64::MAX {
         at(Step::OomScore, 0, write_number(c"/proc/self/oom_score_adj", oom_score))?;
     }
+    let mut open_files = None;
     for index in 0..read(tape.number::<usize>())? {
         let resource = read(tape.number::<u32>())?;
         let (soft, hard) = (read(tape.word())?, read(tape.word())?);
+        if resource == libc::RLIMIT_NOFILE {
+            // What was inherited has higher numbers than a payload may have; it is closed,
+            // and the limit lowered, when nothing is opened any more.
+            at(Step::Rlimit, index, raise_open_files(hard))?;
+            open_files = Some((soft, hard));
+            continue;
+        }
         at(Step::Rlimit, index, set_rlimit(resource, soft, hard))?;
     }
 
@@ -188,15 +196,20 @@ fn sequence(
         // SAFETY: as above, one thread; the parent goes on in `init::run`.
         let cloned = unsafe { clone3(0, None, None) };
         match at(Step::Fork, 0, cloned.map_err(errno_of))? {
-            Clone::Parent(pid) => become_init(pid, inherited, output),
+            Clone::Parent(pid) => become_init(pid, inherited, output, open_files),
             Clone::Child => {}
         }
     }
-    payload::become_payload(head, tape, inherited)
+    payload::become_payload(head, tape, inherited, open_files)
 }
 
 /// The parent of the payload gives up all that init does not need.
-fn become_init(payload: i32, inherited: &Inherited<'_>, output: [RawFd; OUTPUT_MAX]) -> ! {
+fn become_init(
+    payload: i32,
+    inherited: &Inherited<'_>,
+    output: [RawFd; OUTPUT_MAX],
+    open_files: Option<(u64, u64)>,
+) -> ! {
     // Nobody in the container may read what the keeper's copied memory holds.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _ = rustix::thread::set_name(c"berth-init");
@@ -205,6 +218,9 @@ fn become_init(payload: i32, inherited: &Inherited<'_>, output: [RawFd; OUTPUT_M
     unsafe { inherited.arguments.replace(b"berth-init") };
     let _ = rustix::process::setsid();
     let kept = keep_only([inherited.status, output[0], output[1], output[2]]);
+    if let Some(limits) = open_files {
+        let _ = limit_open_files(limits);
+    }
     keep_only_kill();
     if let ([Some(status), output @ ..], Some(payload)) =
         (kept, rustix::process::Pid::from_raw(payload))
@@ -254,6 +270,26 @@ fn keep_only_kill() {
     let sets =
         CapabilitySets { effective: kill, permitted: kill, inheritable: CapabilitySet::empty() };
     let _ = rustix::thread::set_capabilities(None, sets);
+}
+
+/// Raising a hard limit takes the host's rights, lowering it takes none (setrlimit(2)).
+fn raise_open_files(hard: u64) -> Result<(), Errno> {
+    let own = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = if hard == u64::MAX { None } else { Some(hard) };
+    let is_enough = match (own.maximum, wanted) {
+        (None, _) => true,
+        (Some(own), Some(wanted)) => wanted <= own,
+        (Some(_), None) => false,
+    };
+    if is_enough {
+        return Ok(());
+    }
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { maximum: wanted, ..own })
+}
+
+/// The last word on how many descriptors there may be, for the payload and its init.
+pub(super) fn limit_open_files((soft, hard): (u64, u64)) -> Result<(), Errno> {
+    set_rlimit(libc::RLIMIT_NOFILE, soft, hard)
 }
 
 fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {

@@ -45,11 +45,11 @@ fn is_left_alone(output: &[Option<OwnedFd>; OUTPUT_MAX]) -> bool {
     if !output.iter().flatten().any(waits) {
         return false;
     }
-    // The lock is theirs as long as one of the two lives. Whoever else took it, in the
-    // container, only makes this wait longer, or not at all.
-    let Some(first) = &output[0] else { return false };
-    match flock(first, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => flock(first, FlockOperation::Unlock).is_ok(),
+    // The lock on the last, which the payload does not have, is theirs as long as one of
+    // the two lives.
+    let Some(locked) = &output[OUTPUT_MAX - 1] else { return false };
+    match flock(locked, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => flock(locked, FlockOperation::Unlock).is_ok(),
         Err(_) => false,
     }
 }
@@ -63,9 +63,11 @@ fn wait_for_reader(output: &[Option<OwnedFd>; OUTPUT_MAX]) {
     }
     // No descriptor tells when somebody locks a file.
     const LOOK_AGAIN: Duration = Duration::from_millis(200);
+    // What was for the payload came too late.
+    while signals::wait_for(Duration::ZERO).is_some() {}
     while is_left_alone(output) {
         match signals::wait_for(LOOK_AGAIN) {
-            None => {}
+            None | Some(libc::SIGWINCH | libc::SIGCONT | libc::SIGURG) => {}
             Some(libc::SIGCHLD) => while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {},
             Some(_) => return,
         }

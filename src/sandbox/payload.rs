@@ -7,7 +7,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::child::{Head, Inherited, Stepped, at, borrowed, read};
+use super::child::{Head, Inherited, Stepped, at, borrowed, limit_open_files, read};
 use super::plan::{self, SOCKETS_MAX};
 use super::status::{Failure, Step};
 use super::tape::Reader;
@@ -20,6 +20,7 @@ pub(super) fn become_payload(
     head: Head,
     tape: &mut Reader<'_>,
     inherited: &Inherited<'_>,
+    open_files: Option<(u64, u64)>,
 ) -> Stepped<std::convert::Infallible> {
     // A session of its own: the terminal of whoever started Berth sends no
     // signals here.
@@ -36,7 +37,7 @@ pub(super) fn become_payload(
         let index_of = read(tape.number::<usize>())?;
         *read(sockets.get_mut(index))? = read(inherited.fds.get(index_of).copied())?;
     }
-    let mut given = Given { sockets: count, ready: None };
+    let mut given = Given { sockets: count, ready: None, open_files };
     let (index, number) = (read(tape.word())?, read(tape.number::<RawFd>())?);
     if index != u64::MAX {
         let index = read(usize::try_from(index).ok())?;
@@ -59,6 +60,8 @@ struct Given {
     sockets: usize,
     /// What it says that it is ready with, and the number that this becomes.
     ready: Option<(RawFd, RawFd)>,
+    /// How many descriptors it may have, soft and hard.
+    open_files: Option<(u64, u64)>,
 }
 
 /// Puts the sockets where sd_listen_fds(3) looks for them: from descriptor 3 on. What
@@ -115,6 +118,10 @@ fn with_rights(
     }
     rustix::process::umask(Mode::from_raw_mode(read(tape.number::<u32>())?));
 
+    // Nothing is opened from here on, and the filter need not allow it.
+    if let Some(limits) = given.open_files {
+        at(Step::Rlimit, 0, limit_open_files(limits))?;
+    }
     let no_new_privs = head.flags & plan::flags::NO_NEW_PRIVS != 0;
     let mut groups = [Gid::ROOT; 256];
     let count = read(tape.number::<usize>())?;

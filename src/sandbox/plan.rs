@@ -67,7 +67,7 @@ pub struct Plan {
     /// Standard input, output and error.
     pub stdio: [FdIndex; 3],
     /// What container init keeps open until nothing waits in it: the FIFOs of the
-    /// payload's output, the first of which whoever reads them has locked.
+    /// payload's output, the last of which whoever reads them has locked.
     pub output: Vec<FdIndex>,
     /// Listening sockets, which the payload gets as descriptors from 3 on
     /// (sd_listen_fds(3)). With any, `envp` begins with `LISTEN_PID=`: the child puts

@@ -202,7 +202,7 @@ fn a_follower_sees_on_after_somebody_truncated_the_file() {
 /// Programs lock their output so that lines of several don't mix.
 #[test]
 fn a_payload_may_lock_its_output() {
-    let manifest = shell("flock -w 5 1 && flock -w 5 2 && echo locked") + "restart = \"no\"\n";
+    let manifest = shell("flock 1 && flock 2 && echo locked") + "restart = \"no\"\n";
     let berth = Berth::up_with(&[("web.toml", &manifest)]);
     berth.wait_status("web", "exited");
     assert_eq!(berth.logs("web"), "locked\n");

@@ -98,6 +98,9 @@ fn an_ipvlan_works_or_says_what_the_kernel_lacks() {
         outside.get("http://10.77.0.50/who") == "onlan\n"
             || ps.contains("cannot make the ipvlan of up0") && ps.contains("kernel lacks this")
     });
+    if berth.status("onlan") == "running" {
+        assert_eq!(page(&berth, "onlan", "http://onlan/who"), "onlan\n");
+    }
 }
 
 /// Debian's plugins, where they are installed.

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::process::Command;
 use std::time::Duration;
 
 use support::{Berth, counted, is_running, kill, shell};
@@ -93,9 +92,7 @@ fn an_exit_while_everything_is_dead_is_known_with_its_status() {
     berth.kill_both();
     std::fs::write(berth.path("var/lib/berth/volumes/go/_data/now"), "").unwrap();
     berth.wait("the payload to end", || !is_running(pid));
-    let up_again =
-        String::from_utf8(Command::new("date").args(["-u", "+%FT%T.%N"]).output().unwrap().stdout)
-            .unwrap();
+    let up_again = humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string();
     berth.up();
     berth.wait_status("web", "exited");
     let state = berth.inspect("web")["State"].clone();

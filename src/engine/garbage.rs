@@ -38,14 +38,16 @@ pub async fn pins(handle: &Handle) -> Result<Pins, Error> {
                 }
             }
             // What it would be made of now: a name, or an id.
-            match view.manifest.image.map(|named| store.resolve(&named)) {
-                Some(Ok(image)) => {
-                    pins.images.insert(image.id);
-                    pins.layers.extend(image.config.rootfs.names());
+            for named in view.images {
+                match store.resolve(&named) {
+                    Ok(image) => {
+                        pins.images.insert(image.id);
+                        pins.layers.extend(image.config.rootfs.names());
+                    }
+                    Err(error) if error.kind() == Kind::System => return Err(error),
+                    // Not pulled yet, or to be pulled again.
+                    Err(_) => {}
                 }
-                Some(Err(error)) if error.kind() == Kind::System => return Err(error),
-                // Not pulled yet, or to be pulled again.
-                _ => {}
             }
         }
         Ok(pins)

@@ -316,8 +316,9 @@ impl Handle {
     pub async fn users(&self) -> Result<Vec<View>, Refusal> {
         if !self.knows_all {
             return Err(Refusal::Failed(
-                "the record of a container can't be read (Berth's log says which): what it uses \
-                 is not known, so nothing is removed for being unused"
+                "the record of a container can't be read (Berth's log says which, and where it is \
+                 kept): what it uses is not known, so nothing is removed for being unused; remove \
+                 that file when the container is not missed, and start Berth again"
                     .to_owned(),
             ));
         }

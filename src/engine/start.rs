@@ -99,7 +99,13 @@ async fn start(options: Options) -> io::Result<()> {
         tracing::error!("{problem}");
     }
     // Files of a container whose record can't be read are not nobody's.
-    let sure = loaded.problems.is_empty();
+    for file in &loaded.aside {
+        tracing::warn!(
+            "{} was set aside: nothing is removed for being unused until you remove it, too",
+            file.display()
+        );
+    }
+    let sure = loaded.problems.is_empty() && loaded.aside.is_empty();
     let found = Hierarchy::detect().and_then(|hierarchy| hierarchy.parent(&paths.cgroup_name()));
     let parent = found.unwrap_or_else(|error| {
         // As an entrypoint of somebody else's container there are none to write to.

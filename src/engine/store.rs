@@ -55,6 +55,9 @@ pub struct Loaded {
     pub records: Vec<Record>,
     /// Files that were set aside, and why.
     pub problems: Vec<String>,
+    /// Files that an earlier start set aside, and that nobody has looked at since: whose
+    /// they are, and what they use, is not known.
+    pub aside: Vec<PathBuf>,
 }
 
 impl Store {
@@ -74,7 +77,7 @@ impl Store {
 
     /// Reads all records. One of this boot comes from the volatile copy.
     pub fn load(&mut self, boot_id: &str) -> Loaded {
-        let mut loaded = Loaded::default();
+        let mut loaded = Loaded { aside: aside(&self.durable), ..Loaded::default() };
         let mut records = BTreeMap::new();
         for record in read_dir(&self.durable, &mut loaded.problems) {
             self.saved.insert(record.name.clone(), lasting(&record));
@@ -272,6 +275,13 @@ fn read(path: &Path) -> Result<Record, String> {
     Ok(file.record)
 }
 
+/// What [`set_aside`] has left in a folder.
+fn aside(dir: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_aside = |path: &PathBuf| path.to_string_lossy().contains(".json.bad-");
+    files.filter(is_aside).collect()
+}
+
 fn set_aside(path: &Path, why: &str) -> String {
     let seconds =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -354,5 +364,7 @@ mod tests {
             .collect();
         assert_eq!(names.iter().filter(|name| name.contains(".bad-")).count(), 4);
         assert!(!names.iter().any(|name| name.starts_with(".new-")));
+        let again = store(dir.path()).load("boot");
+        assert_eq!((again.problems.len(), again.aside.len()), (0, 4), "not forgotten");
     }
 }

@@ -1,5 +1,6 @@
 //! What a record looks like to a person. Pure.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +33,10 @@ pub struct View {
     pub pid: i32,
     /// The id of the image that it was made from.
     pub image: Option<String>,
+    /// The images that its manifests name: the one that is in force, and the one that is
+    /// to be. None of them may go.
+    #[serde(default)]
+    pub images: Vec<String>,
     /// The manifest that is in force.
     pub manifest: Container,
     /// The volumes that its image wants, beside the manifest's mounts.
@@ -136,6 +141,10 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         Some(_) => [&record.applied, &record.last_good],
         None => [&record.last_good, &record.applied],
     };
+    let images = [&record.applied, &record.last_good].into_iter().flatten();
+    let images = images.filter_map(|manifest| manifest.image.clone());
+    let declared_image = declared.manifest.as_ref().and_then(|manifest| manifest.image.clone());
+    let images = images.chain(declared_image).collect::<BTreeSet<_>>().into_iter().collect();
     let manifest = known
         .into_iter()
         .find_map(|known| known.as_deref().cloned())
@@ -152,6 +161,7 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
         detail: detail(record, declared.blocked, now),
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
+        images,
         manifest,
         anonymous,
         source: declared.source,

@@ -202,7 +202,9 @@ fn a_follower_sees_on_after_somebody_truncated_the_file() {
 /// Programs lock their output so that lines of several don't mix.
 #[test]
 fn a_payload_may_lock_its_output() {
-    let manifest = shell("flock 1 && flock 2 && echo locked") + "restart = \"no\"\n";
+    // LOCK_EX and LOCK_NB.
+    let script = r#"perl -e 'flock(STDOUT, 6) && flock(STDERR, 6) && print "locked\n"'"#;
+    let manifest = shell(script) + "restart = \"no\"\n";
     let berth = Berth::up_with(&[("web.toml", &manifest)]);
     berth.wait_status("web", "exited");
     assert_eq!(berth.logs("web"), "locked\n");

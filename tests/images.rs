@@ -590,32 +590,3 @@ fn sha(bytes: &[u8]) -> String {
     use sha2::Digest;
     format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
 }
-
-/// What a manifest on disk names stays, also while what ran before still ends.
-#[test]
-fn the_image_that_a_manifest_is_to_have_is_kept() {
-    let berth = with_base(&[]);
-    berth.ok(&["run", "--name", "made", "base:1", "sh", "-c", "echo x > /new"]);
-    berth.ok(&["commit", "made", "next:1"]);
-    berth.ok(&["rm", "made"]);
-    let of = |image: &str| {
-        format!(
-            "image = \"{image}\"\npull = \"never\"\nnetwork.mode = \"none\"\n\
-             command = [\"sh\", \"-c\", '''trap \"\" TERM; echo ready; while :; do sleep 1; done''']\n\
-             stop = {{ timeout = \"1h\" }}\n"
-        )
-    };
-    berth.write("web.toml", &of("base:1"));
-    berth.wait_log("web", "ready");
-    berth.write("web.toml", &of("next:1"));
-    berth.wait("the change to be known", || {
-        berth.ok(&["inspect", "web"]).contains("stopping") || berth.ok(&["ps"]).contains("stopping")
-    });
-    berth.ok(&["prune", "-f", "-a"]);
-    let images = berth.ok(&["images"]);
-    assert!(images.contains("next") && images.contains("base"), "{images}");
-    berth.ok(&["kill", "web"]);
-    berth.wait_status("web", "exited");
-    berth.ok(&["start", "web"]);
-    berth.wait("the new image to run", || berth.logs("web").matches("ready").count() == 2);
-}

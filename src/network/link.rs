@@ -30,7 +30,7 @@ use super::netlink::{Mode, Netlink};
 /// One network namespace's interfaces, through a socket that was opened in it.
 #[derive(Debug)]
 pub struct Links {
-    netlink: Netlink,
+    pub(super) netlink: Netlink,
 }
 
 /// What an interface counted (ip-link(8), "statistics").
@@ -130,7 +130,7 @@ impl Links {
         })
     }
 
-    fn index(&mut self, name: &str) -> Result<u32> {
+    pub(super) fn index(&mut self, name: &str) -> Result<u32> {
         Ok(self.existing(name)?.index)
     }
 
@@ -420,106 +420,6 @@ impl Links {
         self.netlink
             .request(Message::NewNeighbour(message), Mode::Replace)
             .map_err(|error| Error::new("add the neighbour", address.to_string(), error))
-    }
-
-    /// Addresses and routed ranges of this namespace, but those of the interfaces
-    /// that `ours` names: what a new network must not overlap.
-    pub fn taken(&mut self, ours: impl Fn(&str) -> bool) -> Result<Vec<super::spec::Taken>> {
-        let names: Vec<(u32, String)> =
-            self.all()?.into_iter().map(|link| (link.index, link.name)).collect();
-        let name = |index| names.iter().find(|(i, _)| *i == index).map(|(_, name)| name.as_str());
-        let mut taken = BTreeSet::new();
-        let addresses = self
-            .netlink
-            .get(Message::GetAddress(AddressMessage::default()), true)
-            .map_err(|error| Error::new("list", "the addresses", error))?;
-        for message in addresses {
-            let Message::NewAddress(message) = message else { continue };
-            let Some(name) = name(message.header.index).filter(|name| !ours(name)) else {
-                continue;
-            };
-            for attribute in &message.attributes {
-                if let AddressAttribute::Address(address) = attribute
-                    && let Ok(net) = ipnet::IpNet::new(*address, message.header.prefix_len)
-                {
-                    taken.insert((net.trunc(), format!("the address {net} of {name}")));
-                }
-            }
-        }
-        let routes = self
-            .netlink
-            .get(Message::GetRoute(RouteMessage::default()), true)
-            .map_err(|error| Error::new("list", "the routes", error))?;
-        for message in routes {
-            let Message::NewRoute(message) = message else { continue };
-            // The default route covers everything and means nothing here; nor do
-            // broadcast and local ones, which follow from addresses.
-            let length = message.header.destination_prefix_length;
-            if length == 0 || message.header.kind != RouteType::Unicast {
-                continue;
-            }
-            let (mut to, mut out) = (None, None);
-            for attribute in &message.attributes {
-                match attribute {
-                    RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                        to = Some(IpAddr::V4(*address));
-                    }
-                    RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
-                        to = Some(IpAddr::V6(*address));
-                    }
-                    RouteAttribute::Oif(index) => out = name(*index),
-                    _ => {}
-                }
-            }
-            if out.is_some_and(&ours) {
-                continue;
-            }
-            if let Some(net) = to.and_then(|to| ipnet::IpNet::new(to, length).ok()) {
-                let by = format!("the route to {net} by {}", out.unwrap_or("another table"));
-                taken.insert((net.trunc(), by));
-            }
-        }
-        Ok(taken.into_iter().map(|(net, by)| super::spec::Taken { net, by }).collect())
-    }
-
-    /// Every address of this namespace.
-    pub(super) fn own_addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
-        let messages = self
-            .netlink
-            .get(Message::GetAddress(AddressMessage::default()), true)
-            .map_err(|error| Error::new("list", "the addresses", error))?;
-        let mut found = BTreeSet::new();
-        for message in &messages {
-            let Message::NewAddress(message) = message else { continue };
-            found.extend(message.attributes.iter().filter_map(|attribute| match attribute {
-                AddressAttribute::Address(address) | AddressAttribute::Local(address) => {
-                    Some(*address)
-                }
-                _ => None,
-            }));
-        }
-        Ok(found)
-    }
-
-    /// The addresses of one interface.
-    pub fn addresses(&mut self, name: &str) -> Result<Vec<IpAddr>> {
-        let index = self.index(name)?;
-        let messages = self
-            .netlink
-            .get(Message::GetAddress(AddressMessage::default()), true)
-            .map_err(|error| Error::new("list", "the addresses", error))?;
-        let mut found = Vec::new();
-        for message in messages {
-            if let Message::NewAddress(message) = message
-                && message.header.index == index
-            {
-                found.extend(message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                }));
-            }
-        }
-        Ok(found)
     }
 
     /// Removes every interface whose name begins with one of `prefixes` and is not

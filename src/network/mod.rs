@@ -9,6 +9,7 @@
 //! Whatever touches the kernel acts on the network namespace in which its socket was
 //! opened, so a test gives it one of its own.
 
+mod addresses;
 pub mod bridges;
 pub mod cni;
 pub mod disk;

@@ -30,20 +30,27 @@ pub(super) struct Netlink {
     sequence: u32,
 }
 
+/// A socket for questions to the kernel, and its port, in the calling thread's network
+/// namespace.
+pub(super) fn socket(protocol: isize) -> io::Result<(Socket, u32)> {
+    let mut socket = Socket::new(protocol)?;
+    let port = socket.bind_auto()?.port_number();
+    // A kernel that does not answer must not hang a launch for ever.
+    let patience = nix::sys::time::TimeVal::new(10, 0);
+    let _ = nix::sys::socket::setsockopt(
+        &socket.as_fd(),
+        nix::sys::socket::sockopt::ReceiveTimeout,
+        &patience,
+    );
+    Ok((socket, port))
+}
+
 impl Netlink {
     /// Opens it in the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Netlink> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
+        let (socket, _) = socket(NETLINK_ROUTE)?;
         // The kernel's own words on what was wrong, where it has any.
         let _ = socket.set_ext_ack(true);
-        // A kernel that does not answer must not hang a launch for ever.
-        let patience = nix::sys::time::TimeVal::new(10, 0);
-        let _ = nix::sys::socket::setsockopt(
-            &socket.as_fd(),
-            nix::sys::socket::sockopt::ReceiveTimeout,
-            &patience,
-        );
         Ok(Netlink { socket, sequence: 0 })
     }
 

@@ -2,12 +2,12 @@
 //! tracking knows.
 
 use std::io;
-use std::os::fd::AsFd;
 
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use super::wire::{Message, take_message};
+use super::wire::{put_message, take_message};
+use crate::network::netlink::socket;
 
 /// The attributes of a message, by their kind.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
@@ -30,15 +30,7 @@ pub(super) struct Netfilter {
 impl Netfilter {
     /// Opens it in the calling thread's network namespace.
     pub fn open() -> io::Result<Netfilter> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        let patience = nix::sys::time::TimeVal::new(10, 0);
-        let _ = nix::sys::socket::setsockopt(
-            &socket.as_fd(),
-            nix::sys::socket::sockopt::ReceiveTimeout,
-            &patience,
-        );
-        Ok(Netfilter { socket, sequence: 0 })
+        Ok(Netfilter { socket: socket(NETLINK_NETFILTER)?.0, sequence: 0 })
     }
 
     /// Asks for all objects; a question is a subsystem and its message. Tells of each its
@@ -68,14 +60,7 @@ impl Netfilter {
     ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
-        bytes.extend((20 + body.len() as u32).to_ne_bytes());
-        bytes.extend((subsystem << 8 | what).to_ne_bytes());
-        bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-        bytes.extend(self.sequence.to_ne_bytes());
-        bytes.extend(0u32.to_ne_bytes());
-        // struct nfgenmsg
-        bytes.extend([family, 0, 0, 0]);
-        bytes.extend(body);
+        put_message(&mut bytes, (subsystem << 8 | what, flags, self.sequence), (family, 0), body);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
         loop {
             let (bytes, from) = self.socket.recv_from_full()?;
@@ -84,22 +69,17 @@ impl Netfilter {
             }
             let mut rest = bytes.as_slice();
             while let Some((message, tail)) = take_message(rest) {
-                let Message { kind, sequence, body, .. } = message;
                 rest = tail;
-                if sequence != self.sequence {
+                if message.sequence != self.sequence {
                     continue;
                 }
-                if kind == libc::NLMSG_DONE as u16 {
+                if message.kind == libc::NLMSG_DONE as u16 {
                     return Ok(());
                 }
-                if kind == libc::NLMSG_ERROR as u16 {
-                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    return match code {
-                        0 => Ok(()),
-                        code => Err(io::Error::from_raw_os_error(code.saturating_abs())),
-                    };
+                if let Some(answer) = message.answer() {
+                    return answer;
                 }
-                if let (Some(family), Some(body)) = (body.first(), body.get(4..)) {
+                if let (Some(family), Some(body)) = (message.body.first(), message.body.get(4..)) {
                     take(*family, body);
                 }
             }

@@ -9,6 +9,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use super::expr::Attributes;
 use super::ruleset::{Chain, Element, Family, Set, Table};
 use crate::network::error::{Error, Result};
+use crate::network::netlink::socket;
 
 const SUBSYSTEM: u16 = 10; // NFNL_SUBSYS_NFTABLES
 const BATCH_BEGIN: u16 = 16;
@@ -49,20 +50,10 @@ pub(super) struct Batch {
 
 impl Batch {
     fn push(&mut self, kind: u16, flags: u16, family: u8, about: String, body: &[u8]) {
-        let length = 20 + body.len() as u32;
         self.newest = self.bytes.len();
         let sequence = self.first.wrapping_add(self.about.len() as u32);
-        self.bytes.extend(length.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-        self.bytes.extend(sequence.to_ne_bytes());
-        self.bytes.extend(0u32.to_ne_bytes());
-        // struct nfgenmsg
         let resource = if kind == BATCH_BEGIN || kind == BATCH_END { SUBSYSTEM } else { 0 };
-        self.bytes.extend([family, 0]);
-        self.bytes.extend(resource.to_be_bytes());
-        self.bytes.extend(body);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        put_message(&mut self.bytes, (kind, flags, sequence), (family, resource), body);
         self.about.push(about);
     }
 
@@ -162,14 +153,7 @@ impl Wire {
     /// Opens the socket in the calling thread's network namespace.
     pub(super) fn open() -> Result<Wire> {
         let failed = |error| Error::new("open", "a netfilter socket (nfnetlink)", error);
-        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
-        let port = socket.bind_auto().map_err(failed)?.port_number();
-        let patience = nix::sys::time::TimeVal::new(10, 0);
-        let _ = nix::sys::socket::setsockopt(
-            &socket.as_fd(),
-            nix::sys::socket::sockopt::ReceiveTimeout,
-            &patience,
-        );
+        let (socket, port) = socket(NETLINK_NETFILTER).map_err(failed)?;
         Ok(Wire { socket, port, sequence: 1, owned: true })
     }
 
@@ -263,18 +247,15 @@ impl Wire {
             }
             let mut rest = bytes.as_slice();
             while let Some((message, tail)) = take_message(rest) {
-                let Message { kind, sequence, body, .. } = message;
                 rest = tail;
-                let index = sequence.wrapping_sub(batch.first) as usize;
-                if kind != libc::NLMSG_ERROR as u16 || index >= batch.about.len() {
+                let index = message.sequence.wrapping_sub(batch.first) as usize;
+                let (Some(answer), Some(about)) = (message.answer(), batch.about.get(index)) else {
                     continue;
+                };
+                if let Err(error) = answer {
+                    first.get_or_insert_with(|| Error::new("set", about.clone(), error));
                 }
-                let code = body.first_chunk::<4>().map_or(0, |code| i32::from_ne_bytes(*code));
-                if code != 0 && first.is_none() {
-                    let error = io::Error::from_raw_os_error(code.saturating_abs());
-                    first = Some(Error::new("set", batch.about[index].clone(), error));
-                }
-                let is_end = index == 0 || sequence == last;
+                let is_end = index == 0 || message.sequence == last;
                 if is_end {
                     return first.map_or(Ok(()), Err);
                 }
@@ -293,6 +274,39 @@ pub(super) struct Message<'a> {
     pub sender: u32,
     /// What follows its header.
     pub body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// What the system says of the request, if this is the answer to it.
+    pub fn answer(&self) -> Option<io::Result<()>> {
+        if self.kind != libc::NLMSG_ERROR as u16 {
+            return None;
+        }
+        let code = self.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+        Some(match code {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code.saturating_abs())),
+        })
+    }
+}
+
+/// Puts one request behind others: its type, flags and sequence number, then the family and
+/// the resource of `struct nfgenmsg`, then its body.
+pub(super) fn put_message(
+    bytes: &mut Vec<u8>,
+    (kind, flags, sequence): (u16, u16, u32),
+    (family, resource): (u8, u16),
+    body: &[u8],
+) {
+    bytes.extend((20 + body.len() as u32).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0u32.to_ne_bytes());
+    bytes.extend([family, 0]);
+    bytes.extend(resource.to_be_bytes());
+    bytes.extend(body);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 /// Takes one message off; gives the rest too.

@@ -327,7 +327,7 @@ async fn make(
     };
     let mounts = made.container.mounts.clone();
     let id = handle.create(&name, made.container).await?;
-    if let Err(why) = volumes::make_named(handle, &mounts) {
+    if let Err(why) = volumes::make_named(handle, mounts).await {
         // Its launch will say so, too.
         made.warnings.push(why);
     }

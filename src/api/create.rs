@@ -130,7 +130,7 @@ fn shared_network(body: &ContainerCreateBody, host: &HostConfig) -> Result<(), S
     let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let conflicts = [
         ("hostname and the network mode", some(body.hostname.clone()).is_some()),
-        ("host type networking can't be used with links", has(&host.links)),
+        ("container type network can't be used with links", has(&host.links)),
         ("dns and the network mode", has(&host.dns)),
         ("custom host-to-IP mapping and the network mode", has(&host.extra_hosts)),
         (

@@ -54,7 +54,6 @@ pub fn network(
         (_, Some(("container", which))) => {
             let missing = || format!("No such container: {which}");
             let name = container_named(which).ok_or_else(missing)?;
-            conflicts_with_another(body, &host)?;
             network.mode = Some(NetworkMode::Container(name.parse()?));
         }
         ("none" | "host", _) | (_, Some(("ns" | "cni", _))) => {
@@ -98,27 +97,6 @@ pub fn network(
         publish_all(exposed, container)?;
     }
     names(host, container)
-}
-
-/// What is the other container's matter, where one has the network of another: it would
-/// have no effect.
-fn conflicts_with_another(body: &ContainerCreateBody, host: &HostConfig) -> Result<(), String> {
-    let any = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let publishes = host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty())
-        || host.publish_all_ports == Some(true);
-    let exposes = body.exposed_ports.as_ref().is_some_and(|ports| !ports.is_empty());
-    let conflicts = [
-        (body.hostname.as_ref().is_some_and(|name| !name.is_empty()), "hostname and the"),
-        (any(&host.links), "links and the container type"),
-        (any(&host.dns), "dns and the"),
-        (any(&host.extra_hosts), "custom host-to-IP mapping and the"),
-        (publishes, "port publishing and the container type"),
-        (exposes, "port exposing and the container type"),
-    ];
-    match conflicts.into_iter().find(|(said, _)| *said) {
-        Some((_, what)) => Err(format!("conflicting options: {what} network mode")),
-        None => Ok(()),
-    }
 }
 
 /// How it finds others by name.

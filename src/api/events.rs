@@ -95,13 +95,14 @@ fn matches(event: &Event, filters: &Filters) -> bool {
             "type" => *value == event.kind,
             "label" => labelled(&event.attributes, value),
             "image" if event.kind == "image" => {
-                let bare = event.name.split(':').next();
-                event.name == *value || event.id.starts_with(value) || bare == Some(value)
+                event.name == *value
+                    || event.id.starts_with(value)
+                    || untagged(&event.name) == value
             }
             "image" => event
                 .attributes
                 .get("image")
-                .is_some_and(|image| image == value || image.split(':').next() == Some(value)),
+                .is_some_and(|image| image == value || untagged(image) == value),
             "daemon" | "plugin" | "node" | "service" | "secret" | "config" => false,
             _ => true,
         };
@@ -134,6 +135,13 @@ fn described(event: &Event) -> Value {
         told["from"] = json!(event.attributes.get("image").cloned().unwrap_or_default());
     }
     told
+}
+
+/// An image's name without its tag or digest; a registry may have a port.
+fn untagged(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name);
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    name[last..].find(':').map_or(name, |colon| &name[..last + colon])
 }
 
 #[cfg(test)]

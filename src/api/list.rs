@@ -14,6 +14,7 @@ use super::{endpoints, filters, model, volumes};
 use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
 use crate::engine::reconcile::Verb;
+use crate::image::Reference;
 use crate::image::store::disk_of;
 use crate::rootfs::Writable;
 
@@ -35,14 +36,27 @@ async fn bases(handle: &Handle, views: &[View]) -> BTreeMap<String, Base> {
         return BTreeMap::new();
     }
     let Ok(store) = handle.images.store().await else { return BTreeMap::new() };
-    let look = move || {
+    // All images once, whatever containers there are: everybody on the machine may ask.
+    let look = LOOKS.turn().await.with(move || {
+        let mut by_name = BTreeMap::new();
+        let mut by_id = BTreeMap::new();
+        for listed in store.list()? {
+            let id = listed.image.id.to_string();
+            let named = listed.names.iter().chain(&listed.digests);
+            by_name.extend(named.map(|name| (name.to_string(), id.clone())));
+            by_id.insert(id, listed.image.config.config.exposed_ports);
+        }
         let found = names.into_iter().filter_map(|name| {
-            let image = store.resolve(&name).ok()?;
-            let exposed = image.config.config.exposed_ports;
-            Some((name, Base { id: image.id.to_string(), exposed }))
+            let full = name.parse::<Reference>().map(|full| full.to_string());
+            let id = full.ok().and_then(|full| by_name.get(&full)).cloned();
+            let begins =
+                id.unwrap_or_else(|| format!("sha256:{}", name.trim_start_matches("sha256:")));
+            let (id, exposed) = by_id.range(begins.clone()..).next()?;
+            let is_it = id.starts_with(&begins);
+            is_it.then(|| (name, Base { id: id.clone(), exposed: exposed.clone() }))
         });
         Ok(found.collect())
-    };
+    });
     blocking(look).await.unwrap_or_default()
 }
 

@@ -31,17 +31,28 @@ fn described(handle: &Handle, volume: &Volume) -> Value {
 
 /// Makes the volumes that a new container names, as Docker's daemon does: its client may
 /// look at them before it starts. What an image puts into them comes with the first launch.
-pub fn make_named(handle: &Handle, mounts: &[Mount]) -> Result<(), String> {
-    for mount in mounts.iter().filter(|mount| mount.kind() == MountKind::Volume) {
-        let Some(name) = &mount.source else { continue };
-        if handle.volumes.get(name).is_ok() {
-            continue;
+pub async fn make_named(handle: &Handle, mounts: Vec<Mount>) -> Result<(), String> {
+    let volumes = std::sync::Arc::clone(&handle.volumes);
+    // Each is written to disk before it is there, which may take a while.
+    let make = move || {
+        let mut made = Vec::new();
+        for mount in mounts.into_iter().filter(|mount| mount.kind() == MountKind::Volume) {
+            let Some(name) = mount.source else { continue };
+            if volumes.get(&name).is_ok() {
+                continue;
+            }
+            if let Err(error) = volumes.create(&name) {
+                return (made, Err(error.to_string()));
+            }
+            made.push(name);
         }
-        let labels = BTreeMap::new();
-        handle.volumes.create_labelled(name, labels).map_err(|error| error.to_string())?;
+        (made, Ok(()))
+    };
+    let (made, outcome) = tokio::task::spawn_blocking(make).await.map_err(|e| e.to_string())?;
+    for name in &made {
         tell(handle, ("volume", "create"), (name, name), [("driver", "local")]);
     }
-    Ok(())
+    outcome
 }
 
 /// Where a volume's files are on the host.

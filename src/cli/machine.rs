@@ -211,8 +211,9 @@ pub fn down(paths: &Paths, ending: Ending, force: bool) -> Result {
     let keeper = std::fs::read_to_string(paths.lock()).unwrap_or_default();
     let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
     // systemd knows the same signals (systemd(1)); it is still the init where Berth was
-    // made the next one.
-    if keeper.trim() != "1" && init.trim() != "systemd" {
+    // made the next one. A Berth with a root of its own has nothing to do with it.
+    let is_of_systemd = init.trim() == "systemd" && paths.root() == std::path::Path::new("/");
+    if keeper.trim() != "1" && !is_of_systemd {
         return Err(format!(
             "Berth is not the init of this machine, {} is: use its own command, or --force",
             init.trim()

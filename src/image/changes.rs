@@ -140,9 +140,14 @@ fn fill(text: &str, env: &[String]) -> Result<String, String> {
     let value = |name: &str| {
         env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
     };
+    // So long one variable may be (execve(2), "MAX_ARG_STRLEN").
+    const LONGEST: usize = 128 << 10;
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let (mut filled, mut rest, mut quote) = (String::new(), text, None);
     while let Some(c) = rest.chars().next() {
+        if filled.len() > LONGEST {
+            return Err(format!("with its variables it is longer than {LONGEST} bytes"));
+        }
         rest = &rest[c.len_utf8()..];
         match (quote, c) {
             (Some('\''), '\'') | (Some('"'), '"') => quote = None,

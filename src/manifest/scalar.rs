@@ -8,7 +8,7 @@ use nix::sys::signal::Signal as NixSignal;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The name of a container: `[a-z0-9][a-z0-9._@-]*`, at most 63 bytes.
+/// The name of a container: `[a-zA-Z0-9][a-zA-Z0-9._@-]*`, at most 63 bytes.
 ///
 /// `@` stands only between a template's name and its instance (`worker@1`).
 /// A name is safe as a file name, a host name's label and a cgroup's name.

@@ -22,6 +22,8 @@ pub struct Heard {
     pub gone: Vec<String>,
     /// The host got an address or a route.
     pub placed: bool,
+    /// Too much came at once: any of that may be so.
+    pub lost: bool,
 }
 
 /// Hears of every interface that comes, changes or goes.
@@ -38,16 +40,20 @@ impl Watcher {
         Ok(Watcher { listener, instance: instance.clone() })
     }
 
-    /// Waits until something of that is so; of nothing where too much came at once.
+    /// Waits until something of that is so.
     pub async fn heard(&mut self) -> Result<Heard> {
         let Watcher { listener, instance } = self;
         let mut heard = Heard::default();
         listener
             .wait_for(|bytes| {
-                let now = read(bytes, instance);
+                let now = match bytes {
+                    [] => Heard { lost: true, ..Heard::default() },
+                    bytes => read(bytes, instance),
+                };
                 let matters = now != Heard::default();
                 heard.gone.extend(now.gone);
                 heard.placed |= now.placed;
+                heard.lost |= now.lost;
                 matters
             })
             .await?;

@@ -152,15 +152,18 @@ impl Host {
         }
         // A host whose firewall does not check sources needs none of it, so a kernel
         // without such rules is good enough.
-        let _ = self.links.expect_behind(into.index, self.instance.admission_mark());
+        if let Err(error) = self.links.expect_behind(into.index, self.instance.admission_mark()) {
+            tracing::debug!("{error}; a firewall that checks sources drops published ports");
+        }
         Ok(out.index)
     }
 
     /// Removes that pair.
     pub fn remove_admission(&mut self) -> Result<bool> {
         let (sending, _) = self.instance.admission();
+        let removed = self.links.remove(&sending);
         self.links.forget_behind(self.instance.admission_mark())?;
-        self.links.remove(&sending)
+        removed
     }
 
     /// Gives a container an interface on a network: made straight inside `netns`,

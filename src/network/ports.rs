@@ -115,6 +115,11 @@ pub struct Unbound {
 }
 
 impl Unbound {
+    /// Whether somebody has it.
+    pub fn is_in_use(&self) -> bool {
+        self.error.kind() == io::ErrorKind::AddrInUse
+    }
+
     /// Why, and who has it: looks through all processes, so it takes a while.
     pub fn explain(self) -> Error {
         let Unbound { port, error } = self;
@@ -133,9 +138,13 @@ impl Unbound {
 /// Binds a port of the host as long as the descriptor is open, for one that is published.
 ///
 /// # Errors
-/// The port is in use, and by which process, if it can be seen.
-pub fn claim(address: Option<IpAddr>, number: u16, protocol: Protocol) -> Result<OwnedFd> {
-    Port { address, number, protocol }.bind_deaf().map_err(Unbound::explain)
+/// What the system said, not explained yet.
+pub fn claim(
+    address: Option<IpAddr>,
+    number: u16,
+    protocol: Protocol,
+) -> std::result::Result<OwnedFd, Unbound> {
+    Port { address, number, protocol }.bind_deaf()
 }
 
 /// The process that has a local port, as `nginx (pid 4711)`.
@@ -293,7 +302,8 @@ mod tests {
     fn a_port_in_use_names_its_owner() {
         let ours = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = ours.local_addr().unwrap().port();
-        let error = claim(Some("127.0.0.1".parse().unwrap()), port, Protocol::Tcp).unwrap_err();
+        let claimed = claim(Some("127.0.0.1".parse().unwrap()), port, Protocol::Tcp);
+        let error = claimed.unwrap_err().explain();
         let pid = std::process::id().to_string();
         assert!(error.to_string().contains(&format!("(pid {pid}) has it")), "{error}");
         let udp = UdpSocket::bind("[::1]:0").unwrap();
@@ -352,6 +362,13 @@ mod tests {
         // A client that never closes what its server has closed.
         let (client, server) = connect(&ours);
         drop(server);
+        // The end is on its way for a moment.
+        for _ in 0..100 {
+            if connections(&[port]) == 0 {
+                break;
+            }
+            tokio::time::sleep(moment / 20).await;
+        }
         assert_eq!(connections(&[port]), 0);
         drop(client);
     }

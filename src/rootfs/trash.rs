@@ -1,6 +1,7 @@
 //! Removal: what `Writable` and `Volumes` made.
 //!
-//! First a rename into `<state>/trash`, which is atomic and quick; then the
+//! First a rename into `<state>/trash` (or `<state>/FOLDER/.trash`, if that folder is a
+//! mount of its own), which is atomic and quick; then the
 //! deletion, which may take long and may be cut short at any instant: the next one
 //! goes on. A tree is flattened while it is deleted, so its depth costs neither
 //! stack nor descriptors.
@@ -55,7 +56,7 @@ pub fn sweep(state_dir: &Path, keep: &BTreeSet<String>) -> Result<Vec<String>, E
 
 /// Moves a path into the trash; false if there was nothing.
 pub(crate) fn throw_away(state_dir: &Path, path: &Path) -> Result<bool, Error> {
-    let trash = state_dir.join("trash");
+    let mut trash = state_dir.join("trash");
     private(&trash)?;
     let started = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -67,44 +68,48 @@ pub(crate) fn throw_away(state_dir: &Path, path: &Path) -> Result<bool, Error> {
             Ok(()) => return Ok(true),
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
             Err(Errno::EXIST) => {}
-            // On a mount of its own; said before it is looked whether anything is there.
-            Err(Errno::XDEV) => return remove_at_once(path),
+            // A folder of the state's may be a mount of its own; said before it is looked
+            // whether anything is there.
+            Err(Errno::XDEV) if !trash.ends_with(OWN_TRASH) => {
+                let below = path.strip_prefix(state_dir).ok();
+                let Some(top) = below.and_then(|below| below.components().next()) else {
+                    return Err(Error::new("remove", path, Errno::XDEV));
+                };
+                trash = state_dir.join(top).join(OWN_TRASH);
+                private(&trash)?;
+            }
             Err(Errno::PERM) if unlock_path(path) => {}
             Err(e) => return Err(Error::new("remove", path, e)),
         }
     }
 }
 
-fn remove_at_once(path: &Path) -> Result<bool, Error> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match removed {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::new("remove", path, e)),
-    }
-}
+/// The trash of a folder of the state's that is a mount of its own, in there.
+const OWN_TRASH: &str = ".trash";
 
 /// Deletes what is in the trash; from a thread that may take its time. Only one at a
 /// time does it: another returns at once.
 pub fn empty_trash(state_dir: &Path) -> Result<(), Error> {
-    let path = state_dir.join("trash");
+    let folders = fs::read_dir(state_dir).into_iter().flatten().flatten();
+    let own = folders.map(|folder| folder.path().join(OWN_TRASH));
+    let all = std::iter::once(state_dir.join("trash")).chain(own);
+    all.map(|trash| empty_one(&trash)).fold(Ok(()), Result::and)
+}
+
+fn empty_one(path: &Path) -> Result<(), Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let trash = match openat(CWD, &path, flags, Mode::empty()) {
+    let trash = match openat(CWD, path, flags, Mode::empty()) {
         Ok(trash) => trash,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(e) => return Err(Error::new("open", &path, e)),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        Err(e) => return Err(Error::new("open", path, e)),
     };
     let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
     match rustix::fs::flock(&trash, lock) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Ok(()),
-        Err(e) => return Err(Error::new("lock", &path, e)),
+        Err(e) => return Err(Error::new("lock", path, e)),
     }
-    empty(trash.as_fd()).map_err(|e| Error::new("empty", &path, e))
+    empty(trash.as_fd()).map_err(|e| Error::new("empty", path, e))
 }
 
 /// Deletes all that is in a directory. What can't be deleted is passed over, so one

@@ -232,15 +232,21 @@ impl Volumes {
             Source::Part(_, inner) => Some(part_of(&path, inner)?),
             _ => None,
         };
+        let named = match source {
+            Source::Part(_, inner) => path.join(inner),
+            _ => path.clone(),
+        };
         let path = part
             .as_ref()
             .map_or(path, |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
         let there = fs::metadata(&path).map_err(|e| match source {
-            Source::Path(_) if e.kind() == io::ErrorKind::NotFound => Error::new("mount", &path, e)
-                .with_remedy("make it, or correct `source`; the name of a volume has no `/`"),
-            _ => Error::new("mount", &path, e),
+            Source::Path(_) if e.kind() == io::ErrorKind::NotFound => {
+                Error::new("mount", &named, e)
+                    .with_remedy("make it, or correct `source`; the name of a volume has no `/`")
+            }
+            _ => Error::new("mount", &named, e),
         })?;
-        let failed = |e: io::Error| Error::new("mount", &path, e);
+        let failed = |e: io::Error| Error::new("mount", &named, e);
         let mount = clone_of(&path, recursive).map_err(failed)?;
         let idmapped = match ids {
             None => true,

@@ -109,10 +109,10 @@ fn set(key: &str, value: &str, named: &BTreeSet<PathBuf>) -> Result<(), String> 
         false => vec![Path::new(BASE).join(path)],
     };
     let is_meant = |path: &&PathBuf| !glob::is_pattern(key) || !named.contains(*path);
-    for path in paths.iter().filter(is_meant) {
-        fs::write(path, value).map_err(|error| format!("{key} = {value}: {error}"))?;
-    }
-    Ok(())
+    let write = |path: &PathBuf| {
+        fs::write(path, value).map_err(|error| format!("{} = {value}: {error}", path.display()))
+    };
+    all_well(paths.iter().filter(is_meant).filter_map(|path| write(path).err()).collect())
 }
 
 fn all_well(wrong: Vec<String>) -> Done {

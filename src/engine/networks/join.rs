@@ -112,7 +112,9 @@ impl State {
             None => (Vec::new(), Vec::new(), None),
         };
         if !keeps_inside {
-            self.stop_inside(wanted.name, inside.take(), Some(wanted.netns));
+            // What comes next takes the place of the rules.
+            let stays = (!needs_inside).then_some(wanted.netns);
+            self.stop_inside(wanted.name, inside.take(), stays);
         }
         let claimed = self.claim(wanted, target, &mut old);
         let (claims, mut outcome) = match claimed {
@@ -325,7 +327,7 @@ impl State {
     /// Takes whoever has this name off its networks.
     pub(super) fn take_off(&mut self, name: &str) {
         let Some(mut joined) = self.joined.remove(name) else { return };
-        self.stop_inside(name, joined.inside.take(), None);
+        self.stop_inside(name, joined.inside.take(), Some(joined.netns.as_fd()));
         // First the rules, so that nobody else is ever let through by them.
         if let Err(error) = self.apply() {
             tracing::error!("{error}");
@@ -375,6 +377,9 @@ impl State {
         }
         if let Err(error) = self.apply() {
             tracing::error!("{error}");
+        }
+        for Guest { name, netns, .. } in &on_it {
+            self.settle_inside(name, netns);
         }
         self.answer_names();
         // Their own addresses and who answers names for them may be others now.
@@ -500,7 +505,9 @@ impl State {
             published,
             admission: kernel.admission,
         };
-        kernel.firewall.apply(&plan).map_err(told)?;
+        if kernel.firewall.apply(&plan).map_err(told)? {
+            kernel.flows.follow(plan, &self.runtime);
+        }
         self.settled = self.generation;
         Ok(())
     }

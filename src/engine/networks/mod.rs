@@ -13,6 +13,7 @@
 //! whether one before it may have left something.
 
 mod etc;
+mod flows;
 mod join;
 mod known;
 mod plugins;
@@ -126,6 +127,7 @@ struct Kernel {
     host: Host,
     firewall: Firewall,
     admission: Option<u32>,
+    flows: flows::Flows,
 }
 
 impl Networks {
@@ -360,7 +362,7 @@ impl State {
         let firewall = Firewall::open().map_err(why)?;
         std::fs::create_dir_all(&self.run_dir)
             .map_err(|error| format!("making the folder {}: {error}", self.run_dir.display()))?;
-        self.kernel = Some(Kernel { host, firewall, admission: None });
+        self.kernel = Some(Kernel { host, firewall, admission: None, flows: Default::default() });
         Ok(())
     }
 

@@ -75,7 +75,33 @@ impl Claim {
 
 fn none_free(mapping: &PortMapping) -> String {
     let outside = mapping.outside().unwrap_or_default();
-    format!("network.publish: every port of {outside}/{} is in use", mapping.protocol)
+    let at = mapping.address.map(|ip| format!(" of {ip}")).unwrap_or_default();
+    format!("network.publish: every port of {outside}/{}{at} is in use", mapping.protocol)
+}
+
+/// Why a container does not get a port.
+enum Refused {
+    /// Another container of ours has it: a sentence.
+    Published(String),
+    /// What the system said.
+    Unbound(ports::Unbound),
+}
+
+impl Refused {
+    fn is_in_use(&self) -> bool {
+        match self {
+            Refused::Published(_) => true,
+            Refused::Unbound(unbound) => unbound.is_in_use(),
+        }
+    }
+
+    /// Who has it: looks through all processes, so it takes a while.
+    fn explain(self) -> String {
+        match self {
+            Refused::Published(sentence) => sentence,
+            Refused::Unbound(unbound) => format!("network.publish: {}", told(unbound.explain())),
+        }
+    }
 }
 
 /// Free ports that were chosen, as they are kept for the next engine.
@@ -139,12 +165,17 @@ impl State {
                         };
                         let first = before.map(|one| one.port);
                         let mut free = first.into_iter().chain(all).filter(|one| !made_here(one));
-                        free.find_map(|port| bind(port).ok()).ok_or_else(|| none_free(&mapping))?
+                        let tried = free.find_map(|port| match bind(port) {
+                            Err(refused) if refused.is_in_use() => None,
+                            other => Some(other),
+                        });
+                        tried.ok_or_else(|| none_free(&mapping))?
                     }
                     // What was chosen before is somebody else's now.
-                    (None, None) if port != 0 => bind(port).or_else(|_| bind(0))?,
-                    (None, _) => bind(port)?,
+                    (None, None) if port != 0 => bind(port).or_else(|_| bind(0)),
+                    (None, _) => bind(port),
                 };
+                let socket = socket.map_err(Refused::explain)?;
                 let bound = rustix::net::getsockname(socket.as_fd())
                     .ok()
                     .and_then(|bound| SocketAddr::try_from(bound).ok())
@@ -183,7 +214,7 @@ impl State {
         address: Option<IpAddr>,
         port: u16,
         protocol: Protocol,
-    ) -> Result<OwnedFd, String> {
+    ) -> Result<OwnedFd, Refused> {
         let meets = |claim: &&Claim| {
             claim.port == port
                 && claim.protocol == protocol
@@ -193,14 +224,13 @@ impl State {
         for (other, joined) in others {
             if let Some(claim) = joined.claims.iter().find(meets) {
                 let at = claim.address.map(|ip| format!(" of {ip}")).unwrap_or_default();
-                return Err(format!(
+                return Err(Refused::Published(format!(
                     "network.publish: the port {port}/{protocol}{at} is published by the \
                      container {other} already"
-                ));
+                )));
             }
         }
-        ports::claim(address, port, protocol)
-            .map_err(|error| format!("network.publish: {}", told(error)))
+        ports::claim(address, port, protocol).map_err(Refused::Unbound)
     }
 
     /// Notes the free ports that were chosen, for the next engine.

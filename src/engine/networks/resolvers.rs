@@ -136,7 +136,7 @@ impl State {
         let made = made.and_then(|sockets| {
             inside::lead(netns.as_fd(), Some(&sockets)).map_err(told)?;
             let (zone, receiver) = watch::channel(Arc::default());
-            let resolver = self.serve(tags, sockets, receiver, Some(netns));
+            let resolver = self.serve(tags, sockets, receiver, Some(Arc::clone(&netns)));
             resolver
                 .map(|resolver| Inside { zone, resolver })
                 .map_err(|error| format!("cannot serve names: {error}"))
@@ -147,7 +147,23 @@ impl State {
                     joined.inside = Some(made);
                 }
             }
-            Err(error) => tracing::warn!("{name}: {error}; it is not told of others' names"),
+            Err(error) => {
+                let _ = inside::lead(netns.as_fd(), None);
+                tracing::warn!("{name}: {error}; it is not told of others' names");
+            }
+        }
+    }
+
+    /// A network of the container's is of another driver now.
+    pub(super) fn settle_inside(&mut self, name: &str, netns: &Arc<OwnedFd>) {
+        let Some(joined) = self.joined.get(name) else { return };
+        match (self.needs_inside(&joined.endpoints), joined.inside.is_some()) {
+            (true, false) => self.serve_inside(name),
+            (false, true) => {
+                let inside = self.joined.get_mut(name).and_then(|joined| joined.inside.take());
+                self.stop_inside(name, inside, Some(netns.as_fd()));
+            }
+            _ => {}
         }
     }
 

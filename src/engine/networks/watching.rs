@@ -42,13 +42,14 @@ impl Watcher {
     async fn heard(&mut self, instance: &Instance) -> Result<Change> {
         Ok(match self {
             Watcher::Links(watcher) => {
-                let bridges::Heard { gone, placed } = watcher.heard().await?;
-                match gone.iter().any(|name| instance.is_lasting(name)) {
-                    true => Change::Gone(Removed::Link),
-                    false if gone.is_empty() && placed => Change::Others,
+                let bridges::Heard { gone, placed, lost } = watcher.heard().await?;
+                if lost || gone.iter().any(|name| instance.is_lasting(name)) {
                     // It is looked at what there is.
-                    false if gone.is_empty() => Change::Gone(Removed::Link),
-                    false => Change::Ports(gone),
+                    Change::Gone(Removed::Link)
+                } else if gone.is_empty() {
+                    Change::Others
+                } else {
+                    Change::Ports { names: gone, placed }
                 }
             }
             Watcher::Rules(watcher) => match watcher.heard().await? {
@@ -64,8 +65,9 @@ impl Watcher {
 enum Change {
     /// Others changed rules of theirs, or the host's addresses.
     Others,
-    /// Containers' interfaces are gone, most often by ourselves.
-    Ports(Vec<String>),
+    /// Containers' interfaces are gone, most often by ourselves; whether the host has
+    /// other addresses, too.
+    Ports { names: Vec<String>, placed: bool },
     /// Something that is to be put back.
     Gone(Removed),
 }
@@ -204,7 +206,12 @@ impl Networks {
                     self.look_at_others();
                     continue;
                 }
-                Ok(Change::Ports(names)) if !self.misses(names.clone()).await => continue,
+                Ok(Change::Ports { names, placed }) if !self.misses(names.clone()).await => {
+                    if *placed {
+                        self.look_at_others();
+                    }
+                    continue;
+                }
                 Ok(Change::Gone(gone)) => *gone,
                 _ => what,
             };

@@ -85,6 +85,15 @@ pub(super) fn lead_names(from: (Ipv4Addr, u16), to: &[(Protocol, u16)]) -> Resul
     wire.replace(&[inner::table(from, to)])
 }
 
+/// Whoever sends already follows what `plan` publishes. In the calling thread's network
+/// namespace; strangers decide how much there is to look through, so nobody may wait for
+/// it.
+pub fn forget_flows(plan: &Plan) {
+    if let Err(error) = flows::forget_stale(plan) {
+        tracing::debug!("{error}; who sends already may go on as it began");
+    }
+}
+
 impl Firewall {
     /// Opens it in the calling thread's network namespace; nothing changes yet.
     ///
@@ -94,11 +103,12 @@ impl Firewall {
         Ok(Firewall { wire: Wire::open()?, applied: Vec::new(), published: None })
     }
 
-    /// Makes the ruleset what `plan` says, in one transaction.
+    /// Makes the ruleset what `plan` says, in one transaction. Gives whether something else
+    /// is published now, so that flows may go on as they should not ([`forget_flows`]).
     ///
     /// # Errors
     /// Which rule the kernel refused, and why; nothing has changed then.
-    pub fn apply(&mut self, plan: &Plan) -> Result<()> {
+    pub fn apply(&mut self, plan: &Plan) -> Result<bool> {
         let wanted = plan::plan(plan);
         match ruleset::difference(&self.applied, &wanted) {
             Some(changes) if changes.is_empty() => {}
@@ -107,20 +117,12 @@ impl Firewall {
             _ => self.wire.replace(&wanted)?,
         }
         self.applied = wanted;
-        self.forget_flows(plan);
-        Ok(())
-    }
-
-    /// Who sends already follows a port at once.
-    fn forget_flows(&mut self, plan: &Plan) {
-        // Of what was before it nothing is known at first.
-        if self.published.as_ref() == Some(&plan.published) {
-            return;
+        // Of what was before the first one nothing is known.
+        let is_same = self.published.as_ref() == Some(&plan.published);
+        if !is_same {
+            self.published = Some(plan.published.clone());
         }
-        if let Err(error) = flows::forget_stale(plan) {
-            tracing::debug!("{error}; who sends already may go on as it began");
-        }
-        self.published = Some(plan.published.clone());
+        Ok(!is_same)
     }
 
     /// Makes the ruleset anew as it was last applied.

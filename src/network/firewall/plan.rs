@@ -66,7 +66,7 @@ const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
-const META_L4PROTO: u32 = 16;
+pub(super) const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and that of related.
@@ -224,7 +224,7 @@ fn verdict(verdict: Verdict) -> Expr {
     Expr::Verdict(verdict)
 }
 
-fn meta_is(what: u32, value: Vec<u8>) -> [Expr; 2] {
+pub(super) fn meta_is(what: u32, value: Vec<u8>) -> [Expr; 2] {
     [Expr::Meta { key: what, to: 0 }, Expr::Compare { register: 0, not: false, value }]
 }
 

@@ -107,12 +107,14 @@ fn datagrams_follow_their_port_to_another_container() {
         let of = |lease: Lease| tracked().matches(&format!("src={} ", lease.v4)).count();
         assert_eq!((of(at), of(b_at)), (1, 1), "{}", tracked());
         world.plan.published[0].to = b_at;
-        world.firewall.apply(&world.plan).unwrap();
+        assert!(world.firewall.apply(&world.plan).unwrap());
+        forget_flows(&world.plan);
         assert!(says(&moved) && says(&stays));
         assert_eq!((of(at), of(b_at)), (0, 2), "{}", tracked());
         // Nobody goes on to who has the address, when the port is closed.
         world.plan.published.clear();
-        world.firewall.apply(&world.plan).unwrap();
+        assert!(world.firewall.apply(&world.plan).unwrap());
+        forget_flows(&world.plan);
         assert_eq!(of(b_at), 0, "{}", tracked());
     });
 }

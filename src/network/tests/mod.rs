@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::firewall::{Firewall, Plan, Port, Published};
+use super::firewall::{Firewall, Plan, Port, Published, forget_flows};
 use super::host::{Endpoint, Host};
 use super::ipam::{Lease, Leases, Wish};
 use super::link::{Join, Links};
@@ -140,6 +140,7 @@ impl World {
         let one = Published { host, port, protocol, to, to_port, bypass: false };
         self.plan.published.push(one);
         self.firewall.apply(&self.plan).unwrap();
+        forget_flows(&self.plan);
     }
 }
 

@@ -64,3 +64,23 @@ fn discarding_takes_deep_and_locked_trees_away() {
     assert_eq!(fs::read_dir(bed.state().join("trash")).unwrap().count(), 0);
     assert!(outside.join("kept").exists());
 }
+
+#[test]
+fn a_folder_that_is_a_mount_has_a_trash_of_its_own() {
+    with_mounts(|| {
+        let bed = Bed::new();
+        let folder = bed.folder("state/volumes");
+        mount_tmpfs(folder.to_str().unwrap(), c"mode=700");
+        let volumes = Volumes::open(&bed.state()).unwrap();
+        volumes.create("data").unwrap();
+        fs::create_dir_all(volumes.data("data").unwrap().join("a/b/c")).unwrap();
+        assert!(volumes.remove("data").unwrap());
+        assert!(!volumes.remove("data").unwrap());
+        assert!(volumes.list().unwrap().is_empty());
+        let trash = || fs::read_dir(folder.join(".trash")).unwrap().count();
+        assert_eq!(trash(), 1);
+        empty_trash(&bed.state()).unwrap();
+        assert_eq!(trash(), 0);
+        assert!(Volumes::open(&bed.state()).unwrap().list().unwrap().is_empty());
+    });
+}

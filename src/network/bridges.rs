@@ -1,11 +1,14 @@
 //! Tells when an interface of ours was removed, and when the host got an address or a
 //! route.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::AddressScope;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::route::RouteProtocol;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteProtocol};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::error::Result;
@@ -20,8 +23,9 @@ const GROUPS: [u32; 5] = [1, 5, 9, 7, 11];
 pub struct Heard {
     /// Interfaces of ours that are gone. Containers' own come and go by us, too.
     pub gone: Vec<String>,
-    /// The host got an address or a route.
-    pub placed: bool,
+    /// What the host got addresses of, or routes to: also again what it had, as with each
+    /// word of an IPv6 router.
+    pub placed: BTreeSet<IpNet>,
     /// Too much came at once: any of that may be so.
     pub lost: bool,
 }
@@ -52,12 +56,27 @@ impl Watcher {
                 };
                 let matters = now != Heard::default();
                 heard.gone.extend(now.gone);
-                heard.placed |= now.placed;
+                heard.placed.extend(now.placed);
+                if heard.placed.len() > MOST {
+                    heard.placed.clear();
+                    heard.lost = true;
+                }
                 heard.lost |= now.lost;
                 matters
             })
             .await?;
         Ok(heard)
+    }
+}
+
+/// So many at once are too many to look at each.
+const MOST: usize = 1024;
+
+fn net(to: &RouteAddress, length: u8) -> Option<IpNet> {
+    match to {
+        RouteAddress::Inet(ip) => IpNet::new((*ip).into(), length).ok(),
+        RouteAddress::Inet6(ip) => IpNet::new((*ip).into(), length).ok(),
+        _ => None,
     }
 }
 
@@ -78,11 +97,21 @@ fn read(bytes: &[u8], instance: &Instance) -> Heard {
             }
             // Every interface that comes has an address of its own link.
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
-                heard.placed |= address.header.scope == AddressScope::Universe;
+                let length = address.header.prefix_len;
+                let is_wide = address.header.scope == AddressScope::Universe;
+                heard.placed.extend(address.attributes.iter().filter_map(|one| match one {
+                    AddressAttribute::Address(ip) if is_wide => IpNet::new(*ip, length).ok(),
+                    _ => None,
+                }));
             }
             // Those that follow from addresses are the kernel's.
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-                heard.placed |= route.header.protocol != RouteProtocol::Kernel;
+                let length = route.header.destination_prefix_length;
+                let is_others = route.header.protocol != RouteProtocol::Kernel;
+                heard.placed.extend(route.attributes.iter().filter_map(|one| match one {
+                    RouteAttribute::Destination(to) if is_others => net(to, length),
+                    _ => None,
+                }));
             }
             _ => {}
         }

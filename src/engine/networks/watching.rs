@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::recover::Removed;
@@ -47,7 +48,7 @@ impl Watcher {
                     // It is looked at what there is.
                     Change::Gone(Removed::Link)
                 } else if gone.is_empty() {
-                    Change::Others
+                    Change::Placed(placed)
                 } else {
                     Change::Ports { names: gone, placed }
                 }
@@ -63,11 +64,13 @@ impl Watcher {
 
 /// What was heard of.
 enum Change {
-    /// Others changed rules of theirs, or the host's addresses.
+    /// Others changed rules of theirs.
     Others,
-    /// Containers' interfaces are gone, most often by ourselves; whether the host has
-    /// other addresses, too.
-    Ports { names: Vec<String>, placed: bool },
+    /// The host got addresses, or routes.
+    Placed(BTreeSet<IpNet>),
+    /// Containers' interfaces are gone, most often by ourselves; and the host may have got
+    /// addresses, too.
+    Ports { names: Vec<String>, placed: BTreeSet<IpNet> },
     /// Something that is to be put back.
     Gone(Removed),
 }
@@ -207,9 +210,11 @@ impl Networks {
                     continue;
                 }
                 Ok(Change::Ports { names, placed }) if !self.misses(names.clone()).await => {
-                    if *placed {
-                        self.look_at_others();
-                    }
+                    self.look_at(placed);
+                    continue;
+                }
+                Ok(Change::Placed(placed)) => {
+                    self.look_at(placed);
                     continue;
                 }
                 Ok(Change::Gone(gone)) => *gone,
@@ -241,6 +246,17 @@ impl Networks {
                 Ok(Some(None)) => return,
                 Err(error) => tracing::error!("repairing {what}: {error}"),
             }
+        }
+    }
+
+    /// The host got these: it is looked only if one is within a network of ours, for an
+    /// IPv6 router's every word is such a change.
+    fn look_at(&self, placed: &BTreeSet<IpNet>) {
+        let seen = self.seen();
+        let specs = seen.networks.values().filter_map(|view| view.spec.as_ref());
+        let mut subnets = specs.flat_map(|spec| spec.subnets());
+        if subnets.any(|subnet| placed.iter().any(|net| subnet.contains(net))) {
+            self.look_at_others();
         }
     }
 

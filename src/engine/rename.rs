@@ -221,10 +221,12 @@ fn with_hostname(manifest: &Container, from: &Name) -> Option<Container> {
 }
 
 /// An engine that died while a container that rested came to be kept under another name
-/// left two records of it: the one that is kept under its name stays. What the other
-/// stands for is not discarded, for it is the same.
+/// left two records of it: the one that is kept under its name stays, of an older Berth's
+/// the one that has a manifest. What the other stands for is not discarded, for it is the
+/// same.
 pub(super) fn forget_doubles(records: &mut Vec<Record>, store: &mut Store, paths: &Paths) {
-    for (left, name) in doubles(records) {
+    let has_manifest = |name: &Name| paths.created_dir().join(format!("{name}.toml")).exists();
+    for (left, name) in doubles(records, has_manifest) {
         records.retain(|record| record.name != left);
         let _ = fs::rename(paths.log_dir(left.as_str()), paths.log_dir(name.as_str()));
         if let Err(error) = store.forget(&left) {
@@ -235,12 +237,13 @@ pub(super) fn forget_doubles(records: &mut Vec<Record>, store: &mut Store, paths
 
 /// Of each two records of one container the name of the one that goes, and of the one
 /// that stays.
-fn doubles(records: &[Record]) -> Vec<(Name, Name)> {
+fn doubles(records: &[Record], has_manifest: impl Fn(&Name) -> bool) -> Vec<(Name, Name)> {
+    let rank = |record: &Record| (has_manifest(record.called()), record.called.is_none());
     let mut by_id: HashMap<&str, &Record> = HashMap::new();
     let mut gone = Vec::new();
     for record in records {
         let Some(other) = by_id.insert(&record.id, record) else { continue };
-        let (left, stays) = match record.called.is_none() {
+        let (left, stays) = match rank(record) > rank(other) {
             true => (other, record),
             false => (record, other),
         };
@@ -261,7 +264,12 @@ mod tests {
         let old = Record { called: Some(name("b")), ..record("a", "1") };
         let (new, other) = (record("b", "1"), record("c", "2"));
         for records in [[old.clone(), new.clone(), other.clone()], [new, other, old]] {
-            assert_eq!(doubles(&records), [(name("a"), name("b"))]);
+            assert_eq!(doubles(&records, |_| true), [(name("a"), name("b"))]);
+            let plain = records.map(|record| Record { called: None, ..record });
+            for (with, without) in [("a", "b"), ("b", "a")] {
+                let gone = doubles(&plain, |one| one.as_str() == with);
+                assert_eq!(gone, [(name(without), name(with))]);
+            }
         }
     }
 }

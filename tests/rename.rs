@@ -97,6 +97,13 @@ fn who_runs_is_renamed_and_another_takes_the_name() {
     );
     assert_eq!(berth.ok(&["ps", "-q"]), "old\nsidecar\nthird\nweb\n");
 
+    for (name, id) in [("old", &id), ("web", &other)] {
+        let stats = api(&berth, "GET", &format!("/containers/{name}/stats?stream=0"), None).json();
+        assert_eq!((&stats["name"], &stats["id"]), (&json!(format!("/{name}")), &json!(id)));
+        assert!(stats["pids_stats"]["current"].as_u64() > Some(0), "{stats}");
+    }
+    let (status, said) = rename(&berth, "old", "x.network");
+    assert!(status == 400 && said.contains("declares a network"), "{said}");
     // Whoever is killed: the two stay apart.
     let second = berth.pid("web");
     kill(berth.engine_pid().unwrap(), 9);
@@ -149,6 +156,8 @@ fn a_rename_that_was_cut_off_is_finished() {
         let mut record: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         record["record"]["called"] = json!("old");
         record["record"]["renamed-from"] = json!("web");
+        record["record"]["applied"]["hostname"] = json!("web");
+        record["record"]["last-good"]["hostname"] = json!("web");
         std::fs::write(&file, record.to_string()).unwrap();
     }
     berth.up();

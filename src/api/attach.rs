@@ -58,7 +58,7 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
     let attached = handle.attached.enter(&view.id);
     let follower = handle
         .logs
-        .follow(&handle.paths.log_dir(view.kept.as_str()), from)
+        .follow(&handle.paths.log_dir(&view.kept), from)
         .map_err(|error| bad(format!("reading the log: {error}")))?;
     if let From::At(position) = from
         && follower.position() != position
@@ -238,7 +238,7 @@ async fn type_in(
             false => launched.await,
         };
         if let Some(now) = now {
-            handle.close_stdin(&now.kept).await;
+            handle.close_stdin(now.which()).await;
         }
     }
     false
@@ -247,7 +247,7 @@ async fn type_in(
 /// The way to a container's input, once it runs.
 async fn way_in(handle: &Handle, view: &View) -> Option<Sink> {
     let now = handle.wait_until(&view.id, super::model::is_running).await?;
-    let ends = handle.attach(&now.kept).await.ok()?;
+    let ends = handle.attach(now.which()).await.ok()?;
     Sink::new(ends.terminal.or(ends.stdin)?).ok()
 }
 
@@ -264,7 +264,7 @@ pub async fn resize(handle: &Handle, which: &str, query: &Query) -> Answer {
         let why = format!("container {} is not running", view.id);
         return failure(StatusCode::CONFLICT, &why);
     }
-    match handle.resize(&view.kept, size).await {
+    match handle.resize(view.which(), size).await {
         Ok(()) => empty(),
         Err(refusal) => refused(refusal),
     }

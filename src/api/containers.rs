@@ -20,7 +20,7 @@ use crate::manifest::scalar::{Name, Signal};
 pub async fn inspect(handle: &Handle, which: &str, query: &Query) -> Answer {
     match handle.find(which).await {
         Ok(view) => {
-            let log = handle.paths.log_dir(view.kept.as_str()).join("current.log");
+            let log = handle.paths.log_dir(&view.kept).join("current.log");
             let upper = crate::rootfs::Writable::at(&handle.paths.state_dir(), &view.id);
             let mounts = view.manifest.mounts.iter().chain(&view.anonymous);
             let volumes = mounts.filter_map(|mount| mount.source.as_ref());
@@ -106,7 +106,7 @@ pub async fn act(handle: &Handle, which: &str, verb: &str, query: &Query) -> Ans
 
 /// Orders and waits until it is so, as Docker's daemon does.
 pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refusal> {
-    let (name, id) = (&view.kept, view.id.as_str());
+    let (which, id) = (view.which(), view.id.as_str());
     // One that is removed at its end is not before the outcome was seen here.
     let _attached = matches!(verb, Verb::Start).then(|| handle.attached.enter(id));
     match &verb {
@@ -115,7 +115,7 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
             if let Err(refusal) = missing_network(handle, view) {
                 // It will have no end at which it could be removed: a client waits for that.
                 if view.manifest.auto_remove && !model::is_running(view) && is_ours(handle, view) {
-                    let _ = handle.act(name, Verb::Remove { force: false }).await;
+                    let _ = handle.act(which, Verb::Remove { force: false }).await;
                 }
                 return Err(refusal);
             }
@@ -127,7 +127,7 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
         _ => {}
     }
     let before = (view.pid, view.finished);
-    match (handle.act(name, verb.clone()).await, &verb) {
+    match (handle.act(which, verb.clone()).await, &verb) {
         (Ok(()), _) => {}
         (Err(Refusal::Conflict(_)), Verb::Stop { .. }) => return Err(Refusal::AlreadySo),
         (Err(refusal), _) => return Err(refusal),
@@ -150,7 +150,7 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
                     // again behind their back, as with Docker's daemon.
                     if is_ours(handle, view) {
                         let hold = Verb::Stop { signal: None, timeout: Some(Duration::ZERO) };
-                        let _ = handle.act(name, hold).await;
+                        let _ = handle.act(which, hold).await;
                     }
                     Err(Refusal::Failed(error))
                 }
@@ -332,7 +332,7 @@ async fn make(
         made.warnings.push(why);
     }
     if let Some(size) = size {
-        handle.resize(&name, size).await?;
+        handle.resize(&id, size).await?;
     }
     Ok((id, made.warnings))
 }
@@ -404,7 +404,7 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
             create::updated(&said, &mut manifest);
             Ok(manifest)
         };
-        let changed = handle.change(&view.kept, edit).await?;
+        let changed = handle.change(view.which(), edit).await?;
         settled(handle, &view, "the change", |view| view.manifest == changed).await
     };
     match updated.await {
@@ -426,7 +426,7 @@ pub async fn rename(handle: &Handle, which: &str, query: &Query) -> Answer {
                 "Renaming a container with the same name as its current name".to_owned(),
             ));
         }
-        handle.rename(&view.kept, &to).await
+        handle.rename(view.which(), &to).await
     };
     match renamed.await {
         Ok(()) => no_content(),

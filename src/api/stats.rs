@@ -50,7 +50,7 @@ pub async fn stream(handle: &Handle, which: &str, query: &Query) -> Answer {
 
 async fn reading(handle: &Handle, view: &View) -> Option<Reading> {
     let now = handle.find(&view.id).await.ok().filter(model::is_running)?;
-    let Usage { stats, networks } = handle.stats(&now.name).await.ok()?;
+    let Usage { stats, networks } = handle.stats(now.which()).await.ok()?;
     Some(Reading { stats, networks, system: system_cpu(), time: SystemTime::now() })
 }
 

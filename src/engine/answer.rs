@@ -26,8 +26,9 @@ impl Engine {
             Request::Find(which, answer) => {
                 let _ = answer.send(self.find(&which));
             }
-            Request::Act(name, verb, answer) => {
-                let _ = answer.send(self.order(&name, verb));
+            Request::Act(which, verb, answer) => {
+                let ordered = self.of(&which).and_then(|name| self.order(&name, verb));
+                let _ = answer.send(ordered);
             }
             Request::Plan(dirs, answer) => {
                 let dirs = match dirs.is_empty() {
@@ -36,18 +37,21 @@ impl Engine {
                 };
                 let _ = answer.send(self.plan(dirs));
             }
-            Request::Processes(name, answer) => {
-                let cgroup = self.lives.get(&name).and_then(super::live::Live::cgroup);
+            Request::Processes(which, answer) => {
+                let live = self.of(&which).ok().and_then(|name| self.lives.get(&name));
+                let cgroup = live.and_then(Live::cgroup);
                 tokio::task::spawn_blocking(move || {
                     let pids = cgroup.map(|cgroup| cgroup.procs()).unwrap_or_default();
                     let _ = answer.send(pids.into_iter().filter_map(process).collect());
                 });
             }
-            Request::Files(name, answer) => {
-                let _ = answer.send(self.place(&name));
+            Request::Files(which, answer) => {
+                let place = self.of(&which).and_then(|name| self.place(&name));
+                let _ = answer.send(place);
             }
-            Request::Choose(name, image, answer) => {
-                let _ = answer.send(self.choose(&name, *image));
+            Request::Choose(which, image, answer) => {
+                let chosen = self.of(&which).and_then(|name| self.choose(&name, *image));
+                let _ = answer.send(chosen);
             }
             Request::Rescan(answer) => {
                 let loaded = self.loader.load();
@@ -60,44 +64,52 @@ impl Engine {
             Request::Clone(cloned, answer) => {
                 let _ = answer.send(self.create_clone(*cloned));
             }
-            Request::Change(name, edit, answer) => {
-                let _ = answer.send(self.change_created(&name, edit));
+            Request::Change(which, edit, answer) => {
+                let changed = self.of(&which).and_then(|name| self.change_created(&name, edit));
+                let _ = answer.send(changed);
             }
-            Request::Rename(name, to, answer) => {
-                self.rename(&name, &to, answer);
-            }
+            Request::Rename(which, to, answer) => match self.of(&which) {
+                Ok(name) => self.rename(&name, &to, answer),
+                Err(refusal) => {
+                    let _ = answer.send(Err(refusal));
+                }
+            },
             Request::CreateNetwork(name, file, answer) => {
                 self.create_network(&name, &file, answer);
             }
             Request::RemoveNetwork(name, answer) => self.remove_network(&name, answer),
             Request::Exec(request) => self.answer_exec(request),
-            Request::Attach(name, answer) => {
-                let _ = answer.send(self.ends(&name));
+            Request::Attach(which, answer) => {
+                let ends = self.of(&which).and_then(|name| self.ends(&name));
+                let _ = answer.send(ends);
             }
-            Request::CloseStdin(name, answer) => {
-                if let Some(live) = self.lives.get_mut(&name)
+            Request::CloseStdin(which, answer) => {
+                if let Ok(name) = self.of(&which)
+                    && let Some(live) = self.lives.get_mut(&name)
                     && live.ends.stdin.take().is_some()
                 {
                     let _ = self.hold(&format!("i/{name}"), None);
                 }
                 let _ = answer.send(());
             }
-            Request::Resize(name, size, answer) => {
-                let live = self.lives.entry(name).or_default();
-                live.size = size;
-                let resized = match &live.ends.terminal {
-                    Some(master) => super::terminal::resize(master.as_fd(), size),
-                    None => Ok(()),
-                };
-                let failed = |errno| Refusal::Failed(format!("resizing the terminal: {errno}"));
-                let _ = answer.send(resized.map_err(failed));
+            Request::Resize(which, size, answer) => {
+                let resized = self.of(&which).and_then(|name| self.resize(name, size));
+                let _ = answer.send(resized);
             }
             Request::Reexec(answer) => {
                 self.link.send(Message::new(Kind::Reexec), Vec::new());
                 let _ = answer.send(Ok(()));
             }
-            Request::Stats(name, answer) => {
-                let cgroup = self.lives.get(&name).and_then(super::live::Live::cgroup);
+            Request::Stats(which, answer) => {
+                let name = match self.of(&which) {
+                    Ok(name) => name,
+                    Err(refusal) => {
+                        let _ = answer.send(Err(refusal));
+                        return;
+                    }
+                };
+                let cgroup = self.lives.get(&name).and_then(Live::cgroup);
+                let called = self.observed.called(&name);
                 let networks = self.workshop.networks.clone();
                 tokio::task::spawn_blocking(move || {
                     let stats = match cgroup {
@@ -108,7 +120,9 @@ impl Engine {
                                 networks: networks.traffic(name.as_str()).into_iter().collect(),
                             })
                             .map_err(|error| Refusal::Failed(error.to_string())),
-                        None => Err(Refusal::Conflict(format!("container {name} is not running"))),
+                        None => {
+                            Err(Refusal::Conflict(format!("container {called} is not running")))
+                        }
                     };
                     let _ = answer.send(stats);
                 });
@@ -133,6 +147,16 @@ impl Engine {
         Ok(super::plan::plan(&desired, &self.observed))
     }
 
+    fn resize(&mut self, name: Name, size: super::terminal::Size) -> Result<(), Refusal> {
+        let live = self.lives.entry(name).or_default();
+        live.size = size;
+        let resized = match &live.ends.terminal {
+            Some(master) => super::terminal::resize(master.as_fd(), size),
+            None => Ok(()),
+        };
+        resized.map_err(|errno| Refusal::Failed(format!("resizing the terminal: {errno}")))
+    }
+
     fn ends(&self, name: &Name) -> Result<super::prepare::Ends, Refusal> {
         let ends = self.lives.get(name).map(|live| live.ends.copy()).transpose();
         ends.map(Option::unwrap_or_default)
@@ -140,6 +164,7 @@ impl Engine {
     }
 
     fn view(&self, record: &Record) -> View {
+        let called = |name: &Name| self.observed.called(name);
         let seen = self.workshop.networks.seen();
         let (endpoints, ports) =
             seen.containers.get(record.name.as_str()).cloned().unwrap_or_default();
@@ -148,14 +173,17 @@ impl Engine {
             ports,
             source: self.sources.get(&record.name).cloned(),
             error: self.desired.broken.get(&record.name).cloned(),
-            blocked: self.observed.block(&record.name).map(ToString::to_string),
+            blocked: self
+                .observed
+                .block(&record.name)
+                .map(|block| block.naming(called).to_string()),
             manifest: self.desired.containers.get(&record.name).map(|c| (**c).clone()),
             probes: self.lives.get(&record.name).map(Live::probes).unwrap_or_default(),
             execs: self.execs.running_in(&record.name),
             outlook: self.observed.outlook(&record.name).to_owned(),
             said: self.lives.get(&record.name).and_then(|live| live.said.clone()),
         };
-        view(record, declared, monotonic())
+        view(record, declared, monotonic(), &called)
     }
 
     fn never_good(&self) -> Vec<View> {
@@ -172,9 +200,20 @@ impl Engine {
                     outlook: "failed".to_owned(),
                     ..Declared::default()
                 };
-                view(&record, declared, monotonic())
+                view(&record, declared, monotonic(), &|name| self.observed.called(name))
             })
             .collect()
+    }
+
+    /// What the container of this id is kept under by now; one without a record goes by its
+    /// name.
+    pub(super) fn of(&self, which: &str) -> Result<Name, Refusal> {
+        let by_id = || self.observed.of_id(which).find(|record| record.id == which);
+        if let Some(record) = by_id() {
+            return Ok(record.name.clone());
+        }
+        let name = which.parse::<Name>().ok().and_then(|name| self.observed.kept_under(&name));
+        name.ok_or_else(|| Refusal::NotFound(format!("No such container: {which}")))
     }
 
     /// By what it is kept under.
@@ -196,7 +235,7 @@ impl Engine {
                 return Ok(view);
             }
         }
-        let mut found = self.observed.records().filter(|record| record.id.starts_with(which));
+        let mut found = self.observed.of_id(which);
         match (found.next().filter(|_| !which.is_empty()), found.next()) {
             (Some(record), None) => Ok(self.view(record)),
             (Some(_), Some(_)) => {
@@ -231,7 +270,10 @@ impl Engine {
                 }
                 Ok(())
             }
-            Err(Refused::Unknown) => Err(Refusal::NotFound(format!("No such container: {name}"))),
+            Err(Refused::Unknown) => {
+                let name = self.observed.called(name);
+                Err(Refusal::NotFound(format!("No such container: {name}")))
+            }
             Err(refused) => {
                 let name = self.observed.called(name);
                 Err(Refusal::Conflict(format!("Container {name}: {refused}")))

@@ -59,6 +59,11 @@ impl Changes {
         self.next.take().map_or(Ended::Last, Ended::Next)
     }
 
+    /// Whether one is being made.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
     /// A launch makes everything as it is to be.
     pub fn launched(&mut self) {
         self.next = None;
@@ -162,6 +167,7 @@ impl Engine {
                 {
                     self.watch_health(&name, incarnation);
                     self.watch_idle(&name, incarnation);
+                    self.names_answered(&name, incarnation, true);
                 }
             }
         }

@@ -50,7 +50,10 @@ impl Engine {
         image: Option<super::reconcile::Image>,
     ) -> Result<(), Refusal> {
         self.check_new(name, container)?;
-        let (file, name) = (self.created_file(name), &self.observed.claim(name));
+        let desired = &self.desired;
+        self.observed.release_claims(|kept| desired.declares(kept));
+        let (file, name) =
+            (self.created_file(name), &self.observed.claim(name, |kept| desired.declares(kept)));
         // The record first: a manifest without one would be started by whoever reads
         // it after a crash.
         let verb = Verb::Create { id: Some(id.to_owned()) };
@@ -111,6 +114,19 @@ impl Engine {
     }
 
     pub(super) fn check_free(&self, name: &Name) -> Result<(), Refusal> {
+        if name.as_str().ends_with(".network") {
+            return Err(Refusal::Invalid(format!(
+                "Invalid container name ({name}): a manifest of that name declares a network"
+            )));
+        }
+        if let Some(other) = self.observed.records().find(|r| r.renamed_from.as_ref() == Some(name))
+        {
+            return Err(Refusal::Conflict(format!(
+                "Conflict. {} had the name \"/{name}\", and manifests that have it can't be \
+                 written; make room on the disk",
+                other.called()
+            )));
+        }
         let Some(kept) = self.observed.kept_under(name) else { return Ok(()) };
         let by = match (self.observed.record(&kept), self.desired.declares(&kept)) {
             (Some(record), _) => format!("container \"{}\"", record.id),
@@ -154,7 +170,8 @@ impl Engine {
         if !self.is_created(name) {
             let file = self.sources.get(name).map(|file| file.display().to_string());
             return Err(Refusal::Conflict(format!(
-                "{name} is declared in {}; edit that file",
+                "{} is declared in {}; edit that file",
+                self.observed.called(name),
                 file.unwrap_or_default()
             )));
         }

@@ -22,7 +22,7 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 impl Echo {
     /// Shows a container's lines from now on, until it is removed.
-    pub fn follow(&self, name: &Name, logs: &Logs, paths: &Paths) {
+    pub fn follow(&self, name: &Name, called: Name, logs: &Logs, paths: &Paths) {
         if !self.followed.borrow_mut().insert(name.clone()) {
             return;
         }
@@ -39,7 +39,7 @@ impl Echo {
         let mut lines = logs.read(&dir, query);
         tokio::task::spawn_local(async move {
             while let Ok(Some(line)) = lines.next().await {
-                if show(&name, &line.bytes).is_err() {
+                if show(&called, &line.bytes).is_err() {
                     break;
                 }
             }

@@ -138,7 +138,7 @@ impl Session {
 #[derive(Debug)]
 pub enum ExecRequest {
     /// Make one known; answers with its id.
-    Create(Name, Box<Config>, oneshot::Sender<Result<String, Refusal>>),
+    Create(String, Box<Config>, oneshot::Sender<Result<String, Refusal>>),
     /// What is known of it.
     Find(String, oneshot::Sender<Result<Exec, Refusal>>),
     /// Run it, detached from any client or not, on a terminal of this size. Answered
@@ -277,8 +277,9 @@ pub fn random_id() -> std::io::Result<String> {
 impl Engine {
     pub(super) fn answer_exec(&mut self, request: ExecRequest) {
         match request {
-            ExecRequest::Create(name, config, answer) => {
-                let _ = answer.send(self.create_exec(name, *config));
+            ExecRequest::Create(which, config, answer) => {
+                let made = self.of(&which).and_then(|name| self.create_exec(name, *config));
+                let _ = answer.send(made);
             }
             ExecRequest::Find(id, answer) => {
                 let _ = answer.send(self.execs.get(&id).map(|entry| entry.exec.clone()));

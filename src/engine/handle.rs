@@ -164,8 +164,8 @@ impl std::fmt::Debug for Edit {
     }
 }
 
-/// What the loop is asked. A container is meant by what it is kept under
-/// ([`View::kept`]), a new one by its name.
+/// What the loop is asked. A container is meant by its id ([`View::which`]): it may have
+/// another name by the time that it is answered. A new one is by its name.
 #[derive(Debug)]
 pub enum Request {
     /// All containers.
@@ -173,31 +173,31 @@ pub enum Request {
     /// One container by name, id, or the beginning of an id that only it has.
     Find(String, oneshot::Sender<Result<View, Refusal>>),
     /// An order; answered when it is accepted, not when it is done.
-    Act(Name, Verb, oneshot::Sender<Result<(), Refusal>>),
+    Act(String, Verb, oneshot::Sender<Result<(), Refusal>>),
     /// What would change if these manifests were applied now; without directories
     /// those that are in force.
     Plan(Vec<PathBuf>, oneshot::Sender<Result<Vec<Change>, String>>),
     /// The processes of a container: pid, parent, user, command.
-    Processes(Name, oneshot::Sender<Vec<[String; 4]>>),
+    Processes(String, oneshot::Sender<Vec<[String; 4]>>),
     /// Where a container's files are.
-    Files(Name, oneshot::Sender<Result<Place, Refusal>>),
+    Files(String, oneshot::Sender<Result<Place, Refusal>>),
     /// A container that was never launched is made of this image from now on.
-    Choose(Name, Box<super::reconcile::Image>, oneshot::Sender<Result<(), Refusal>>),
+    Choose(String, Box<super::reconcile::Image>, oneshot::Sender<Result<(), Refusal>>),
     /// Read all manifests again.
     Rescan(oneshot::Sender<()>),
     /// Replace keeper and engine by the binary that is on disk.
     Reexec(oneshot::Sender<Result<(), Refusal>>),
     /// Statistics of a container's cgroup.
-    Stats(Name, oneshot::Sender<Result<Usage, Refusal>>),
+    Stats(String, oneshot::Sender<Result<Usage, Refusal>>),
     /// Make a container known; answered with its id.
     Create(Name, Box<Container>, oneshot::Sender<Result<String, Refusal>>),
     /// Make a container known that has files already.
     Clone(Box<Cloned>, oneshot::Sender<Result<(), Refusal>>),
     /// Another version of the manifest of a container that a client made; answered with
     /// it.
-    Change(Name, Edit, oneshot::Sender<Result<Container, Refusal>>),
+    Change(String, Edit, oneshot::Sender<Result<Container, Refusal>>),
     /// Another name for a container that a client made.
-    Rename(Name, Name, oneshot::Sender<Result<(), Refusal>>),
+    Rename(String, Name, oneshot::Sender<Result<(), Refusal>>),
     /// Make a network known.
     CreateNetwork(String, Box<NetworkFile>, oneshot::Sender<Result<(), Refusal>>),
     /// Remove a network that a client made.
@@ -205,11 +205,11 @@ pub enum Request {
     /// Something about a command inside a container.
     Exec(ExecRequest),
     /// The ways to a container's terminal or standard input.
-    Attach(Name, oneshot::Sender<Result<Ends, Refusal>>),
+    Attach(String, oneshot::Sender<Result<Ends, Refusal>>),
     /// A container's standard input is at its end.
-    CloseStdin(Name, oneshot::Sender<()>),
+    CloseStdin(String, oneshot::Sender<()>),
     /// A container's terminal has, or will have, this size.
-    Resize(Name, Size, oneshot::Sender<Result<(), Refusal>>),
+    Resize(String, Size, oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// A client's end of the engine. Cheap to clone.
@@ -333,8 +333,8 @@ impl Handle {
     }
 
     /// Orders something; see [`Request::Act`].
-    pub async fn act(&self, name: &Name, verb: Verb) -> Result<(), Refusal> {
-        self.ask(|answer| Request::Act(name.clone(), verb, answer)).await.unwrap_or_else(ending)
+    pub async fn act(&self, which: &str, verb: Verb) -> Result<(), Refusal> {
+        self.ask(|answer| Request::Act(which.to_owned(), verb, answer)).await.unwrap_or_else(ending)
     }
 
     /// Waits until `reached` is true of the container of this id, or it is gone (`None`).
@@ -378,13 +378,13 @@ impl Handle {
     }
 
     /// See [`Request::Processes`].
-    pub async fn processes(&self, name: &Name) -> Vec<[String; 4]> {
-        self.ask(|answer| Request::Processes(name.clone(), answer)).await.unwrap_or_default()
+    pub async fn processes(&self, which: &str) -> Vec<[String; 4]> {
+        self.ask(|answer| Request::Processes(which.to_owned(), answer)).await.unwrap_or_default()
     }
 
     /// A container's files, from outside.
-    pub async fn files(&self, name: &Name) -> Result<Files, Refusal> {
-        let place = self.ask(|answer| Request::Files(name.clone(), answer)).await;
+    pub async fn files(&self, which: &str) -> Result<Files, Refusal> {
+        let place = self.ask(|answer| Request::Files(which.to_owned(), answer)).await;
         let place = place.unwrap_or_else(ending)?;
         Files::of(place, &self.paths, &self.images).await.map_err(Refusal::Failed)
     }
@@ -392,11 +392,11 @@ impl Handle {
     /// The same to put something into them, or to look at them as they will be. One that
     /// was never launched keeps the image that it has now: what it holds would otherwise
     /// be nobody's, and its files those of another image.
-    pub async fn files_to_enter(&self, name: &Name) -> Result<Files, Refusal> {
-        let files = self.files(name).await?;
+    pub async fn files_to_enter(&self, which: &str) -> Result<Files, Refusal> {
+        let files = self.files(which).await?;
         if let Some(image) = files.to_choose() {
             let image = Box::new(image.clone());
-            self.ask(|answer| Request::Choose(name.clone(), image, answer))
+            self.ask(|answer| Request::Choose(which.to_owned(), image, answer))
                 .await
                 .unwrap_or_else(ending)?;
         }
@@ -430,16 +430,18 @@ impl Handle {
     /// See [`Request::Change`].
     pub async fn change(
         &self,
-        name: &Name,
+        which: &str,
         edit: impl FnOnce(&Container) -> Result<Container, Refusal> + Send + 'static,
     ) -> Result<Container, Refusal> {
         let edit = Edit(Box::new(edit));
-        self.ask(|answer| Request::Change(name.clone(), edit, answer)).await.unwrap_or_else(ending)
+        self.ask(|answer| Request::Change(which.to_owned(), edit, answer))
+            .await
+            .unwrap_or_else(ending)
     }
 
     /// See [`Request::Rename`].
-    pub async fn rename(&self, name: &Name, to: &Name) -> Result<(), Refusal> {
-        self.ask(|answer| Request::Rename(name.clone(), to.clone(), answer))
+    pub async fn rename(&self, which: &str, to: &Name) -> Result<(), Refusal> {
+        self.ask(|answer| Request::Rename(which.to_owned(), to.clone(), answer))
             .await
             .unwrap_or_else(ending)
     }
@@ -473,18 +475,20 @@ impl Handle {
     }
 
     /// See [`Request::Attach`].
-    pub async fn attach(&self, name: &Name) -> Result<Ends, Refusal> {
-        self.ask(|answer| Request::Attach(name.clone(), answer)).await.unwrap_or_else(ending)
+    pub async fn attach(&self, which: &str) -> Result<Ends, Refusal> {
+        self.ask(|answer| Request::Attach(which.to_owned(), answer)).await.unwrap_or_else(ending)
     }
 
     /// See [`Request::CloseStdin`].
-    pub async fn close_stdin(&self, name: &Name) {
-        self.ask(|answer| Request::CloseStdin(name.clone(), answer)).await.unwrap_or_default();
+    pub async fn close_stdin(&self, which: &str) {
+        self.ask(|answer| Request::CloseStdin(which.to_owned(), answer)).await.unwrap_or_default();
     }
 
     /// See [`Request::Resize`].
-    pub async fn resize(&self, name: &Name, size: Size) -> Result<(), Refusal> {
-        self.ask(|answer| Request::Resize(name.clone(), size, answer)).await.unwrap_or_else(ending)
+    pub async fn resize(&self, which: &str, size: Size) -> Result<(), Refusal> {
+        self.ask(|answer| Request::Resize(which.to_owned(), size, answer))
+            .await
+            .unwrap_or_else(ending)
     }
 
     async fn ask_exec<T>(
@@ -495,9 +499,9 @@ impl Handle {
     }
 
     /// See [`ExecRequest::Create`].
-    pub async fn create_exec(&self, name: &Name, config: Config) -> Result<String, Refusal> {
+    pub async fn create_exec(&self, which: &str, config: Config) -> Result<String, Refusal> {
         let config = Box::new(config);
-        self.ask_exec(|answer| ExecRequest::Create(name.clone(), config, answer)).await
+        self.ask_exec(|answer| ExecRequest::Create(which.to_owned(), config, answer)).await
     }
 
     /// See [`ExecRequest::Find`].
@@ -526,8 +530,8 @@ impl Handle {
     }
 
     /// Statistics of a container.
-    pub async fn stats(&self, name: &Name) -> Result<Usage, Refusal> {
-        self.ask(|answer| Request::Stats(name.clone(), answer)).await.unwrap_or_else(ending)
+    pub async fn stats(&self, which: &str) -> Result<Usage, Refusal> {
+        self.ask(|answer| Request::Stats(which.to_owned(), answer)).await.unwrap_or_else(ending)
     }
 }
 

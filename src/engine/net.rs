@@ -58,8 +58,12 @@ impl Engine {
         if let Some(record) = self.observed.record(name)
             && networks.seen().containers.contains_key(name.as_str())
         {
-            let (name, id) = (name.clone(), record.id.clone());
-            networks.later(move |all| all.set_running(name.as_str(), &id, incarnation, runs));
+            let (name, id, called) = (name.clone(), record.id.clone(), record.called().clone());
+            networks.later(move |all| {
+                all.set_running(name.as_str(), &id, incarnation, runs);
+                // It may have got another name while it was made ready.
+                all.call(name.as_str(), called.as_str(), &id);
+            });
         }
     }
 

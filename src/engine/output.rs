@@ -157,7 +157,7 @@ impl Engine {
         capture.keeps(keeps);
         live.capture = Some(capture);
         if let Some(echo) = &self.echo {
-            echo.follow(name, &self.logs, &paths);
+            echo.follow(name, self.observed.called(name), &self.logs, &paths);
         }
         Ok(())
     }

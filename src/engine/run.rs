@@ -2,7 +2,7 @@
 //! down, then done. The only place that acts, on one thread; what takes long runs
 //! on others and comes back as an [`Effect`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +66,8 @@ pub(super) enum Effect {
     HoldAgain(Name),
     /// Containers that rest may be kept under their names again.
     SettleNames,
+    /// What bears a former name of a container is to bear the new one: once more.
+    FinishRenames,
     /// What was made of networks is removed: all is stopped.
     TornDown,
     /// The durable records may be brought up to date.
@@ -247,17 +249,19 @@ impl Engine {
     pub(super) fn manifests(&mut self, loaded: Loaded) {
         let mut containers = BTreeMap::new();
         self.sources.clear();
-        let is_declared =
-            |name: &Name| loaded.containers.contains_key(name) || loaded.broken.contains_key(name);
-        self.observed.release_claims(is_declared);
+        let names: BTreeSet<Name> =
+            loaded.containers.keys().chain(loaded.broken.keys()).cloned().collect();
+        for name in &names {
+            self.observed.claim(name, |kept| names.contains(kept));
+        }
         for (name, definition) in loaded.containers {
-            let name = self.observed.claim(&name);
+            let name = self.observed.meant(&name);
             self.sources.insert(name.clone(), definition.source);
             containers.insert(name, definition.container);
         }
         let mut broken = BTreeMap::new();
         for (name, problem) in loaded.broken {
-            let name = self.observed.claim(&name);
+            let name = self.observed.meant(&name);
             self.sources.insert(name.clone(), problem.file.clone());
             broken.insert(name, problem.to_string());
         }
@@ -270,6 +274,8 @@ impl Engine {
         self.networks_declared(loaded.networks, loaded.broken_networks);
         let before = self.desired.broken.clone();
         let changed = self.desired.replace(containers, broken);
+        let desired = &self.desired;
+        self.observed.release_claims(|kept| desired.declares(kept));
         for (name, error) in &self.desired.broken {
             if before.get(name) != Some(error) {
                 self.publish_error(name, error);
@@ -451,6 +457,7 @@ impl Engine {
                 self.settling = false;
                 self.settle_names();
             }
+            Effect::FinishRenames => self.finish_renames(),
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::Hold { tag, fd } => {
@@ -539,7 +546,7 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// have ended, which they do after ten idle seconds.
 pub(super) const REST: Duration = Duration::from_secs(12);
 /// When a full disk is tried again.
-const DISK_RETRY: Duration = Duration::from_secs(5);
+pub(super) const DISK_RETRY: Duration = Duration::from_secs(5);
 
 /// Everything that a client of the engine needs.
 pub(super) fn handle(

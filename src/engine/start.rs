@@ -94,7 +94,7 @@ async fn start(options: Options) -> io::Result<()> {
         .unwrap_or_default();
     let mut store = Store::open(paths.records_dir(), paths.run_dir().join("records"))?;
     let mut loaded = store.load(&boot_id);
-    super::rename::forget_doubles(&mut loaded.records, &mut store, &paths);
+    let doubles = super::rename::forget_doubles(&mut loaded.records, &mut store, &paths);
     for problem in &loaded.problems {
         tracing::error!("{problem}");
     }
@@ -190,6 +190,7 @@ async fn start(options: Options) -> io::Result<()> {
     let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached, sure);
 
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
+    engine.finish_settling(doubles);
     engine.finish_renames();
     let loaded = engine.loader.load();
     engine.manifests(loaded);
@@ -201,6 +202,7 @@ async fn start(options: Options) -> io::Result<()> {
     }
     engine.take_held(held);
     engine.adopt(told);
+    engine.settle_names();
     if anew {
         engine.begin_main();
     }

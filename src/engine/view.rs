@@ -18,9 +18,9 @@ use crate::manifest::scalar::Name;
 pub struct View {
     /// Its name.
     pub name: Name,
-    /// What it is kept under: its name, unless it got another while it ran. Orders are
-    /// given, and its log is found, by this.
-    pub kept: Name,
+    /// What its log is kept under: its name, unless it got another while it ran.
+    #[serde(skip)]
+    pub kept: String,
     /// 64 hexadecimal digits, as Docker's.
     pub id: String,
     /// Docker's word for where it stands: created, running, restarting, paused,
@@ -94,6 +94,16 @@ pub struct View {
     pub timing: Option<Timing>,
 }
 
+impl View {
+    /// What orders to it are given by: its id, or its name while there is no record of it.
+    pub fn which(&self) -> &str {
+        match self.id.is_empty() {
+            true => self.name.as_str(),
+            false => &self.id,
+        }
+    }
+}
+
 /// What one health check said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -135,8 +145,14 @@ fn time(unix_nanos: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_nanos.max(0).unsigned_abs())
 }
 
-/// One container from outside. `now` is the monotonic clock.
-pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
+/// One container from outside. `now` is the monotonic clock, `called` the name of one that
+/// is kept under another.
+pub fn view(
+    record: &Record,
+    declared: Declared,
+    now: Duration,
+    called: &dyn Fn(&Name) -> Name,
+) -> View {
     let run = record.phase.run();
     let ended = record.last_exit.as_ref();
     // What runs, or what would be run.
@@ -157,12 +173,12 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
     let anonymous = super::volumes::of_image(&record.id, &manifest, wanted);
     View {
         name: record.called().clone(),
-        kept: record.name.clone(),
+        kept: record.name.to_string(),
         id: record.id.clone(),
         state: state_word(record.state()).to_owned(),
         is_awaited: matches!(record.phase, Phase::Launching { .. })
             || (declared.blocked.is_some() && is_unlaunched(record)),
-        detail: detail(record, declared.blocked, now),
+        detail: detail(record, declared.blocked, now, called),
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
         images,
@@ -212,7 +228,12 @@ fn state_word(state: State) -> &'static str {
     }
 }
 
-fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<String> {
+fn detail(
+    record: &Record,
+    blocked: Option<String>,
+    now: Duration,
+    called: &dyn Fn(&Name) -> Name,
+) -> Option<String> {
     let crash_loop = |text: String| {
         if record.is_crash_loop() {
             format!("crash loop, {} failures in a row, {text}", record.streak)
@@ -236,7 +257,7 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         }
         Phase::Stopping { why, escalated, .. } => {
             let how = if *escalated { "killing" } else { "stopping" };
-            Some(format!("{how}: {}", reason(why)))
+            Some(format!("{how}: {}", reason(why, called)))
         }
         Phase::Running(run) if run.ready_by.is_some() && !record.is_ready() => {
             Some("not ready yet".to_owned())
@@ -251,9 +272,13 @@ fn detail(record: &Record, blocked: Option<String>, now: Duration) -> Option<Str
         Phase::Exited(Rest::Skipped { unmet }) => Some(format!("not run: {unmet}")),
         Phase::Ending { .. } => Some("waiting for its last processes to end".to_owned()),
         Phase::Dead { error, .. } => Some(format!("can't be removed: {error}")),
-        Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why)),
-        Phase::Exited(Rest::Finished) if waits_for_client(record) => Some(reason(&StopWhy::Idle)),
-        _ if is_unlaunched(record) && waits_for_client(record) => Some(reason(&StopWhy::Idle)),
+        Phase::Exited(Rest::Stopped { why }) if record.held.is_none() => Some(reason(why, called)),
+        Phase::Exited(Rest::Finished) if waits_for_client(record) => {
+            Some(reason(&StopWhy::Idle, called))
+        }
+        _ if is_unlaunched(record) && waits_for_client(record) => {
+            Some(reason(&StopWhy::Idle, called))
+        }
         _ if is_unlaunched(record) => blocked,
         _ => None,
     }
@@ -271,16 +296,18 @@ fn is_unlaunched(record: &Record) -> bool {
     matches!(record.phase, Phase::Created | Phase::Exited(Rest::Boot))
 }
 
-fn reason(why: &StopWhy) -> String {
+fn reason(why: &StopWhy, called: &dyn Fn(&Name) -> Name) -> String {
     match why {
         StopWhy::ByHand => "stopped by hand".to_owned(),
         StopWhy::Restart => "restarted by hand".to_owned(),
         StopWhy::Removed => "its manifest was removed".to_owned(),
         StopWhy::Edited { keys } => format!("its manifest changed in {}", keys.join(", ")),
-        StopWhy::Dependency { on } => format!("it requires {on}, which does not run"),
-        StopWhy::Network { of } => format!("{of}, whose network it shares, has a new one"),
+        StopWhy::Dependency { on } => format!("it requires {}, which does not run", called(on)),
+        StopWhy::Network { of } => {
+            format!("{}, whose network it shares, has a new one", called(of))
+        }
         StopWhy::Idle => "waits for a connection".to_owned(),
-        StopWhy::Conflict { with } => format!("it conflicts with {with}"),
+        StopWhy::Conflict { with } => format!("it conflicts with {}", called(with)),
         StopWhy::Shutdown => "Berth is ending".to_owned(),
         StopWhy::Lost => "its launch was interrupted".to_owned(),
         StopWhy::NotReady => "it was not ready in time".to_owned(),

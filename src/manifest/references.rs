@@ -6,27 +6,29 @@ use super::scalar::Name;
 impl Container {
     /// Whether it names this container.
     pub fn refers_to(&self, name: &Name) -> bool {
-        self.referring(name, name).is_some()
+        let named = [&self.after, &self.requires, &self.wants, &self.conflicts];
+        named.into_iter().flatten().any(|other| other == name)
+            || matches!(&self.network.mode, Some(NetworkMode::Container(other)) if other == name)
     }
 
     /// The same, but of a container that has another name now; nothing where it does not
     /// name it.
     pub fn referring(&self, from: &Name, to: &Name) -> Option<Container> {
+        if !self.refers_to(from) {
+            return None;
+        }
         let mut other = self.clone();
         let Container { after, requires, wants, conflicts, .. } = &mut other;
         let named = [after, requires, wants, conflicts].into_iter().flatten();
-        let mut found = false;
         for name in named.filter(|name| *name == from) {
             to.clone_into(name);
-            found = true;
         }
         if let Some(NetworkMode::Container(name)) = &mut other.network.mode
             && name == from
         {
             to.clone_into(name);
-            found = true;
         }
-        found.then_some(other)
+        Some(other)
     }
 }
 

@@ -18,10 +18,23 @@ pub struct Name(String);
 /// The longest name, in bytes: that of a host name's label (RFC 1035 2.3.4).
 pub const NAME_MAX: usize = 63;
 
+/// No name ends with it.
+const NOBODY: char = '~';
+
 impl Name {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What nobody can be called: whom this name means, where it means nobody.
+    pub fn nobody(&self) -> Name {
+        Name(format!("{}{NOBODY}", self.0))
+    }
+
+    /// The name that was meant.
+    pub fn meant(&self) -> Name {
+        Name(self.0.strip_suffix(NOBODY).unwrap_or(&self.0).to_owned())
     }
 
     /// The template and the instance of a name such as `worker@1`.

@@ -353,10 +353,10 @@ impl State {
         let Some(joined) = self.joined.get_mut(name).filter(|joined| joined.id == id) else {
             return;
         };
-        if let Some(first) = joined.names.first_mut() {
+        if let Some(first) = joined.names.first_mut().filter(|first| *first != called) {
             called.clone_into(first);
+            self.answer_names();
         }
-        self.answer_names();
     }
 
     /// See [`super::Networks::rename`].

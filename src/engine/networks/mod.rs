@@ -79,6 +79,8 @@ pub struct Networks {
     seen: Arc<Mutex<Arc<Seen>>>,
     plugins: Arc<Plugins>,
     jobs: mpsc::UnboundedSender<Job>,
+    /// Containers that are kept under other names than the state knows of: from, to, id.
+    renames: Arc<Mutex<Vec<(String, String, String)>>>,
     /// Somebody is about to look for what of others' rules is in the way of containers.
     looks: Arc<AtomicBool>,
 }
@@ -164,8 +166,15 @@ impl Networks {
         let seen = Arc::new(Mutex::new(Arc::new(state.picture())));
         let (jobs, queue) = mpsc::unbounded_channel();
         let state = Arc::new(Mutex::new(state));
-        let networks =
-            Networks { state, turn: Arc::default(), seen, plugins, jobs, looks: Arc::default() };
+        let networks = Networks {
+            state,
+            turn: Arc::default(),
+            seen,
+            plugins,
+            jobs,
+            renames: Arc::default(),
+            looks: Arc::default(),
+        };
         tokio::spawn(work(networks.clone(), queue));
         networks
     }
@@ -179,7 +188,13 @@ impl Networks {
     /// Does something to the state that nobody sees.
     fn locked<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         // A panic in between leaves nothing that the next call would not put right.
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let renames =
+            std::mem::take(&mut *self.renames.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, to, id) in renames {
+            state.rename(&name, &to, &id);
+        }
+        work(&mut state)
     }
 
     /// What is there, as of the last change.
@@ -258,12 +273,21 @@ impl Networks {
         self.with(|state| state.call(name, called, id));
     }
 
-    /// A container that does not run is kept under another name.
+    /// A container that does not run is kept under another name, before anything else is
+    /// done from now on.
     pub fn rename(&self, name: &str, to: &str, id: &str) {
-        let runtime = self.locked(|state| state.runtime.clone());
-        let (networks, before, of) = (self.clone(), name.to_owned(), id.to_owned());
-        runtime.spawn_blocking(move || networks.leave_cni(&before, &of, u64::MAX));
-        self.with(|state| state.rename(name, to, id));
+        let renamed = (name.to_owned(), to.to_owned(), id.to_owned());
+        self.renames.lock().unwrap_or_else(PoisonError::into_inner).push(renamed);
+        let (before, of) = (name.to_owned(), id.to_owned());
+        self.later(move |networks| {
+            networks.with(|_| ());
+            let (networks, runtime) = (networks.clone(), networks.runtime());
+            runtime.spawn_blocking(move || networks.leave_cni(&before, &of, u64::MAX));
+        });
+    }
+
+    fn runtime(&self) -> tokio::runtime::Handle {
+        self.locked(|state| state.runtime.clone())
     }
 
     /// Whether a container's names are answered: not while it is down between two

@@ -271,7 +271,7 @@ fn after_the_end(desired: &Desired, record: &Record, why: Option<StopWhy>, now: 
     let timed = manifest.filter(|manifest| manifest.is_timed());
     let oneshot = manifest.is_some_and(|manifest| manifest.kind == Kind::Oneshot);
     let success = !fault && record.last_exit.as_ref().is_some_and(|exit| exit.status.is_success());
-    let is_main = desired.main.as_ref() == Some(&record.name);
+    let is_main = desired.main.as_ref() == Some(record.called());
     let again = match restart.policy {
         RestartPolicy::No => false,
         // Its end is that of all; whoever started Berth decides whether it begins again.

@@ -41,6 +41,19 @@ pub enum Block {
     Stray,
 }
 
+impl Block {
+    /// With other names.
+    pub fn naming(&self, name: impl Fn(&Name) -> Name) -> Block {
+        match self {
+            Block::Missing { on } => Block::Missing { on: name(on) },
+            Block::Needs { on } => Block::Needs { on: name(on) },
+            Block::Waits { on } => Block::Waits { on: name(on) },
+            Block::Conflict { with } => Block::Conflict { with: name(with) },
+            Block::Stray => Block::Stray,
+        }
+    }
+}
+
 impl std::fmt::Display for Block {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

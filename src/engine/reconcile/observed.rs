@@ -1,6 +1,7 @@
 //! What is known of the world: the records, and what can be rebuilt from them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(super) const KILL_AGAIN: Duration = Duration::from_secs(10);
 pub struct Observed {
     seed: u64,
     pub(super) records: BTreeMap<Name, Record>,
+    /// What those of these ids are kept under.
+    ids: BTreeMap<String, Name>,
     /// At start-up: recorded as living, and not yet told of.
     pub(super) unconfirmed: BTreeSet<Name>,
     pub(super) adopting: bool,
@@ -69,6 +72,7 @@ impl Observed {
         let mut observed = Observed {
             seed,
             records: BTreeMap::new(),
+            ids: BTreeMap::new(),
             unconfirmed: BTreeSet::new(),
             adopting: true,
             strays: BTreeMap::new(),
@@ -113,7 +117,14 @@ impl Observed {
         self.records.get(name)
     }
 
-    /// All records, by name.
+    /// The records of those whose id begins so.
+    pub fn of_id<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Record> {
+        let from = self.ids.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let all = from.take_while(move |(id, _)| id.starts_with(prefix));
+        all.filter_map(|(_, name)| self.records.get(name))
+    }
+
+    /// All records, by what they are kept under.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
     }
@@ -254,6 +265,7 @@ impl Observed {
             self.alive.insert(name.clone());
         }
         self.dirty.insert(name.clone());
+        self.ids.insert(record.id.clone(), name.clone());
         self.records.insert(name, record);
     }
 
@@ -328,8 +340,9 @@ impl Observed {
     }
 
     pub(super) fn forget(&mut self, name: &Name) {
-        self.records.remove(name);
-        self.drop_name(name);
+        if let Some(record) = self.records.remove(name) {
+            self.ids.remove(&record.id);
+        }
         self.timers.set(name, None);
         self.watches.set(name, None);
         self.draw(name, None);

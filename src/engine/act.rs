@@ -1,5 +1,6 @@
 //! What the reconciler asks for, done.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -8,12 +9,12 @@ use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
-use super::prepare::{Ends, Job, Kept, Order, Ready, status_path};
+use super::prepare::{Ends, Job, Kept, Order, Other, Ready, status_path};
 use super::reconcile::{Action, Event, ExitStatus, How};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
-use crate::manifest::model::NetworkMode;
+use crate::manifest::model::{Container, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
 use crate::sandbox::status::{self, End, Status};
 use crate::sys::signals;
@@ -108,6 +109,10 @@ impl Engine {
             .image
             .clone()
             .filter(|image| !renew && super::images::named(&manifest) == Some(image.name.clone()));
+        let mounted = match renew {
+            true => BTreeMap::new(),
+            false => record.mounted.clone(),
+        };
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&other),
             _ => None,
@@ -122,6 +127,7 @@ impl Engine {
             return;
         }
         let sockets = self.sockets_of(&name);
+        let others = self.others_of(&manifest);
         let live = self.lives.entry(name.clone()).or_default();
         live.process = None;
         live.changes.launched();
@@ -135,15 +141,34 @@ impl Engine {
             manifest,
             renew,
             network,
+            others,
             sockets,
             image: None,
+            mounted: BTreeMap::new(),
             kept: Kept::default(),
             size: live.size,
         });
-        match super::images::named(&order.manifest) {
-            None => self.make_ready(order),
-            Some(named) => self.fetch(order, named, image),
+        let has = super::fetch::Has { image, mounted };
+        match super::images::named(&order.manifest).is_some() || order.manifest.mounts_images() {
+            false => self.make_ready(order),
+            true => self.fetch(order, has),
         }
+    }
+
+    /// The containers that run of those some of whose namespaces it shares.
+    fn others_of(&self, manifest: &Container) -> BTreeMap<Name, Other> {
+        let other = |name: &Name| {
+            let process = self.lives.get(name)?.process.as_ref()?;
+            let theirs = self.observed.record(name)?.applied.as_ref()?;
+            let hostname = theirs.hostname.clone();
+            Some(Other {
+                pidfd: process.pidfd.try_clone().ok()?,
+                pid: process.pid,
+                hostname: hostname.unwrap_or_else(|| name.as_str().replace(['@', '_'], "-")),
+            })
+        };
+        let owners = manifest.namespaces.owners();
+        owners.filter_map(|name| Some((name.clone(), other(name)?))).collect()
     }
 
     fn network_of(&self, owner: &Name) -> Option<OwnedFd> {
@@ -172,7 +197,10 @@ impl Engine {
                 return;
             }
         };
-        if let Err(error) = self.hold_ends(&name, std::mem::take(&mut ready.ends)) {
+        let held = self.hold_volumes();
+        if let Err(error) =
+            held.and_then(|()| self.hold_ends(&name, std::mem::take(&mut ready.ends)))
+        {
             self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
             return;
         }

@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
-use crate::manifest::variants::NetworkMode;
 
 /// What one container means to another. At least one is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Edge {
     /// It must run.
     pub requires: bool,
-    /// Its network is joined.
+    /// A namespace of it is joined.
     pub joins: bool,
     /// It begins first and ends last, if it is there.
     pub after: bool,
@@ -240,7 +239,7 @@ fn edges(name: &Name, container: &Container) -> Edges {
     for to in container.after.iter().chain(wanted) {
         edges.entry(to.clone()).or_default().after = true;
     }
-    if let NetworkMode::Container(to) = container.network_mode() {
+    for to in container.joined() {
         edges.entry(to).or_default().joins = true;
     }
     for to in &container.conflicts {

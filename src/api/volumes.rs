@@ -12,20 +12,24 @@ use super::events::tell;
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
 use super::{body, filters};
-use crate::engine::handle::{Handle, View};
+use crate::engine::handle::{Handle, View, hide_options};
 use crate::engine::volumes::is_anonymous;
 use crate::manifest::model::{Mount, MountKind};
 use crate::rootfs::{self, Asked, Volume};
 
 fn described(handle: &Handle, volume: &Volume) -> Value {
     let data = handle.volumes.data(&volume.name).unwrap_or_default();
+    let mut options = volume.options.clone();
+    if handle.hides_secrets {
+        hide_options(&mut options);
+    }
     json!({
         "Name": volume.name,
         "Driver": "local",
         "Mountpoint": data.display().to_string(),
         "CreatedAt": volume.created,
         "Labels": volume.labels,
-        "Options": volume.options,
+        "Options": options,
         "Scope": "local",
     })
 }

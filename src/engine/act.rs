@@ -9,7 +9,7 @@ use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
-use super::prepare::{Ends, Job, Kept, Order, Other, Ready, status_path};
+use super::prepare::{Ends, Job, Kept, Order, Other, Ready, Shared, status_path};
 use super::reconcile::{Action, Event, ExitStatus, How};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use crate::cgroup::Cgroup;
@@ -17,6 +17,7 @@ use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::{Container, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
 use crate::sandbox::status::{self, End, Status};
+use crate::spec::hostname_of;
 use crate::sys::signals;
 
 impl Engine {
@@ -114,7 +115,7 @@ impl Engine {
             false => record.mounted.clone(),
         };
         let network = match manifest.network_mode() {
-            NetworkMode::Container(other) => self.network_of(&other),
+            NetworkMode::Container(other) => self.network_of(&self.observed.meant(&other)),
             _ => None,
         };
         if let Err(unheld) = self.hold_sockets(&name, &manifest) {
@@ -136,6 +137,7 @@ impl Engine {
         }
         let order = Box::new(Order {
             name: name.to_string(),
+            called: self.observed.called(&name).to_string(),
             id,
             incarnation,
             manifest,
@@ -155,25 +157,28 @@ impl Engine {
         }
     }
 
-    /// The containers that run of those some of whose namespaces it shares.
+    /// The containers that run of those some of whose namespaces it shares, by the names that
+    /// its manifest has for them.
     fn others_of(&self, manifest: &Container) -> BTreeMap<Name, Other> {
         let other = |name: &Name| {
-            let process = self.lives.get(name)?.process.as_ref()?;
-            let theirs = self.observed.record(name)?.applied.as_ref()?;
-            let hostname = theirs.hostname.clone();
+            let kept = self.observed.meant(name);
+            let process = self.lives.get(&kept)?.process.as_ref()?;
+            let record = self.observed.record(&kept)?;
+            let hostname = record.applied.as_ref()?.hostname.clone();
             Some(Other {
                 pidfd: process.pidfd.try_clone().ok()?,
                 pid: process.pid,
-                hostname: hostname.unwrap_or_else(|| name.as_str().replace(['@', '_'], "-")),
+                hostname: hostname.unwrap_or_else(|| hostname_of(record.called().as_str())),
             })
         };
         let owners = manifest.namespaces.owners();
         owners.filter_map(|name| Some((name.clone(), other(name)?))).collect()
     }
 
-    fn network_of(&self, owner: &Name) -> Option<OwnedFd> {
+    fn network_of(&self, owner: &Name) -> Option<Shared> {
         let pid = self.lives.get(owner)?.process.as_ref()?.pid;
-        std::fs::File::open(format!("/proc/{pid}/ns/net")).ok().map(OwnedFd::from)
+        let net = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?.into();
+        Some(Shared { net, of: owner.to_string() })
     }
 
     pub(super) fn prepared(
@@ -401,6 +406,7 @@ impl Engine {
     /// Tells the reconciler when nobody is left, and all that they wrote is in the
     /// log: who sees the container ended can read its last line.
     fn await_empty(&mut self, name: Name, incarnation: u64) {
+        let id = self.observed.record(&name).map(|record| record.id.clone()).unwrap_or_default();
         let live = self.lives.entry(name.clone()).or_default();
         if live.kills > 0 {
             // The end of the last kill comes back here.
@@ -410,7 +416,7 @@ impl Engine {
         let cgroup = live.cgroup().filter(|cgroup| cgroup.is_populated());
         let written_to = live.output.as_ref().is_some_and(|output| output.waiting() > 0);
         let pump = live.pump.take();
-        let patience = match self.attached.any(&name) {
+        let patience = match self.attached.any(&id) {
             true => super::live::SLOW_READER,
             false => super::live::STUCK,
         };

@@ -34,6 +34,19 @@ impl Namespaces {
         self.owners_of_ids().chain(self.uts.owner())
     }
 
+    /// The same, to be given other names.
+    pub fn owners_mut(&mut self) -> impl Iterator<Item = &mut Name> {
+        let ipc = match &mut self.ipc {
+            Ipc::Container(name) => Some(name),
+            _ => None,
+        };
+        let others = [&mut self.pid, &mut self.uts].into_iter().filter_map(|one| match one {
+            Sharing::Container(name) => Some(name),
+            _ => None,
+        });
+        ipc.into_iter().chain(others)
+    }
+
     /// Those whose user ids go with the namespace: only who owns it may mount its `/proc`
     /// or its message queues.
     pub fn owners_of_ids(&self) -> impl Iterator<Item = &Name> {

@@ -194,12 +194,17 @@ fn namespaces(container: &Container, context: &Context) -> Vec<LinuxNamespace> {
     namespaces
 }
 
+/// The host name of a container whose manifest says none: its name made fit for one.
+pub fn hostname_of(name: &str) -> String {
+    name.replace(['@', '_'], "-")
+}
+
 /// The manifest's host name, or the container's name made fit for one.
 fn hostname(container: &Container, context: &Context) -> Result<String, Error> {
     let Some(hostname) = &container.hostname else {
         return Ok(match &context.hostname {
             Some(others) => others.clone(),
-            None => context.name.replace(['@', '_'], "-"),
+            None => hostname_of(&context.name),
         });
     };
     let usable = (1..=HOSTNAME_MAX).contains(&hostname.len())

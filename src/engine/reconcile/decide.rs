@@ -308,6 +308,7 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
         return;
     }
     let runs = |owner: Name| {
+        let owner = observed.meant(&owner);
         let incarnation = observed.nodes.get(&owner)?.runs?;
         Some(Joined { name: owner, incarnation })
     };

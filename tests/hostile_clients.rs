@@ -397,6 +397,14 @@ fn the_read_only_socket_shows_and_keeps_secrets() {
     let inspected = get("/containers/web/json");
     assert_eq!(inspected.status, 200);
     assert!(!String::from_utf8_lossy(&inspected.body).contains("s3cret"));
+    let share = json!({"Name": "share", "DriverOpts": {
+        "type": "cifs", "device": "//10.0.0.9/x", "o": "username=a,password=s3cret"}});
+    let full = berth.path("run/berth/berth.sock");
+    assert_eq!(request(&full, "POST", "/volumes/create", Some(&share)).status, 201);
+    for path in ["/volumes", "/volumes/share"] {
+        let told = String::from_utf8_lossy(&get(path).body).into_owned();
+        assert!(told.contains("cifs") && !told.contains("s3cret"), "{told}");
+    }
     let top = get("/containers/web/top");
     assert!(top.status == 200 && String::from_utf8_lossy(&top.body).contains("sleep"));
     for path in [

@@ -398,6 +398,10 @@ fn nothing_is_removed_while_it_is_not_known_what_is_in_use() {
     let config = blobs.join(&id["sha256:".len()..]);
     let whole_config = fs::read(&config).unwrap();
     fs::write(&config, b"damaged").unwrap();
+    // What runs needs nothing of it any more, also under an engine that comes after.
+    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "seed\n");
+    kill(berth.engine_pid().unwrap(), 9);
+    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "seed\n");
     let layers = || fs::read_dir(berth.path("var/lib/berth/layers/sha256")).unwrap().count();
     let before = layers();
     let pruned = berth.cli(&["prune", "-f", "-a"]);

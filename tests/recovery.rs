@@ -365,6 +365,71 @@ fn who_shares_a_network_comes_back_after_a_restart_of_everything() {
 }
 
 /// What a reboot leaves: nothing runs, /run is empty, the boot id is another.
+/// What lies in memory alone is that of all who have the volume, also under the engines that
+/// come after; with the last of them it goes.
+#[test]
+fn a_volume_in_memory_outlives_the_engine() {
+    let volume = "\n[[mount]]\nsource = \"memory\"\ntarget = \"/tmp\"\n\
+                  options = { type = \"tmpfs\", device = \"tmpfs\", o = \"size=1m\" }\n";
+    let once = |script: &str| format!("restart = \"no\"\n{}{volume}", shell(script));
+    let holder = format!("{}{volume}", shell("echo kept > /tmp/x; echo ready; sleep 1000"));
+    let mut berth = Berth::up_with(&[("holder.toml", &holder)]);
+    berth.wait_log("holder", "ready");
+    let read = |berth: &Berth, name: &str| {
+        berth.write(&format!("{name}.toml"), &once("cat /tmp/x; echo from $HOSTNAME >> /tmp/x"));
+        berth.wait(name, || berth.status(name) == "exited");
+        berth.logs(name)
+    };
+    assert_eq!(read(&berth, "one"), "kept\n");
+    kill(berth.engine_pid().unwrap(), 9);
+    assert_eq!(read(&berth, "two"), "kept\nfrom one\n");
+    kill(berth.engine_pid().unwrap(), 9);
+    berth.ok(&["stop", "-t", "0", "holder"]);
+    assert_eq!(read(&berth, "three").lines().next(), None);
+    // Nothing of it was ever in the host's table.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains("volumes/memory"));
+    berth.down();
+}
+
+/// Who shares another's processes and shared memory goes and comes back with it, whoever is
+/// killed when.
+#[test]
+fn who_shares_processes_comes_back_with_their_owner() {
+    let owner = format!("{}\n[namespaces]\nipc = \"shareable\"\n", shell("echo up; sleep 1111"));
+    let guest = format!(
+        "{}\n[namespaces]\npid = \"container:owner\"\nipc = \"container:owner\"\n",
+        shell("echo $$ > /dev/shm/guest; echo up; sleep 2222")
+    );
+    let mut berth = Berth::up_with(&[("owner.toml", &owner), ("guest.toml", &guest)]);
+    berth.wait_log("guest", "up");
+    let namespace = |berth: &Berth, name: &str, kind: &str| {
+        std::fs::read_link(format!("/proc/{}/ns/{kind}", berth.pid(name))).unwrap()
+    };
+    for kind in ["pid", "ipc", "user"] {
+        assert_eq!(namespace(&berth, "owner", kind), namespace(&berth, "guest", kind), "{kind}");
+    }
+    assert_ne!(namespace(&berth, "owner", "mnt"), namespace(&berth, "guest", "mnt"));
+    assert_ne!(berth.ok(&["exec", "owner", "cat", "/dev/shm/guest"]), "");
+    kill(berth.engine_pid().unwrap(), 9);
+    assert_eq!(berth.status("guest"), "running");
+    // It dies, and the kernel ends whoever is in its pid namespace.
+    let before = namespace(&berth, "owner", "pid");
+    kill(i32::try_from(berth.pid("owner")).unwrap(), 9);
+    berth.wait("both to be back", || {
+        ["owner", "guest"].iter().all(|name| berth.status(name) == "running")
+            && namespace(&berth, "owner", "pid") != before
+            && namespace(&berth, "owner", "pid") == namespace(&berth, "guest", "pid")
+    });
+    berth.kill_both();
+    berth.up();
+    berth.ok(&["stop", "-t", "1", "owner"]);
+    berth.wait("the guest to end", || berth.status("guest") != "running");
+    berth.ok(&["start", "owner"]);
+    berth.wait("both to be back again", || berth.status("guest") == "running");
+    assert_eq!(namespace(&berth, "owner", "pid"), namespace(&berth, "guest", "pid"));
+}
+
 #[test]
 fn after_a_reboot_what_should_run_is_started_with_its_id_and_counts() {
     let mut berth = Berth::up_with(&[

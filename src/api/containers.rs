@@ -1,8 +1,10 @@
 //! `/containers/…`.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bollard_stubs::models::{RestartPolicy, RestartPolicyNameEnum};
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::json;
@@ -86,7 +88,7 @@ pub async fn act(handle: &Handle, which: &str, verb: &str, query: &Query) -> Ans
         Ok::<_, String>(Some(match verb {
             "start" => Verb::Start,
             "stop" => Verb::Stop { signal: signal(query)?, timeout: timeout(query)? },
-            "restart" => Verb::Restart { timeout: timeout(query)? },
+            "restart" => Verb::Restart { signal: signal(query)?, timeout: timeout(query)? },
             "kill" => Verb::Kill(signal(query)?.unwrap_or(Signal::KILL)),
             "pause" => Verb::Pause,
             "unpause" => Verb::Unpause,
@@ -112,7 +114,12 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
     match &verb {
         Verb::Start if model::is_running(view) => return Err(Refusal::AlreadySo),
         Verb::Start | Verb::Restart { .. } => {
-            if let Err(refusal) = missing_network(handle, view) {
+            let there = missing_network(handle, view);
+            let there = match is_ours(handle, view) {
+                true => there.and(not_running(handle, view).await),
+                false => there,
+            };
+            if let Err(refusal) = there {
                 // It will have no end at which it could be removed: a client waits for that.
                 if view.manifest.auto_remove && !model::is_running(view) && is_ours(handle, view) {
                     let _ = handle.act(which, Verb::Remove { force: false }).await;
@@ -186,6 +193,39 @@ fn missing_network(handle: &Handle, view: &View) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses, in Docker's words, where another container whose namespaces it shares does not
+/// run. What a person declared waits for it instead.
+async fn not_running(handle: &Handle, view: &View) -> Result<(), Refusal> {
+    let manifest = &view.manifest;
+    let shared = &manifest.namespaces;
+    let network = match manifest.network_mode() {
+        NetworkMode::Container(owner) => Some(owner),
+        _ => None,
+    };
+    let owners = [("network", network.as_ref()), ("IPC", shared.ipc.owner())];
+    for (what, owner) in
+        owners.into_iter().chain([("PID", shared.pid.owner()), ("UTS", shared.uts.owner())])
+    {
+        let Some(owner) = owner else { continue };
+        let other = handle.find(owner.as_str()).await?;
+        let why = match (other.state.as_str(), what) {
+            ("running" | "paused", _) => continue,
+            ("restarting", _) => {
+                format!("Container {} is restarting, wait until the container is running", other.id)
+            }
+            (_, "network") => {
+                format!("cannot join network of a non running container: {}", other.id)
+            }
+            _ => format!(
+                "can't join {what} of container {owner}: container {} is not running",
+                other.id
+            ),
+        };
+        return Err(Refusal::Conflict(why));
+    }
+    Ok(())
+}
+
 pub(super) fn is_alive(view: &View) -> bool {
     matches!(view.state.as_str(), "running" | "paused" | "restarting")
 }
@@ -200,6 +240,11 @@ pub async fn remove(handle: &Handle, which: &str, query: &Query) -> Answer {
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
     };
+    if query.is_on("link") {
+        let why = "links are lines of /etc/hosts in Berth, and stay as long as the container; make \
+                   it anew without --link";
+        return failure(StatusCode::BAD_REQUEST, why);
+    }
     let force = query.is_on("force");
     if (model::is_running(&view) || view.state == "restarting") && !force && is_ours(handle, &view)
     {
@@ -319,6 +364,12 @@ async fn make(
                 .map_err(Refusal::Invalid)?;
         }
     }
+    for mount in made.container.mounts.iter().filter(|mount| mount.kind() == MountKind::Image) {
+        let named = mount.source.as_deref().unwrap_or_default();
+        // Not 404: Docker's command would look for the container's own image.
+        let missing = |_| Refusal::Invalid(format!("No such image: {}", with_tag(named)));
+        images::find(handle, named).await.map_err(missing)?;
+    }
     let name = match named {
         Some(name) => name,
         None => names::unused(|name| views.iter().any(|view| view.name.as_str() == name))
@@ -327,7 +378,7 @@ async fn make(
     };
     let mounts = made.container.mounts.clone();
     let id = handle.create(&name, made.container).await?;
-    if let Err(why) = volumes::make_named(handle, mounts).await {
+    if let Err(why) = volumes::make_named(handle, mounts, volume_labels(&said)).await {
         // Its launch will say so, too.
         made.warnings.push(why);
     }
@@ -335,6 +386,16 @@ async fn make(
         handle.resize(&id, size).await?;
     }
     Ok((id, made.warnings))
+}
+
+/// What is to be written on volumes that are made with a container, by their places in it.
+fn volume_labels(said: &serde_json::Value) -> BTreeMap<PathBuf, BTreeMap<String, String>> {
+    let mounts = said["HostConfig"]["Mounts"].as_array().into_iter().flatten();
+    let labels = |mount: &serde_json::Value| {
+        let labels = mount["VolumeOptions"]["Labels"].clone();
+        Some((mount["Target"].as_str()?.into(), serde_json::from_value(labels).ok()?))
+    };
+    mounts.filter_map(labels).collect()
 }
 
 /// Docker's words, and then what is wrong with it.
@@ -390,7 +451,11 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
         let edit = move |manifest: &Container| {
             let mut manifest = manifest.clone();
             create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
-            if asked.restart_policy.as_ref().is_some_and(|policy| policy.name.is_some()) {
+            // Docker's command sends an empty one where nothing is said of it.
+            let says = |policy: &RestartPolicy| {
+                policy.name.is_some_and(|name| name != RestartPolicyNameEnum::EMPTY)
+            };
+            if asked.restart_policy.as_ref().is_some_and(says) {
                 if manifest.auto_remove {
                     return Err(Refusal::Conflict(
                         "Restart policy cannot be updated because AutoRemove is enabled for the \

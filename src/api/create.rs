@@ -5,6 +5,7 @@
 mod limits;
 mod links;
 mod mounts;
+mod namespaces;
 mod remembered;
 mod security;
 
@@ -102,8 +103,10 @@ pub fn manifest(
     surroundings: &mut Surroundings<'_>,
 ) -> Result<Made, String> {
     let host = body.host_config.clone().unwrap_or_default();
+    of_others(&host)?;
     shared_network(&body, &host)?;
     let mut warnings = Vec::new();
+    without_effect(&host, &mut warnings);
     let mut container = Container::default();
     root(&body, &mut container)?;
     let named = |which: &str| (surroundings.container)(which).map(|(name, _)| name);
@@ -115,9 +118,10 @@ pub fn manifest(
     links::links(&body, &mut container, surroundings, &mut warnings)?;
     process(body, &mut container)?;
     resources(&host, &mut container)?;
-    mounts(&host, &mut container, surroundings)?;
+    mounts(&host, &mut container, surroundings, &mut warnings)?;
     security(&host, &mut container, &mut warnings)?;
-    rest(host, &mut container, &named, &mut warnings)?;
+    namespaces::namespaces(&host, &mut container, surroundings)?;
+    rest(host, &mut container, &mut warnings)?;
     Ok(Made { container, warnings })
 }
 
@@ -198,7 +202,8 @@ fn process(body: ContainerCreateBody, container: &mut Container) -> Result<(), S
     container.stdin_once = container.stdin && body.stdin_once.unwrap_or(false);
     container.labels = body.labels.unwrap_or_default().into_iter().collect();
     if let Some(signal) = some(body.stop_signal) {
-        container.stop.signal = Some(signal.parse()?);
+        let wrong = |_: String| format!("invalid signal: {signal}");
+        container.stop.signal = Some(signal.parse().map_err(wrong)?);
     }
     match body.stop_timeout {
         Some(seconds) if seconds < 0 => container.stop.timeout = FOREVER,
@@ -233,6 +238,12 @@ pub fn health_of_image(
         start_interval: or(said.start_interval, image.start_interval),
         retries: or(said.retries, image.retries),
     })
+    .map_err(|why| {
+        format!(
+            "the image's HEALTHCHECK can't be used: {why}; name a command (--health-cmd), or none \
+             (--no-healthcheck)"
+        )
+    })
 }
 
 /// Whether times and counts of a health check can be.
@@ -258,7 +269,9 @@ pub(super) fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
     sound(&asked)?;
     let exec = match test.split_first() {
         None => return Ok(None),
-        Some((kind, [])) if kind == "NONE" => return Ok(None),
+        Some((kind, [])) if kind == "NONE" => {
+            return Ok(Some(Health { none: true, ..Health::default() }));
+        }
         Some((kind, [script])) if kind == "CMD-SHELL" => {
             vec!["/bin/sh".to_owned(), "-c".to_owned(), script.clone()]
         }
@@ -275,6 +288,10 @@ pub(super) fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
         interval: time(asked.interval, default.interval),
         timeout: time(asked.timeout, default.timeout),
         start_period: time(asked.start_period, default.start_period),
+        start_interval: asked
+            .start_interval
+            .filter(|nanos| *nanos > 0)
+            .map(|nanos| Duration::from_nanos(nanos.unsigned_abs())),
         retries: match asked.retries {
             Some(retries @ 1..) => u32::try_from(retries).unwrap_or(u32::MAX),
             _ => default.retries,
@@ -286,7 +303,6 @@ pub(super) fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
 fn rest(
     host: HostConfig,
     container: &mut Container,
-    container_named: &dyn Fn(&str) -> Option<String>,
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
     if host.annotations.as_ref().is_some_and(|all| all.contains_key("")) {
@@ -335,37 +351,74 @@ fn rest(
             }
         }
     }
-    for (what, mode) in [("PID", host.pid_mode), ("IPC", host.ipc_mode), ("UTS", host.uts_mode)] {
-        match mode.as_deref() {
-            None | Some("") => {}
-            Some("private" | "shareable") if what == "IPC" => {}
-            Some(other) => {
-                let (kind, of) = other.split_once(':').unwrap_or((other, ""));
-                let known = matches!(
-                    (what, kind, of),
-                    (_, "host", "") | ("IPC", "none", "") | ("PID" | "IPC", "container", _)
-                );
-                if kind == "container" && !of.is_empty() && container_named(of).is_none() {
-                    return Err(format!("No such container: {of}"));
-                }
-                return Err(match known && (kind != "container" || !of.is_empty()) {
-                    true => format!("{what} mode {other:?} is not served by Berth"),
-                    false => format!("invalid {what} mode: {other}"),
-                });
-            }
-        }
+    Ok(())
+}
+
+/// What is for another kind of engine, in Docker's words.
+fn of_others(host: &HostConfig) -> Result<(), String> {
+    use bollard_stubs::models::HostConfigIsolationEnum as Isolation;
+    if let Some(other) = host.isolation
+        && !matches!(other, Isolation::EMPTY | Isolation::DEFAULT)
+    {
+        return Err(format!("invalid isolation '{other}' on linux"));
     }
+    let known = ["", "berth", "runc", "io.containerd.runc.v2"];
+    match host.runtime.as_deref().filter(|runtime| !known.contains(runtime)) {
+        Some(other) => Err(format!("unknown or invalid runtime name: {other}")),
+        None => Ok(()),
+    }
+}
+
+/// What is kept and told, and changes nothing: a sentence with the reason each.
+fn without_effect(host: &HostConfig, warnings: &mut Vec<String>) {
     let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    for (what, there) in [
-        ("device-cgroup-rule", has(&host.device_cgroup_rules)),
-        ("gpus", host.device_requests.is_some_and(|list| !list.is_empty())),
-        ("storage-opt", host.storage_opt.is_some_and(|options| !options.is_empty())),
+    let positive = |number: Option<i64>| number.is_some_and(|number| number > 0);
+    for (what, there, why) in [
+        (
+            "device-cgroup-rule",
+            has(&host.device_cgroup_rules),
+            "a device is allowed by naming it with --device",
+        ),
+        (
+            "gpus",
+            host.device_requests.as_ref().is_some_and(|list| !list.is_empty()),
+            "name the devices with --device",
+        ),
+        (
+            "storage-opt",
+            host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()),
+            "what a container writes lies in a folder without a quota",
+        ),
+        (
+            "cgroup-parent",
+            host.cgroup_parent.as_deref().is_some_and(|parent| !parent.is_empty()),
+            "all containers are in the group of this Berth",
+        ),
+        (
+            "blkio-weight-device",
+            host.blkio_weight_device.as_ref().is_some_and(|list| !list.is_empty()),
+            "a weight holds for all devices: --blkio-weight",
+        ),
+        (
+            "cpu-rt-runtime",
+            positive(host.cpu_realtime_period) || positive(host.cpu_realtime_runtime),
+            "the kernel gives real-time priority to no group of its own; see --ulimit rtprio",
+        ),
+        (
+            "memory-swappiness",
+            host.memory_swappiness.is_some_and(|value| value >= 0),
+            "the kernel has none of a container's own on cgroup v2",
+        ),
+        (
+            "oom-kill-disable",
+            host.oom_kill_disable == Some(true),
+            "the kernel has no such thing on cgroup v2; see --oom-score-adj",
+        ),
     ] {
         if there {
-            warnings.push(format!("--{what} has no effect yet"));
+            warnings.push(format!("--{what} has no effect in Berth: {why}"));
         }
     }
-    Ok(())
 }
 
 /// Drivers of Docker's daemon that have no meaning here; another word is an error.

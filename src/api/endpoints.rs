@@ -167,25 +167,25 @@ pub fn member(name: &str, settings: &EndpointSettings) -> Result<Member, String>
     let ip = ip.map(|ip| ip.parse().map_err(|_| format!("invalid IPv4 address: {ip}")));
     let ip6 = ipam.and_then(|ipam| said(&ipam.ipv6_address));
     let ip6 = ip6.map(|ip| ip.parse().map_err(|_| format!("invalid IPv6 address: {ip}")));
-    let unserved = [
-        (
-            "IPAMConfig.LinkLocalIPs",
-            ipam.is_some_and(|ipam| ipam.link_local_ips.iter().flatten().any(|ip| !ip.is_empty())),
-        ),
-        ("DriverOpts", settings.driver_opts.as_ref().is_some_and(|options| !options.is_empty())),
-        ("GwPriority", settings.gw_priority.is_some_and(|priority| priority != 0)),
-    ];
+    let unserved = [(
+        "IPAMConfig.LinkLocalIPs",
+        ipam.is_some_and(|ipam| ipam.link_local_ips.iter().flatten().any(|ip| !ip.is_empty())),
+    )];
     if let Some((what, _)) = unserved.iter().find(|(_, asked)| *asked) {
         return Err(format!("{what} on the network {name} is not served by Berth; leave it out"));
     }
     let mac = said(&settings.mac_address).map(|mac| mac.parse().map(Mac));
-    Ok(Member {
+    let member = Member {
         name: our_name(name).to_owned(),
         alias: settings.aliases.clone().unwrap_or_default(),
         ip: ip.transpose()?,
         ip6: ip6.transpose()?,
         mac: mac.transpose()?,
-    })
+        priority: settings.gw_priority.unwrap_or_default(),
+        options: settings.driver_opts.clone().unwrap_or_default().into_iter().collect(),
+    };
+    member.check()?;
+    Ok(member)
 }
 
 /// Where the ports of a container that left its last network are remembered.
@@ -377,6 +377,7 @@ pub fn summary(view: &View, image_exposes: &[String]) -> Vec<PortSummary> {
 /// A network that a container is in.
 fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -> Value {
     let aliases = asked.map(|member| member.alias.clone()).filter(|alias| !alias.is_empty());
+    let options = asked.map(|member| &member.options).filter(|options| !options.is_empty());
     let fixed = [
         ("IPv4Address", asked.and_then(|member| member.ip).map(|ip| ip.to_string())),
         ("IPv6Address", asked.and_then(|member| member.ip6).map(|ip| ip.to_string())),
@@ -396,8 +397,8 @@ fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -
         "Links": null,
         "Aliases": aliases,
         "MacAddress": mac.unwrap_or_default(),
-        "DriverOpts": null,
-        "GwPriority": 0,
+        "DriverOpts": options,
+        "GwPriority": asked.map_or(0, |member| member.priority),
         "NetworkID": place.map(|place| place.network_id.clone()).unwrap_or_default(),
         // Docker's is random; ours says whose it is.
         "EndpointID": place.map(|_| view.id.clone()).unwrap_or_default(),

@@ -13,12 +13,34 @@ use super::respond::{Answer, failure, stream as streamed};
 use super::route::Query;
 use crate::engine::handle::{Event, Handle};
 
+/// The filters of the API; another one is an error.
+const FILTERS: [&str; 14] = [
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
+];
+
 pub fn stream(handle: &Handle, query: &Query) -> Answer {
     let now = SystemTime::now();
     let time = |key: &str| query.get(key).map(|text| parse_time(text, now).map(nanos)).transpose();
-    let (since, until, filters) = match (time("since"), time("until"), query.filters()) {
-        (Ok(since), Ok(until), Ok(filters)) => (since, until, filters),
-        (Err(message), _, _) | (_, Err(message), _) | (_, _, Err(message)) => {
+    let filters = match query.filters_among(&FILTERS) {
+        Ok(filters) => filters,
+        Err(answer) => return *answer,
+    };
+    let (since, until) = match (time("since"), time("until")) {
+        (Ok(since), Ok(until)) => (since, until),
+        (Err(message), _) | (_, Err(message)) => {
             return failure(StatusCode::BAD_REQUEST, &message);
         }
     };
@@ -103,6 +125,7 @@ fn matches(event: &Event, filters: &Filters) -> bool {
                 .attributes
                 .get("image")
                 .is_some_and(|image| image == value || untagged(image) == value),
+            "scope" => value == "local",
             "daemon" | "plugin" | "node" | "service" | "secret" | "config" => false,
             _ => true,
         };

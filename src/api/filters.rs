@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use hyper::StatusCode;
+use regex::{Regex, RegexBuilder};
 
 use super::logs::parse_time;
 use super::respond::{Answer, failure};
@@ -13,6 +14,32 @@ pub type Filters = BTreeMap<String, Vec<String>>;
 
 fn refuse(message: &str) -> Box<Answer> {
     Box::new(failure(StatusCode::BAD_REQUEST, message))
+}
+
+/// The values of a filter that are patterns, as Docker takes those of names and ids: found
+/// anywhere unless they are anchored. One that is no pattern is itself.
+pub struct Patterns(Vec<(String, Option<Regex>)>);
+
+impl Patterns {
+    /// The most that one may take when it is made ready.
+    const SIZE: usize = 1 << 20;
+
+    /// Those of this filter.
+    pub fn of(filters: &Filters, key: &str) -> Patterns {
+        let pattern = |text: &String| {
+            let pattern = RegexBuilder::new(text).size_limit(Self::SIZE).build();
+            (text.clone(), pattern.ok())
+        };
+        Patterns(filters.get(key).into_iter().flatten().map(pattern).collect())
+    }
+
+    /// Whether one of them fits, or there is none.
+    pub fn fit(&self, text: &str) -> bool {
+        self.0.is_empty()
+            || self.0.iter().any(|(value, pattern)| {
+                value == text || pattern.as_ref().is_some_and(|pattern| pattern.is_match(text))
+            })
+    }
 }
 
 /// Whether there is such a label, `name` or `name=value`.
@@ -79,6 +106,17 @@ mod tests {
         assert!(fits(&[]) && fits(&[("label", &["a=1", "b"])]) && fits(&[("label!", &["c"])]));
         assert!(!fits(&[("label", &["a=1", "c"])]) && !fits(&[("label", &["a=2"])]));
         assert!(!fits(&[("label!", &["c", "b"])]) && fits(&[("label!", &["a=2"])]));
+    }
+
+    #[test]
+    fn names_are_found_by_patterns() {
+        let fit = |pattern: &str, text: &str| {
+            Patterns::of(&filters(&[("name", &[pattern])]), "name").fit(text)
+        };
+        assert!(fit("we", "web") && fit("^web$", "web") && fit("^(web|db)-[0-9]+$", "db-12"));
+        assert!(!fit("^web$", "web2") && !fit("^b", "web") && !fit("[", "web") && fit("[", "["));
+        assert!(!fit(&"(a{900}){900}".repeat(3), "a"), "it would take too much");
+        assert!(Patterns::of(&filters(&[]), "name").fit("web"));
     }
 
     #[test]

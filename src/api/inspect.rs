@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::endpoints;
-use super::model::{NEVER, argv, is_running, mounts, timestamp};
+use super::model::{NEVER, is_running, mounts, timestamp, words};
 use crate::engine::handle::{Probed, View};
 use crate::image::config::Process;
 
@@ -38,14 +38,7 @@ pub struct Places {
 
 /// A container as Docker has it; what Docker has no field for is under `Berth`.
 pub fn inspect(view: &View, base: &Base, places: &Places) -> Value {
-    let mut words = match &view.manifest.entrypoint {
-        None => base.process.entrypoint.clone(),
-        Some(_) => Vec::new(),
-    };
-    words.extend(argv(view));
-    if view.manifest.command.is_empty() && view.manifest.entrypoint.is_none() {
-        words.extend(base.process.cmd.iter().cloned());
-    }
+    let words = words(view, &base.process);
     let mut config = config::config(view, &base.process);
     let mut host_config = host_config(&view.manifest);
     super::create::tell(&view.manifest, &mut config, &mut host_config);

@@ -15,13 +15,14 @@ use crate::engine::handle::{Handle, View};
 use crate::engine::images::blocking;
 use crate::engine::reconcile::Verb;
 use crate::image::Reference;
+use crate::image::config::Process;
 use crate::image::store::disk_of;
 use crate::rootfs::Writable;
 
 /// What is told of a container's image.
 struct Base {
     id: String,
-    exposed: Vec<String>,
+    process: Process,
 }
 
 /// The images that containers name, and those that they are of, by name and by id.
@@ -44,16 +45,16 @@ async fn bases(handle: &Handle, views: &[View]) -> BTreeMap<String, Base> {
             let id = listed.image.id.to_string();
             let named = listed.names.iter().chain(&listed.digests);
             by_name.extend(named.map(|name| (name.to_string(), id.clone())));
-            by_id.insert(id, listed.image.config.config.exposed_ports);
+            by_id.insert(id, listed.image.config.config);
         }
         let found = names.into_iter().filter_map(|name| {
             let full = name.parse::<Reference>().map(|full| full.to_string());
             let id = full.ok().and_then(|full| by_name.get(&full)).cloned();
             let begins =
                 id.unwrap_or_else(|| format!("sha256:{}", name.trim_start_matches("sha256:")));
-            let (id, exposed) = by_id.range(begins.clone()..).next()?;
+            let (id, process) = by_id.range(begins.clone()..).next()?;
             let is_it = id.starts_with(&begins);
-            is_it.then(|| (name, Base { id: id.clone(), exposed: exposed.clone() }))
+            is_it.then(|| (name, Base { id: id.clone(), process: process.clone() }))
         });
         Ok(found.collect())
     });
@@ -83,25 +84,6 @@ pub async fn sizes(handle: &Handle, view: &View) -> Sizes {
     let (own, all) = tokio::task::spawn_blocking(look).await.unwrap_or((0, 0));
     let bytes = |count| i64::try_from(count).unwrap_or(i64::MAX);
     Sizes { own: bytes(own), all: bytes(all) }
-}
-
-/// Whether a name fits a filter: part of it, or anchored as Docker's users write it.
-fn named(name: &str, filter: &str) -> bool {
-    let (filter, from_start) = match filter.strip_prefix('^') {
-        Some(rest) => (rest, true),
-        None => (filter, false),
-    };
-    let (filter, to_end) = match filter.strip_suffix('$') {
-        Some(rest) => (rest, true),
-        None => (filter, false),
-    };
-    let filter = filter.trim_start_matches('/');
-    match (from_start, to_end) {
-        (true, true) => name == filter,
-        (true, false) => name.starts_with(filter),
-        (false, true) => name.ends_with(filter),
-        (false, false) => name.contains(filter),
-    }
 }
 
 /// What a container can be.
@@ -134,6 +116,9 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         Err(answer) => return *answer,
     };
     let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).filter(|n| *n > 0);
+    if let Err(message) = sound(&filters) {
+        return failure(StatusCode::BAD_REQUEST, &message);
+    }
     let wrong =
         filters.get("status").into_iter().flatten().find(|one| !STATES.contains(&one.as_str()));
     if let Some(state) = wrong {
@@ -142,19 +127,38 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
     let all = query.is_on("all")
         || limit.is_some()
         || ["status", "exited"].iter().any(|key| filters.contains_key(*key));
+    let (names, ids) =
+        (filters::Patterns::of(&filters, "name"), filters::Patterns::of(&filters, "id"));
+    let mut views = handle.list().await;
+    views.retain(|view| !view.id.is_empty() && (all || model::is_running(view)));
+    let bases = bases(handle, &views).await;
+    let of_image = |view: &View| {
+        let named = || view.manifest.image.as_ref().and_then(|name| bases.get(name));
+        view.image.as_ref().and_then(|id| bases.get(id)).or_else(named)
+    };
     let fits = |view: &View| {
+        let base = of_image(view).map(|base| &base.process);
         filters.iter().all(|(key, values)| {
             values.is_empty()
                 || match key.as_str() {
+                    "name" => {
+                        let name = view.name.as_str();
+                        names.fit(name) || names.fit(&format!("/{name}"))
+                    }
+                    "id" => ids.fit(&view.id),
                     // A container has several labels, so all that are asked for count.
-                    "label" | "annotation" => values.iter().all(|v| matches(view, key, v)),
-                    _ => values.iter().any(|value| matches(view, key, value)),
+                    "label" | "annotation" => values.iter().all(|v| matches(view, base, key, v)),
+                    _ => values.iter().any(|value| matches(view, base, key, value)),
                 }
         })
     };
     let now = SystemTime::now();
-    let mut views = handle.list().await;
-    views.retain(|view| !view.id.is_empty() && (all || model::is_running(view)) && fits(view));
+    views.retain(|view| fits(view));
+    let asked = filters.get("ancestor").map(Vec::as_slice).unwrap_or_default();
+    if !asked.is_empty() {
+        let ancestors = Ancestors::of(handle, asked, &views).await;
+        views.retain(|view| ancestors.fit(view, asked));
+    }
     views.sort_by_key(|view| std::cmp::Reverse(view.created));
     for (key, later) in [("since", true), ("before", false)] {
         for which in filters.get(key).into_iter().flatten() {
@@ -166,19 +170,22 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         }
     }
     views.truncate(limit.unwrap_or(usize::MAX));
-    let bases = bases(handle, &views).await;
     let mut list = Vec::with_capacity(views.len());
     for view in &views {
         let mut summary = model::summary(view, now);
         let named = view.manifest.image.as_ref().and_then(|name| bases.get(name));
         let id = view.image.clone().or_else(|| named.map(|base| base.id.clone()));
-        let base = view.image.as_ref().and_then(|id| bases.get(id)).or(named);
+        let base = of_image(view).map(|base| &base.process);
+        summary.labels = Some(labels(view, base).into_iter().collect());
+        if let Some(base) = base {
+            summary.command = Some(model::quoted(&model::words(view, base)));
+        }
         if view.manifest.image.is_some() && named.map(|base| &base.id) != id.as_ref() {
             // The name means another image now, or none.
             summary.image = id.clone().or(summary.image);
         }
         summary.image_id = id;
-        let exposed = base.map(|base| base.exposed.as_slice()).unwrap_or_default();
+        let exposed = base.map(|base| base.exposed_ports.as_slice()).unwrap_or_default();
         summary.ports = Some(endpoints::summary(view, exposed));
         if query.is_on("size") {
             let sizes = sizes(handle, view).await;
@@ -190,35 +197,95 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
     as_json(&list)
 }
 
-fn matches(view: &View, key: &str, value: &str) -> bool {
+/// The images that `ancestor` means: those that are named, and those that were made of them.
+struct Ancestors(BTreeSet<String>);
+
+impl Ancestors {
+    /// A name is meant before an id that begins like it.
+    async fn of(handle: &Handle, asked: &[String], views: &[View]) -> Ancestors {
+        let Ok(store) = handle.images.store().await else { return Ancestors(BTreeSet::new()) };
+        let asked = asked.to_vec();
+        let used: BTreeSet<String> = views.iter().filter_map(|view| view.image.clone()).collect();
+        let look = LOOKS.turn().await.with(move || {
+            let layers = |image: &crate::image::store::Image| image.config.rootfs.diff_ids.clone();
+            let named: Vec<_> = asked.iter().filter_map(|one| store.resolve(one).ok()).collect();
+            let found = used.into_iter().filter(|id| {
+                named.iter().any(|image| image.id.to_string() == *id)
+                    || store.resolve(id).is_ok_and(|of| {
+                        let of = layers(&of);
+                        named
+                            .iter()
+                            .map(layers)
+                            .any(|from| !from.is_empty() && of.starts_with(&from))
+                    })
+            });
+            Ok(found.collect())
+        });
+        Ancestors(blocking(look).await.unwrap_or_default())
+    }
+
+    fn fit(&self, view: &View, asked: &[String]) -> bool {
+        match &view.image {
+            Some(id) => self.0.contains(id),
+            // It has not chosen one yet.
+            None => asked.contains(&model::image(view)),
+        }
+    }
+}
+
+/// Whether values are such that something could fit, in Docker's words.
+fn sound(filters: &filters::Filters) -> Result<(), String> {
+    let values = |key: &'static str| filters.get(key).into_iter().flatten().map(move |v| (key, v));
+    let is_port = |text: &str| {
+        let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let number = |text: &str| text.parse::<u16>().ok();
+        matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
+            && matches!(protocol, "tcp" | "udp" | "sctp")
+    };
+    let known = |key: &str, value: &str| match key {
+        "exited" => value.parse::<i64>().is_ok(),
+        "health" => matches!(value, "none" | "starting" | "healthy" | "unhealthy"),
+        "is-task" => matches!(value, "true" | "false" | "1" | "0"),
+        "publish" | "expose" => is_port(value),
+        _ => true,
+    };
+    let keys = ["exited", "health", "is-task", "publish", "expose"];
+    let wrong = keys.into_iter().flat_map(values).find(|(key, value)| !known(key, value));
+    match wrong {
+        Some((key, value)) => Err(format!("invalid filter '{key}={value}'")),
+        None => Ok(()),
+    }
+}
+
+/// The labels of a container: its image's, and its own.
+fn labels(view: &View, base: Option<&Process>) -> BTreeMap<String, String> {
+    let mut labels = base.map(|base| base.labels.clone()).unwrap_or_default();
+    labels.extend(view.manifest.labels.clone());
+    labels
+}
+
+fn matches(view: &View, base: Option<&Process>, key: &str, value: &str) -> bool {
     match key {
-        "id" => view.id.starts_with(value),
-        "name" => named(view.name.as_str(), value),
         "status" => view.state == value,
         "exited" => {
             !model::is_running(view) && view.exit_code.is_some_and(|code| code.to_string() == value)
         }
         "health" => view.health.as_deref().unwrap_or("none") == value,
-        "label" => filters::labelled(&view.manifest.labels, value),
-        "ancestor" => {
-            let image = model::image(view);
-            let id = view.image.as_deref().unwrap_or_default();
-            let hex = value.strip_prefix("sha256:").unwrap_or(value);
-            image == value
-                || image.split(':').next() == Some(value)
-                || hex.len() >= 4 && id.trim_start_matches("sha256:").starts_with(hex)
-        }
+        "label" => filters::labelled(&labels(view, base), value),
         "network" => {
             endpoints::networks(view).contains_key(value)
                 || view.endpoints.iter().any(|place| place.network_id.starts_with(value))
         }
-        "volume" => view.manifest.mounts.iter().any(|mount| {
+        "volume" => view.manifest.mounts.iter().chain(&view.anonymous).any(|mount| {
             mount.source.as_deref() == Some(value) || mount.target.to_str() == Some(value)
         }),
         "publish" | "expose" => {
             let wanted = |port: &str, protocol: &str| in_range(value, port, protocol);
             let published = endpoints::published_pairs(&view.manifest);
-            let exposed = endpoints::said_exposed(&view.manifest);
+            let of_image = base.map(|base| base.exposed_ports.clone()).unwrap_or_default();
+            let said = endpoints::said_exposed(&view.manifest);
+            let exposed = [of_image, said].concat();
             published.iter().any(|(host, inside)| {
                 let (inside, protocol) = inside.split_once('/').unwrap_or((inside, "tcp"));
                 wanted(inside, protocol) || key == "publish" && wanted(host, protocol)
@@ -283,12 +350,5 @@ mod tests {
         assert!(in_range("80", "80", "tcp") && in_range("80-90/udp", "85", "udp"));
         assert!(!in_range("80", "80", "udp") && !in_range("80-90", "91", "tcp"));
         assert!(!in_range("x", "80", "tcp") && !in_range("80", "", "tcp"));
-    }
-
-    #[test]
-    fn names_are_found_in_part_and_anchored() {
-        assert!(named("web", "we") && named("web", "/web") && named("web", "^web$"));
-        assert!(named("web", "^/web") && named("web", "eb$"));
-        assert!(!named("web2", "^web$") && !named("aweb", "^web") && !named("web", "db"));
     }
 }

@@ -10,6 +10,7 @@ use bollard_stubs::models::{
 use serde_json::Value;
 
 use crate::engine::handle::View;
+use crate::image::config::Process;
 use crate::manifest::model::{Mount, MountKind, RestartPolicy};
 
 /// Docker's "never".
@@ -36,7 +37,7 @@ pub fn command_line(view: &View) -> String {
 }
 
 /// Words as Docker's daemon puts them on one line.
-fn quoted(words: &[String]) -> String {
+pub fn quoted(words: &[String]) -> String {
     let quote = |word: &String| match word.contains(' ') {
         true => format!("'{word}'"),
         false => word.clone(),
@@ -97,6 +98,19 @@ pub fn age(age: Duration) -> String {
     }
 }
 
+/// What is run, with what the image says.
+pub fn words(view: &View, base: &Process) -> Vec<String> {
+    let mut words = match &view.manifest.entrypoint {
+        None => base.entrypoint.clone(),
+        Some(_) => Vec::new(),
+    };
+    words.extend(argv(view));
+    if view.manifest.command.is_empty() && view.manifest.entrypoint.is_none() {
+        words.extend(base.cmd.iter().cloned());
+    }
+    words
+}
+
 /// One line of `docker ps`.
 pub fn summary(view: &View, now: SystemTime) -> ContainerSummary {
     ContainerSummary {
@@ -147,13 +161,14 @@ pub fn mounts(view: &View, place: &dyn Fn(&str) -> String) -> Vec<MountPoint> {
                     MountKind::Volume => "volume".to_owned(),
                     MountKind::Bind => "bind".to_owned(),
                     MountKind::Tmpfs => "tmpfs".to_owned(),
+                    MountKind::Image => "image".to_owned(),
                 }),
                 source: Some(if is_volume { place(&source) } else { source.clone() }),
                 name: is_volume.then_some(source),
                 driver: is_volume.then(|| "local".to_owned()),
                 destination: Some(mount.target.display().to_string()),
                 mode: Some(mode),
-                rw: Some(!mount.read_only),
+                rw: Some(!mount.read_only && kind != MountKind::Image),
                 propagation: Some(match kind {
                     MountKind::Bind => propagation.unwrap_or_else(|| "rprivate".to_owned()),
                     _ => String::new(),

@@ -151,8 +151,8 @@ fn fits(value: &Value, filters: &Filters, used: &[String]) -> bool {
     let is_builtin = [BRIDGE, "host", "none"].contains(&text("Name"));
     filters.iter().filter(|(_, values)| !values.is_empty()).all(|(key, values)| {
         values.iter().any(|wanted| match key.as_str() {
-            "name" => text("Name").contains(wanted.as_str()),
-            "id" => text("Id").starts_with(wanted.as_str()),
+            "name" => filters::Patterns::of(filters, "name").fit(text("Name")),
+            "id" => filters::Patterns::of(filters, "id").fit(text("Id")),
             "driver" => text("Driver") == wanted,
             "scope" => text("Scope") == wanted,
             "type" => (wanted == "builtin") == is_builtin,

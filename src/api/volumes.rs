@@ -1,6 +1,7 @@
 //! `/volumes/…`: named volumes, as Docker's types have them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use bollard_stubs::models::VolumeCreateRequest;
 use hyper::StatusCode;
@@ -11,27 +12,35 @@ use super::events::tell;
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
 use super::{body, filters};
-use crate::engine::handle::{Handle, View};
+use crate::engine::handle::{Handle, View, hide_options};
 use crate::engine::volumes::is_anonymous;
 use crate::manifest::model::{Mount, MountKind};
-use crate::rootfs::Volume;
+use crate::rootfs::{self, Asked, Volume};
 
 fn described(handle: &Handle, volume: &Volume) -> Value {
     let data = handle.volumes.data(&volume.name).unwrap_or_default();
+    let mut options = volume.options.clone();
+    if handle.hides_secrets {
+        hide_options(&mut options);
+    }
     json!({
         "Name": volume.name,
         "Driver": "local",
         "Mountpoint": data.display().to_string(),
         "CreatedAt": volume.created,
         "Labels": volume.labels,
-        "Options": {},
+        "Options": options,
         "Scope": "local",
     })
 }
 
 /// Makes the volumes that a new container names, as Docker's daemon does: its client may
-/// look at them before it starts. What an image puts into them comes with the first launch.
-pub async fn make_named(handle: &Handle, mounts: Vec<Mount>) -> Result<(), String> {
+/// look at them before it starts. `labels` are by the places of the mounts. What an image puts into them comes with the first launch.
+pub async fn make_named(
+    handle: &Handle,
+    mounts: Vec<Mount>,
+    labels: BTreeMap<PathBuf, BTreeMap<String, String>>,
+) -> Result<(), String> {
     let volumes = std::sync::Arc::clone(&handle.volumes);
     // Each is written to disk before it is there, which may take a while.
     let make = move || {
@@ -41,7 +50,9 @@ pub async fn make_named(handle: &Handle, mounts: Vec<Mount>) -> Result<(), Strin
             if volumes.get(&name).is_ok() {
                 continue;
             }
-            if let Err(error) = volumes.create(&name) {
+            let labels = labels.get(&mount.target).cloned().unwrap_or_default();
+            let asked = Asked { labels, options: mount.options };
+            if let Err(error) = volumes.create_as(&name, asked) {
                 return (made, Err(error.to_string()));
             }
             made.push(name);
@@ -101,12 +112,13 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         Ok(volumes) => volumes,
         Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     };
+    let names = filters::Patterns::of(&filters, "name");
     let fits = |volume: &Volume| {
         let any = |key: &str, is: &dyn Fn(&str) -> bool| {
             filters.get(key).is_none_or(|all| all.is_empty() || all.iter().any(|one| is(one)))
         };
         dangling.is_none_or(|dangling| users.contains_key(&volume.name) != dangling)
-            && any("name", &|name| volume.name.contains(name))
+            && names.fit(&volume.name)
             && any("driver", &|driver| driver == "local")
             && filters::labels_fit(&filters, &volume.labels)
     };
@@ -127,9 +139,7 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
         );
         return failure(StatusCode::NOT_FOUND, &message);
     }
-    if asked.driver_opts.is_some_and(|options| !options.is_empty()) {
-        return failure(StatusCode::BAD_REQUEST, "volumes of Berth have no driver options");
-    }
+    let options: rootfs::Options = asked.driver_opts.unwrap_or_default().into_iter().collect();
     let name = match asked.name.filter(|name| !name.is_empty()) {
         Some(name) => name,
         None => match crate::engine::exec::random_id() {
@@ -137,8 +147,18 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
             Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
     };
+    if let Err(why) = rootfs::check_options(&options) {
+        return failure(StatusCode::BAD_REQUEST, &format!("create {name}: {why}"));
+    }
     let labels = asked.labels.unwrap_or_default().into_iter().collect();
-    match handle.volumes.create_labelled(&name, labels) {
+    let (volumes, asked) = (handle.volumes.clone(), Asked { labels, options });
+    // It is written to disk before it is there, which may take a while.
+    let made = tokio::task::spawn_blocking(move || volumes.create_as(&name, asked)).await;
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
+    match made {
         Ok(volume) => {
             let by = [("driver", "local")];
             tell(handle, ("volume", "create"), (&volume.name, &volume.name), by);

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+mod network;
+
 use super::Result;
 use super::run_args::{Create, Limits};
 use crate::api::create::docker_size;
@@ -50,7 +52,15 @@ fn size(flag: &Option<String>) -> Result<Option<i64>> {
 /// A flag that says nothing sensible.
 pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<Value> {
     let attached = !detach;
-    let (exposed, bindings) = ports(&args.publish)?;
+    let (mut exposed, bindings) = ports(&args.publish)?;
+    for flag in &args.expose {
+        if flag.contains(':') {
+            return Err(format!("invalid port format for --expose: {flag}").into());
+        }
+        exposed.extend(ports(std::slice::from_ref(flag))?.0);
+    }
+    let mut labels = labels_of(&args.label_file)?;
+    labels.extend(pairs(&args.label));
     let tmpfs: Map<String, Value> = args
         .tmpfs
         .iter()
@@ -68,7 +78,7 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "Tmpfs": tmpfs,
         "PortBindings": bindings,
         "AutoRemove": args.rm,
-        "NetworkMode": args.network,
+        "NetworkMode": network::mode(args)?,
         "PublishAllPorts": args.publish_all,
         "ExtraHosts": args.add_host,
         "Dns": args.dns,
@@ -80,11 +90,25 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "CapDrop": args.cap_drop,
         "SecurityOpt": args.security_opt,
         "UsernsMode": args.userns,
+        "PidMode": args.pid,
+        "IpcMode": args.ipc,
+        "UTSMode": args.uts,
+        "CgroupnsMode": args.cgroupns,
+        "OomScoreAdj": args.oom_score_adj,
+        "DnsOptions": args.dns_option,
+        "Annotations": pairs(&args.annotation),
+        "Links": args.link,
+        "VolumeDriver": args.volume_driver,
+        "LogConfig": log(args),
         "GroupAdd": args.group_add,
         "Devices": devices,
         "Sysctls": pairs(&args.sysctl),
         "Ulimits": ulimits,
         "ShmSize": size(&args.shm_size)?,
+        "BlkioDeviceReadBps": rates(&args.device_read_bps, true)?,
+        "BlkioDeviceWriteBps": rates(&args.device_write_bps, true)?,
+        "BlkioDeviceReadIOps": rates(&args.device_read_iops, false)?,
+        "BlkioDeviceWriteIOps": rates(&args.device_write_iops, false)?,
         "ConsoleSize": console.filter(|_| args.tty).map(|(rows, columns)| [rows, columns]),
     })));
     Ok(json!({
@@ -92,10 +116,11 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "Cmd": args.command,
         "Entrypoint": args.entrypoint.as_ref().map(|program| vec![program]),
         "Hostname": args.hostname,
+        "Domainname": args.domainname,
         "User": args.user,
         "WorkingDir": args.workdir,
         "Env": environment(&args.env, &args.env_file)?,
-        "Labels": pairs(&args.label),
+        "Labels": labels,
         "Tty": args.tty,
         "OpenStdin": args.interactive,
         "StdinOnce": args.interactive && attached,
@@ -107,23 +132,8 @@ pub fn body(args: &Create, detach: bool, console: Option<(u16, u16)>) -> Result<
         "Healthcheck": health(args)?,
         "ExposedPorts": exposed,
         "HostConfig": host,
-        "NetworkingConfig": networking(args),
+        "NetworkingConfig": network::endpoints(args)?,
     }))
-}
-
-/// What is asked of the network that it is on.
-fn networking(args: &Create) -> Value {
-    let fixed = args.ip.is_some() || args.ip6.is_some();
-    if args.network_alias.is_empty() && !fixed && args.mac_address.is_none() {
-        return Value::Null;
-    }
-    let settings = json!({
-        "Aliases": args.network_alias,
-        "IPAMConfig": fixed.then(|| json!({ "IPv4Address": args.ip, "IPv6Address": args.ip6 })),
-        "MacAddress": args.mac_address,
-    });
-    let network = args.network.as_deref().unwrap_or("bridge");
-    json!({ "EndpointsConfig": { network: settings } })
 }
 
 /// The body of `POST /containers/{id}/update`, and a part of `HostConfig`.
@@ -137,9 +147,52 @@ pub fn limits(args: &Limits) -> Result<Map<String, Value>> {
         "NanoCpus": args.cpus.map(|cpus| (cpus * 1e9) as i64),
         "CpuShares": args.cpu_shares,
         "CpusetCpus": args.cpuset_cpus,
+        "CpusetMems": args.cpuset_mems,
+        "CpuPeriod": args.cpu_period,
+        "CpuQuota": args.cpu_quota,
+        "MemoryReservation": size(&args.memory_reservation)?,
+        "BlkioWeight": args.blkio_weight,
         "PidsLimit": args.pids_limit,
         "RestartPolicy": args.restart.as_deref().map(restart).transpose()?,
     })))
+}
+
+/// `NAME=VALUE` lines of files.
+fn labels_of(files: &[PathBuf]) -> Result<Map<String, Value>> {
+    let mut all = Map::new();
+    for path in files {
+        let fail = |error: String| format!("{}: {error}", path.display());
+        let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+        let nothing = |_: &str| Some(String::new());
+        let lines = crate::spec::env_file::parse(&bytes, nothing);
+        let lines = lines.map_err(|error| fail(error.to_string()))?;
+        all.extend(lines.into_iter().map(|(name, value)| (name, Value::from(value))));
+    }
+    Ok(all)
+}
+
+fn log(args: &Create) -> Value {
+    match args.log_driver.is_none() && args.log_opt.is_empty() {
+        true => Value::Null,
+        false => json!({
+            "Type": args.log_driver.clone().unwrap_or_default(),
+            "Config": pairs(&args.log_opt),
+        }),
+    }
+}
+
+/// Rates of devices: `/dev/sda:1mb`.
+fn rates(flags: &[String], is_bytes: bool) -> Result<Value> {
+    let rate = |flag: &String| -> Result<Value> {
+        let fail = || format!("invalid rate {flag:?}: write DEVICE:RATE");
+        let (path, rate) = flag.rsplit_once(':').ok_or_else(fail)?;
+        let rate = match is_bytes {
+            true => docker_size(rate)?.0,
+            false => rate.parse().map_err(|_| fail())?,
+        };
+        Ok(json!({ "Path": path, "Rate": rate }))
+    };
+    Ok(Value::from(flags.iter().map(rate).collect::<Result<Vec<_>>>()?))
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -168,9 +221,6 @@ fn health(args: &Create) -> Result<Value> {
     if args.no_healthcheck {
         return Ok(json!({ "Test": ["NONE"] }));
     }
-    let Some(command) = &args.health_cmd else {
-        return Ok(Value::Null);
-    };
     let nanos = |flag: &Option<String>| {
         let nanos = |text: &String| {
             humantime::parse_duration(text)
@@ -179,11 +229,25 @@ fn health(args: &Create) -> Result<Value> {
         };
         flag.as_ref().map(nanos).transpose()
     };
+    let times = [
+        &args.health_interval,
+        &args.health_timeout,
+        &args.health_start_period,
+        &args.health_start_interval,
+    ];
+    if args.health_cmd.is_none()
+        && args.health_retries.is_none()
+        && times.iter().all(|time| time.is_none())
+    {
+        return Ok(Value::Null);
+    }
+    // Without a command the image's own check, at these times.
     Ok(json!({
-        "Test": ["CMD-SHELL", command],
+        "Test": args.health_cmd.as_ref().map(|command| ["CMD-SHELL", command]),
         "Interval": nanos(&args.health_interval)?,
         "Timeout": nanos(&args.health_timeout)?,
         "StartPeriod": nanos(&args.health_start_period)?,
+        "StartInterval": nanos(&args.health_start_interval)?,
         "Retries": args.health_retries,
     }))
 }
@@ -232,8 +296,12 @@ fn ports(flags: &[String]) -> Result<(Map<String, Value>, Map<String, Value>)> {
 fn mount(flag: &str) -> Result<Value> {
     let mut mount = json!({ "Type": "volume" });
     let mut tmpfs = Map::new();
-    for part in flag.split(',') {
-        let (key, value) = part.split_once('=').unwrap_or((part, "true"));
+    let mut volume = Map::new();
+    let mut driver = json!({});
+    let mut bind = Map::new();
+    let mut image = Map::new();
+    for part in csv(flag) {
+        let (key, value) = part.split_once('=').unwrap_or((&part, "true"));
         match key {
             "type" => mount["Type"] = Value::from(value),
             "source" | "src" => mount["Source"] = Value::from(value),
@@ -245,14 +313,63 @@ fn mount(flag: &str) -> Result<Value> {
                     .map_err(|_| format!("invalid value for tmpfs-mode: {value}"))?;
                 tmpfs.insert("Mode".into(), mode.into());
             }
-            "bind-propagation" | "consistency" | "volume-nocopy" => {}
+            "bind-propagation" => drop(bind.insert("Propagation".into(), value.into())),
+            "bind-create-src" => {
+                drop(bind.insert("CreateMountpoint".into(), (value != "false").into()));
+            }
+            "consistency" => {}
+            "volume-nocopy" => drop(volume.insert("NoCopy".into(), (value != "false").into())),
+            "volume-subpath" => drop(volume.insert("Subpath".into(), value.into())),
+            "image-subpath" => drop(image.insert("Subpath".into(), value.into())),
+            "volume-driver" => driver["Name"] = Value::from(value),
+            "volume-label" => {
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                let labels = volume.entry("Labels").or_insert_with(|| json!({}));
+                labels[name] = Value::from(value);
+            }
+            "volume-opt" => {
+                let (name, value) = value
+                    .split_once('=')
+                    .ok_or_else(|| format!("invalid volume-opt {value:?}: write KEY=VALUE"))?;
+                driver["Options"][name] = Value::from(value);
+            }
             _ => return Err(format!("unexpected key '{key}' in '{part}'").into()),
         }
     }
-    if !tmpfs.is_empty() {
-        mount["TmpfsOptions"] = Value::Object(tmpfs);
+    if driver != json!({}) {
+        volume.insert("DriverConfig".into(), driver);
+    }
+    for (key, options) in [
+        ("TmpfsOptions", tmpfs),
+        ("VolumeOptions", volume),
+        ("BindOptions", bind),
+        ("ImageOptions", image),
+    ] {
+        if !options.is_empty() {
+            mount[key] = Value::Object(options);
+        }
     }
     Ok(mount)
+}
+
+/// Fields between commas; one in double quotes can have commas itself, as with Docker:
+/// `"volume-opt=o=addr=10.0.0.1,rw"`.
+fn csv(text: &str) -> Vec<String> {
+    let (mut fields, mut field, mut quoted) = (Vec::new(), String::new(), false);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' if quoted && rest.peek() == Some(&'"') => {
+                rest.next();
+                field.push('"');
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(std::mem::take(&mut field)),
+            c => field.push(c),
+        }
+    }
+    fields.push(field);
+    fields
 }
 
 fn ulimit(flag: &str) -> Result<Value> {
@@ -318,6 +435,37 @@ mod tests {
         assert_eq!(host["PortBindings"]["53/udp"][0]["HostPort"], "53");
         assert_eq!(host["Mounts"][0]["ReadOnly"], true);
         assert_eq!(host["Tmpfs"], json!({"/run": "size=1m"}));
+    }
+
+    #[test]
+    fn namespaces_networks_and_options_of_volumes() {
+        let body = parsed(
+            "--pid container:a --ipc shareable --uts host --cgroupns host \
+             --network name=front,alias=web,gw-priority=5,driver-opt=a=b=c --network back \
+             --ip 10.0.0.5 --mount type=volume,src=v,dst=/v,\"volume-opt=o=size=1m,mode=700\" \
+             --mount type=image,src=base,dst=/i,image-subpath=etc x",
+        );
+        let host = &body["HostConfig"];
+        assert_eq!((&host["PidMode"], &host["UTSMode"]), (&json!("container:a"), &json!("host")));
+        assert_eq!(host["NetworkMode"], "front");
+        let endpoints = &body["NetworkingConfig"]["EndpointsConfig"];
+        assert_eq!(
+            endpoints["front"],
+            json!({
+                "Aliases": ["web"],
+                "GwPriority": 5,
+                "DriverOpts": {"a": "b=c"},
+                "IPAMConfig": {"IPv4Address": "10.0.0.5"},
+            })
+        );
+        assert_eq!(endpoints["back"], json!({}));
+        let [volume, image] = [&host["Mounts"][0], &host["Mounts"][1]];
+        assert_eq!(
+            volume["VolumeOptions"]["DriverConfig"]["Options"],
+            json!({"o": "size=1m,mode=700"})
+        );
+        assert_eq!(image["ImageOptions"], json!({"Subpath": "etc"}));
+        assert_eq!(parsed("--network host x")["NetworkingConfig"], Value::Null);
     }
 
     #[test]

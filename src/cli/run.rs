@@ -120,6 +120,13 @@ pub async fn create(client: &Client, paths: &Paths, args: &Create) -> Result {
 
 /// Makes a container; gives its id.
 async fn make(client: &Client, args: &Create, detach: bool) -> Result<String> {
+    if let Some(path) = args.cidfile.as_ref().filter(|path| path.exists()) {
+        return Err(format!(
+            "container ID file found, make sure the other container isn't running or delete {}",
+            path.display()
+        )
+        .into());
+    }
     let body = request::body(args, detach, terminal::size())?;
     let name = args.name.as_ref().map(|name| format!("?name={}", encode(name)));
     let path = format!("/containers/create{}", name.unwrap_or_default());
@@ -140,7 +147,11 @@ async fn make(client: &Client, args: &Create, detach: bool) -> Result<String> {
     for warning in made["Warnings"].as_array().into_iter().flatten() {
         complain(&format!("WARNING: {}", warning.as_str().unwrap_or_default()));
     }
-    Ok(made["Id"].as_str().unwrap_or_default().to_owned())
+    let id = made["Id"].as_str().unwrap_or_default().to_owned();
+    if let Some(path) = &args.cidfile {
+        write_new(path, &id)?;
+    }
+    Ok(id)
 }
 
 async fn pull(client: &Client, image: &str) -> Result<()> {

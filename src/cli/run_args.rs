@@ -25,6 +25,21 @@ pub struct Limits {
     /// The processors that it may run on: 0-3,8.
     #[arg(long, value_name = "SET")]
     pub cpuset_cpus: Option<String>,
+    /// The memory nodes that it may use.
+    #[arg(long, value_name = "SET")]
+    pub cpuset_mems: Option<String>,
+    /// Microseconds by which `--cpu-quota` counts.
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<i64>,
+    /// Microseconds of processor time in each period; -1 without a limit.
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// Memory that the kernel leaves to it under pressure.
+    #[arg(long, value_name = "SIZE")]
+    pub memory_reservation: Option<String>,
+    /// Its share of input and output, 10 to 1000.
+    #[arg(long, value_name = "WEIGHT")]
+    pub blkio_weight: Option<u16>,
     /// How many processes and threads it may have; -1 without a limit.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
@@ -80,9 +95,10 @@ pub struct Create {
     /// Publish all ports that the image exposes, on free ports of the host.
     #[arg(short = 'P', long)]
     pub publish_all: bool,
-    /// A network's name, or bridge, none, host, container:NAME, ns:/PATH, cni:NAME.
+    /// A network's name, or bridge, none, host, container:NAME, ns:/PATH, cni:NAME; also
+    /// name=back,alias=db,ip=10.0.0.5,gw-priority=1,driver-opt=KEY=VALUE.
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
+    pub network: Vec<String>,
     /// A name that it is found by on its network.
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     pub network_alias: Vec<String>,
@@ -104,12 +120,33 @@ pub struct Create {
     /// A domain that is tried behind a short name.
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search: Vec<String>,
+    /// An option of its resolver (resolv.conf(5)).
+    #[arg(long, value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+    /// Another name for a container: NAME[:ALIAS].
+    #[arg(long, value_name = "NAME:ALIAS")]
+    pub link: Vec<String>,
+    /// A port that it listens on: 80, 8000-8010/udp.
+    #[arg(long, value_name = "PORT")]
+    pub expose: Vec<String>,
     /// Its host name.
     #[arg(long)]
     pub hostname: Option<String>,
+    /// The domain behind its host name.
+    #[arg(long)]
+    pub domainname: Option<String>,
     /// A label, NAME=VALUE.
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
+    /// A file with labels.
+    #[arg(long, value_name = "FILE")]
+    pub label_file: Vec<PathBuf>,
+    /// A note for the runtime, NAME=VALUE.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<String>,
+    /// Write its id into this file, which must not be there.
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
     /// The program instead of the image's entrypoint.
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
@@ -134,6 +171,42 @@ pub struct Create {
     /// The user namespace: host, or one of its own.
     #[arg(long, value_name = "MODE")]
     pub userns: Option<String>,
+    /// Whose processes it sees: host, or container:NAME, whose user ids it then has.
+    #[arg(long, value_name = "MODE")]
+    pub pid: Option<String>,
+    /// Its shared memory and message queues: private, shareable, none, host, container:NAME.
+    #[arg(long, value_name = "MODE")]
+    pub ipc: Option<String>,
+    /// Its host name: host, or container:NAME.
+    #[arg(long, value_name = "MODE")]
+    pub uts: Option<String>,
+    /// Which control groups it sees: private or host.
+    #[arg(long, value_name = "MODE")]
+    pub cgroupns: Option<String>,
+    /// How readily the kernel ends it when memory runs out, -1000 to 1000.
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    pub oom_score_adj: Option<i64>,
+    /// How fast it reads from a device: /dev/sda:1mb.
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_read_bps: Vec<String>,
+    /// How fast it writes to a device.
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_write_bps: Vec<String>,
+    /// How often a second it reads from a device.
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_read_iops: Vec<String>,
+    /// How often a second it writes to a device.
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_write_iops: Vec<String>,
+    /// What makes its volumes: local.
+    #[arg(long, value_name = "DRIVER")]
+    pub volume_driver: Option<String>,
+    /// What keeps its log; Berth does, whatever is said.
+    #[arg(long, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+    /// An option of its log: max-size=10m.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub log_opt: Vec<String>,
     /// A device of the host: /dev/fuse[:/dev/x[:rwm]].
     #[arg(long)]
     pub device: Vec<String>,
@@ -167,6 +240,9 @@ pub struct Create {
     /// Failures within this time after a start don't count.
     #[arg(long, value_name = "DURATION")]
     pub health_start_period: Option<String>,
+    /// The time between two looks until it is well.
+    #[arg(long, value_name = "DURATION")]
+    pub health_start_interval: Option<String>,
     /// No health check, whatever the image says.
     #[arg(long)]
     pub no_healthcheck: bool,

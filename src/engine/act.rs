@@ -1,5 +1,6 @@
 //! What the reconciler asks for, done.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -8,14 +9,15 @@ use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::{Mounts, Process};
-use super::prepare::{Ends, Job, Kept, Order, Ready, Shared, status_path};
+use super::prepare::{Ends, Job, Kept, Order, Other, Ready, Shared, status_path};
 use super::reconcile::{Action, Event, ExitStatus, How, Record};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
-use crate::manifest::model::NetworkMode;
+use crate::manifest::model::{Container, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
 use crate::sandbox::status::{self, End, Status};
+use crate::spec::hostname_of;
 use crate::sys::signals;
 
 impl Engine {
@@ -108,6 +110,10 @@ impl Engine {
             .image
             .clone()
             .filter(|image| !renew && super::images::named(&manifest) == Some(image.name.clone()));
+        let mounted = match renew {
+            true => BTreeMap::new(),
+            false => record.mounted.clone(),
+        };
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&self.observed.meant(&other)),
             _ => None,
@@ -122,6 +128,7 @@ impl Engine {
             return;
         }
         let sockets = self.sockets_of(&name);
+        let others = self.others_of(&manifest);
         let live = self.lives.entry(name.clone()).or_default();
         live.process = None;
         live.changes.launched();
@@ -136,15 +143,36 @@ impl Engine {
             manifest,
             renew,
             network,
+            others,
             sockets,
             image: None,
+            mounted: BTreeMap::new(),
             kept: Kept::default(),
             size: live.size,
         });
-        match super::images::named(&order.manifest) {
-            None => self.make_ready(order),
-            Some(named) => self.fetch(order, named, image),
+        let has = super::fetch::Has { image, mounted };
+        match super::images::named(&order.manifest).is_some() || order.manifest.mounts_images() {
+            false => self.make_ready(order),
+            true => self.fetch(order, has),
         }
+    }
+
+    /// The containers that run of those some of whose namespaces it shares, by the names that
+    /// its manifest has for them.
+    fn others_of(&self, manifest: &Container) -> BTreeMap<Name, Other> {
+        let other = |name: &Name| {
+            let kept = self.observed.meant(name);
+            let process = self.lives.get(&kept)?.process.as_ref()?;
+            let record = self.observed.record(&kept)?;
+            let hostname = record.applied.as_ref()?.hostname.clone();
+            Some(Other {
+                pidfd: process.pidfd.try_clone().ok()?,
+                pid: process.pid,
+                hostname: hostname.unwrap_or_else(|| hostname_of(record.called().as_str())),
+            })
+        };
+        let owners = manifest.namespaces.owners();
+        owners.filter_map(|name| Some((name.clone(), other(name)?))).collect()
     }
 
     fn network_of(&self, owner: &Name) -> Option<Shared> {
@@ -174,7 +202,10 @@ impl Engine {
                 return;
             }
         };
-        if let Err(error) = self.hold_ends(&name, std::mem::take(&mut ready.ends)) {
+        let held = self.hold_volumes();
+        if let Err(error) =
+            held.and_then(|()| self.hold_ends(&name, std::mem::take(&mut ready.ends)))
+        {
             self.apply(Event::LaunchFailed { name, incarnation, code: 125, error });
             return;
         }

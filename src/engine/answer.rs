@@ -10,7 +10,9 @@ use super::run::{Engine, monotonic, wall};
 use super::view::{Declared, view};
 use crate::keeper::protocol::{Kind, Message};
 use crate::manifest::Loader;
+use crate::manifest::model::NetworkMode;
 use crate::manifest::scalar::{Name, Signal};
+use crate::network::spec::DEFAULT_NETWORK;
 
 impl Engine {
     pub(super) fn answer(&mut self, request: Request) {
@@ -339,6 +341,34 @@ impl Engine {
         });
     }
 
+    /// A container comes onto all of its networks with its launch, and leaves them at its end.
+    fn tell_networks(&self, name: &Name, action: &str) {
+        let Some(record) = self.observed.record(name) else { return };
+        let manifest = record.applied.as_ref();
+        let Some(manifest) = manifest.filter(|m| m.network_mode() == NetworkMode::Bridge) else {
+            return;
+        };
+        let seen = self.workshop.networks.seen();
+        for member in manifest.network.members() {
+            let Some(network) = seen.networks.get(&member.name) else { continue };
+            // As its clients know it.
+            let known = match member.name.as_str() {
+                DEFAULT_NETWORK => "bridge",
+                other => other,
+            };
+            self.events.publish(Told {
+                time: wall().unsigned_abs(),
+                kind: "network".to_owned(),
+                action: action.to_owned(),
+                name: known.to_owned(),
+                id: network.id.clone(),
+                attributes: [("container", record.id.as_str()), ("type", "bridge")]
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+            });
+        }
+    }
+
     fn place(&mut self, name: &Name) -> Result<Place, Refusal> {
         if let Some(live) = self.lives.get_mut(name)
             && live.process.is_none()
@@ -388,7 +418,10 @@ impl Engine {
     /// Says in Docker's words what the reconciler is about to be told.
     pub(super) fn announce(&self, event: &Event) {
         match event {
-            Event::Launched { name, .. } => self.tell(name, "start", []),
+            Event::Launched { name, .. } => {
+                self.tell_networks(name, "connect");
+                self.tell(name, "start", []);
+            }
             Event::LaunchFailed { name, code, error, .. } => {
                 self.tell(name, "die", [("exitCode", code.to_string()), ("error", error.clone())])
             }
@@ -397,6 +430,7 @@ impl Engine {
                     self.tell(name, "oom", []);
                 }
                 self.tell(name, "die", [("exitCode", how.status.code().to_string())]);
+                self.tell_networks(name, "disconnect");
                 if self.observed.record(name).is_some_and(|record| record.held.is_some()) {
                     self.tell(name, "stop", []);
                 }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::failure::{refusal, sentence};
 use super::flight::Outcome;
 use super::prepare::{self, Job, Ready};
+use super::reconcile::{Image, OfImage};
 use super::run::{Effect, Engine, Purpose};
 use crate::manifest::scalar::Name;
 use crate::sandbox::status::{End, Status};
@@ -33,11 +34,14 @@ impl Engine {
             }
         };
         let record = self.observed.record(&name);
-        let image = record.and_then(|record| record.image.as_ref()).map(|image| image.id.clone());
+        let image = record.and_then(|record| record.image.clone());
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
         tokio::task::spawn_local(async move {
             let image = match image {
-                Some(id) => workshop.images.config(&id).await.map(Some),
+                Some(Image { process: Some(process), .. }) => Ok(Some(process)),
+                Some(Image { id, .. }) => {
+                    workshop.images.config(&id).await.map(|config| Some(OfImage::from(&config)))
+                }
                 None => Ok(None),
             };
             tokio::task::spawn_blocking(move || {

@@ -1,27 +1,75 @@
 //! From an order to a launch that is ready: the image first, which may have to be
 //! pulled, then everything else.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::images::Images;
 use super::prepare::{self, Order};
 use super::reconcile::{Event, Image};
 use super::run::{Effect, Engine};
-use crate::manifest::model::Container;
+use crate::image::pull::Policy;
+use crate::manifest::model::{Container, MountKind};
 use crate::manifest::scalar::Name;
+
+/// What a container was made of at an earlier launch.
+#[derive(Debug)]
+pub(super) struct Has {
+    /// Its own image.
+    pub image: Option<Image>,
+    /// The ids of those that it had mounted, by what the manifest calls them.
+    pub mounted: BTreeMap<String, String>,
+}
+
+/// Of each image that a container has mounted the id and the layers, by what the manifest
+/// calls it; once launched it keeps those that it had, as with its own.
+async fn mounts(
+    images: &Images,
+    manifest: &Container,
+    had: &BTreeMap<String, String>,
+    policy: Policy,
+) -> Result<BTreeMap<String, (String, Vec<PathBuf>)>, String> {
+    let mut found = BTreeMap::new();
+    let silent = crate::image::progress::silent();
+    for mount in manifest.mounts.iter().filter(|mount| mount.kind() == MountKind::Image) {
+        let Some(named) = &mount.source else { continue };
+        let kept = match had.get(named) {
+            Some(id) => images.stored(id).await.ok(),
+            None => None,
+        };
+        let root = match kept {
+            Some(root) => root,
+            None => images.root(named, None, policy, &silent).await?,
+        };
+        found.insert(named.clone(), (root.image.id, root.layers));
+    }
+    Ok(found)
+}
 
 impl Engine {
     /// Finds the image of a launch, which may have to be pulled first.
-    pub(super) fn fetch(&mut self, mut order: Box<Order>, named: String, has: Option<Image>) {
+    pub(super) fn fetch(&mut self, mut order: Box<Order>, has: Has) {
         let (images, effects) = (self.workshop.images.clone(), self.effects.clone());
         let (name, policy) = (order.name.clone(), order.manifest.pull);
         let incarnation = order.incarnation;
         let task = tokio::task::spawn_local(async move {
             let silent = crate::image::progress::silent();
-            let result = match super::images::archive(&order.manifest) {
-                Some(path) => images.root_of_archive(path).await,
-                None => images.root(&named, has.as_ref(), policy, &silent).await.map(Some),
+            let Has { image: has, mounted } = has;
+            let mounted = mounts(&images, &order.manifest, &mounted, policy).await;
+            let named = super::images::named(&order.manifest).unwrap_or_default();
+            let result = match (super::images::archive(&order.manifest), mounted) {
+                (_, Err(error)) => Err(error),
+                (Some(path), Ok(mounted)) => {
+                    images.root_of_archive(path).await.map(|root| (root, mounted))
+                }
+                (None, Ok(mounted)) if named.is_empty() => Ok((None, mounted)),
+                (None, Ok(mounted)) => {
+                    let root = images.root(&named, has.as_ref(), policy, &silent).await;
+                    root.map(|root| (Some(root), mounted))
+                }
             };
-            let result = result.map(|image| {
+            let result = result.map(|(image, mounted)| {
                 let id = image.as_ref().map(|image| &image.image.id);
                 // Changes of other files mean nothing: the container begins anew.
                 if let Some(has) = has.filter(|has| Some(&has.id) != id) {
@@ -30,6 +78,11 @@ impl Engine {
                     images.changed();
                 }
                 order.image = image;
+                let ids = mounted.iter().map(|(name, (id, _))| (name.clone(), id.clone()));
+                let ids = ids.collect();
+                order.mounted =
+                    mounted.into_iter().map(|(name, (_, layers))| (name, layers)).collect();
+                ids
             });
             let _ = effects.send(Effect::Fetched { order, result });
         });
@@ -39,7 +92,11 @@ impl Engine {
     }
 
     /// The image of a launch is there, or can't be had.
-    pub(super) fn fetched(&mut self, order: Box<Order>, result: Result<(), String>) {
+    pub(super) fn fetched(
+        &mut self,
+        order: Box<Order>,
+        result: Result<BTreeMap<String, String>, String>,
+    ) {
         let Ok(name) = order.name.parse::<Name>() else { return };
         let incarnation = order.incarnation;
         // One that was given up has failed already, whatever came of it meanwhile.
@@ -48,7 +105,9 @@ impl Engine {
         }
         self.fetches.remove(&name);
         match result {
-            Ok(()) => {
+            Ok(images) => {
+                let of = name.clone();
+                self.apply(Event::ImagesMounted { name: of, incarnation, images });
                 if let Some(root) = &order.image {
                     let image = root.image.clone();
                     self.apply(Event::ImageChosen { name, incarnation, image });

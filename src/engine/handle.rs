@@ -274,6 +274,13 @@ impl Drop for Attached {
     }
 }
 
+/// Takes away what only those may know who may mount the volume themselves.
+pub fn hide_options(options: &mut crate::rootfs::Options) {
+    if let Some(said) = options.get_mut("o") {
+        "hidden".clone_into(said);
+    }
+}
+
 impl Handle {
     /// The same for those who may not know what is secret: containers are told to them
     /// without the values of their environment, what their health checks print, and what
@@ -288,6 +295,10 @@ impl Handle {
                 "hidden".clone_into(value);
             }
             view.manifest.docker.clear();
+            // The password of a file server, for one.
+            for mount in view.manifest.mounts.iter_mut().chain(&mut view.anonymous) {
+                hide_options(&mut mount.options);
+            }
             // What a check printed, and lines of a file that may have a password in them.
             for probed in &mut view.probes {
                 probed.failure = probed.failure.take().map(|_| "hidden".to_owned());

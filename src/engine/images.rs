@@ -202,6 +202,7 @@ fn root_of(store: &Store, image: Image, name: &str) -> Result<ImageRoot, Error> 
             stop_signal: process.stop_signal.as_deref().and_then(|s| s.parse().ok()),
             health: health(&image.config),
             volumes: process.volumes.iter().map(PathBuf::from).collect(),
+            process: Some(reconcile::OfImage::from(&image.config)),
         },
         config: image.config,
     })
@@ -242,6 +243,14 @@ pub async fn blocking<T: Send + 'static>(
     })
 }
 
+impl From<&ImageConfig> for reconcile::OfImage {
+    fn from(config: &ImageConfig) -> Self {
+        let defaults = config.defaults();
+        let user = config.config.user.clone();
+        reconcile::OfImage { env: defaults.env, user, workdir: defaults.workdir }
+    }
+}
+
 /// An image's health check in the manifest's terms.
 fn health(config: &ImageConfig) -> Option<Health> {
     let check: &Healthcheck = config.config.healthcheck.as_ref()?;
@@ -266,6 +275,10 @@ fn health(config: &ImageConfig) -> Option<Health> {
         interval: time(check.interval, usual.interval),
         timeout: time(check.timeout, usual.timeout),
         start_period: time(check.start_period, usual.start_period),
+        start_interval: u64::try_from(check.start_interval)
+            .ok()
+            .filter(|nanos| *nanos > 0)
+            .map(Duration::from_nanos),
         retries: u32::try_from(check.retries).ok().filter(|n| *n > 0).unwrap_or(usual.retries),
         ..usual
     })

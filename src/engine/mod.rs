@@ -20,6 +20,7 @@ pub mod handle;
 pub mod images;
 pub mod link;
 mod live;
+mod mounted;
 mod namespaces;
 mod net;
 pub mod networks;

@@ -1,11 +1,11 @@
 //! User and network namespaces made ahead, each with a range of ids of its own,
 //! so that a launch only enters them. A container keeps its pair over restarts.
 
-use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use crate::sys::userns::{IdRange, userns_and_netns};
+use crate::sys::userns::{IdRange, netns_of, userns_and_netns};
 
 /// How many ids a container has: what distributions use, `nobody` included.
 pub(super) const COUNT: u32 = 65536;
@@ -25,20 +25,34 @@ pub struct Namespaces {
     pub user: OwnedFd,
     /// The network namespace.
     pub net: OwnedFd,
+    /// The user namespace is another container's: it is looked for at each launch.
+    pub is_anothers: bool,
     /// Gives the range back when nothing has the namespaces any more.
     _lease: Lease,
 }
 
+/// How many containers have each range, by its first id.
+type Used = BTreeMap<u32, usize>;
+
 #[derive(Debug)]
 struct Lease {
     first: u32,
-    used: Arc<Mutex<BTreeSet<u32>>>,
+    used: Arc<Mutex<Used>>,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Ok(mut used) = self.used.lock() {
-            used.remove(&self.first);
+            release(&mut used, self.first);
+        }
+    }
+}
+
+fn release(used: &mut Used, first: u32) {
+    if let Some(count) = used.get_mut(&first) {
+        *count -= 1;
+        if *count == 0 {
+            used.remove(&first);
         }
     }
 }
@@ -46,7 +60,7 @@ impl Drop for Lease {
 /// Where pairs come from. Cheap to clone; usable from threads that may block.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
-    used: Arc<Mutex<BTreeSet<u32>>>,
+    used: Arc<Mutex<Used>>,
     ready: Arc<Mutex<Vec<Namespaces>>>,
 }
 
@@ -54,14 +68,14 @@ impl Pool {
     /// Marks a range as used by a container that was adopted, until it ends.
     pub fn reserve(&self, first: u32) {
         if let Ok(mut used) = self.used.lock() {
-            used.insert(first);
+            *used.entry(first).or_default() += 1;
         }
     }
 
     /// The adopted container has ended.
     pub fn give_back(&self, first: u32) {
         if let Ok(mut used) = self.used.lock() {
-            used.remove(&first);
+            release(&mut used, first);
         }
     }
 
@@ -101,16 +115,30 @@ impl Pool {
                  /proc/sys/user/max_user_namespaces and max_net_namespaces"
             )
         })?;
-        Ok(Namespaces { range, user, net, _lease: lease })
+        Ok(Namespaces { range, user, net, is_anothers: false, _lease: lease })
+    }
+
+    /// The user namespace of another container with a network namespace of its own. The
+    /// range is not given to anybody else before both have ended.
+    ///
+    /// # Errors
+    /// As those of [`Pool::take`].
+    pub fn beside(&self, user: OwnedFd, first: u32) -> Result<Namespaces, String> {
+        self.reserve(first);
+        let lease = Lease { first, used: Arc::clone(&self.used) };
+        let net = netns_of(user.as_fd())
+            .map_err(|error| format!("making a network namespace: {error}"))?;
+        let range = IdRange { first, count: COUNT };
+        Ok(Namespaces { range, user, net, is_anothers: true, _lease: lease })
     }
 
     fn lease(&self) -> Result<Lease, String> {
         let mut used = self.used.lock().map_err(|error| error.to_string())?;
         let first = (FIRST..=LAST)
             .step_by(COUNT as usize)
-            .find(|first| !used.contains(first))
+            .find(|first| !used.contains_key(first))
             .ok_or("every range of user ids is in use; `userns = \"host\"` needs none")?;
-        used.insert(first);
+        used.insert(first, 1);
         Ok(Lease { first, used: Arc::clone(&self.used) })
     }
 }
@@ -145,6 +173,12 @@ mod tests {
         drop(a);
         pool.give_back(FIRST);
         assert_eq!(pool.take().unwrap().range.first, FIRST);
+        // One that two have is free when both are gone.
+        pool.reserve(b.range.first);
+        drop(b);
+        assert_ne!(pool.lease().unwrap().first, FIRST + 2 * COUNT);
+        pool.give_back(FIRST + 2 * COUNT);
+        assert_eq!(pool.lease().unwrap().first, FIRST);
         pool.refill();
         assert_eq!(pool.ready.lock().unwrap().len(), READY);
     }

@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::reconcile::{Change as Difference, Desired, Observed, Phase, Record, Rest};
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
-use crate::manifest::variants::NetworkMode;
 
 /// What would become of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -131,7 +130,7 @@ fn needed_by(desired: &Desired, observed: &Observed) -> BTreeMap<Name, BTreeSet<
         for on in &manifest.requires {
             needed_by.entry(observed.meant(on)).or_default().insert(record.name.clone());
         }
-        if let NetworkMode::Container(on) = manifest.network_mode() {
+        for on in manifest.joined() {
             needed_by.entry(observed.meant(&on)).or_default().insert(record.name.clone());
         }
     }

@@ -72,7 +72,7 @@ impl Watchman {
     /// How long until the next probe.
     fn pause(&self, health: &Health) -> Duration {
         match self.status {
-            HealthStatus::Starting => health.interval.min(EAGER),
+            HealthStatus::Starting => health.start_interval.unwrap_or(health.interval.min(EAGER)),
             _ => health.interval,
         }
     }
@@ -265,6 +265,9 @@ mod tests {
             assert_eq!(watchman.told(&health, false, early), None);
         }
         assert_eq!(watchman.pause(&health), EAGER);
+        let patient = Duration::from_secs(5);
+        let slow = Health { start_interval: Some(patient), ..health.clone() };
+        assert_eq!(watchman.pause(&slow), patient);
         assert_eq!(watchman.told(&health, true, early), Some(HealthStatus::Healthy));
         assert_eq!(watchman.pause(&health), health.interval);
         assert_eq!(watchman.told(&health, false, late), None);

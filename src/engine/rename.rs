@@ -19,7 +19,7 @@ use super::reconcile::Record;
 use super::run::{DISK_RETRY, Effect, Engine};
 use super::store::Store;
 use crate::cgroup::Cgroup;
-use crate::manifest::model::{Container, Isolation};
+use crate::manifest::model::{Container, Isolation, Sharing};
 use crate::manifest::scalar::Name;
 use crate::spec;
 
@@ -257,7 +257,9 @@ impl Engine {
 
 /// A container that runs keeps the host name that it has.
 fn with_hostname(manifest: &Container, from: &Name) -> Option<Container> {
-    let open = manifest.isolation == Isolation::Full && manifest.hostname.is_none();
+    let open = manifest.isolation == Isolation::Full
+        && manifest.hostname.is_none()
+        && manifest.namespaces.uts == Sharing::Private;
     let hostname = Some(spec::hostname_of(from.as_str()));
     open.then(|| Container { hostname, ..manifest.clone() })
 }

@@ -37,7 +37,7 @@ pub(super) enum Effect {
     /// What speaks against a launch, if anything does.
     Looked { name: Name, incarnation: u64, renew: bool, unmet: Option<String> },
     /// The image of a launch is there, or can't be had.
-    Fetched { order: Box<Order>, result: Result<(), String> },
+    Fetched { order: Box<Order>, result: Result<BTreeMap<String, String>, String> },
     /// A command for inside a container is ready, or can't be made.
     CommandReady { name: Name, result: Result<Box<Ready>, String>, purpose: Purpose },
     /// A container's health is to be looked at.
@@ -196,6 +196,7 @@ impl Engine {
         let mut wake_at = self.decide();
         let all: Vec<Name> = self.observed.records().map(|record| record.name.clone()).collect();
         self.remove_ended(&all, COME_BACK);
+        self.unmount_volumes(&all);
         loop {
             let timer = async {
                 match wake_at {
@@ -327,6 +328,7 @@ impl Engine {
         self.rest_sockets(&save);
         self.rest_output(&save);
         self.remove_ended(&save, Duration::ZERO);
+        self.unmount_volumes(&save);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
         }

@@ -196,6 +196,7 @@ async fn start(options: Options) -> io::Result<()> {
     engine.manifests(loaded);
     let resolvers = held.extract_if(|tag, _| tag.starts_with("n/")).collect();
     engine.take_sockets(&mut held);
+    engine.take_volumes(&mut held);
     if engine.desired.containers.is_empty() || !engine.desired.broken.is_empty() {
         // It may be the login itself that can't run.
         engine.link.send(Message::new(Kind::Rescue), Vec::new());

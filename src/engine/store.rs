@@ -188,7 +188,7 @@ pub fn read_only(durable: &Path, volatile: &Path) -> Vec<Record> {
 /// What of a record matters to the next boot; the rest is the same for all.
 fn lasting(record: &Record) -> Record {
     let phase = record.phase.after_boot();
-    Record { phase, joined: None, streak: 0, live_error: None, ..record.clone() }
+    Record { phase, joined: Vec::new(), streak: 0, live_error: None, ..record.clone() }
 }
 
 /// Whether two records differ only in what counts and may be a little behind.
@@ -200,6 +200,7 @@ fn same_word(a: &Record, b: &Record) -> bool {
         && a.last_good == b.last_good
         && a.applied == b.applied
         && a.image == b.image
+        && a.mounted == b.mounted
         && a.renew == b.renew
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::networks::{EndpointView, PortView};
 use super::probe::Probes;
 use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy, Timing};
-use crate::manifest::model::{Container, Mount, Start};
+use crate::manifest::model::{Container, Mount, MountKind, Start};
 use crate::manifest::scalar::Name;
 
 /// What a container looks like from outside, at one instant.
@@ -40,6 +41,9 @@ pub struct View {
     /// to be. None of them may go.
     #[serde(default)]
     pub images: Vec<String>,
+    /// The ids of the images that it has mounted.
+    #[serde(default)]
+    pub mounted: Vec<String>,
     /// The manifest that is in force.
     pub manifest: Container,
     /// The volumes that its image wants, beside the manifest's mounts.
@@ -161,9 +165,14 @@ pub fn view(
         None => [&record.last_good, &record.applied],
     };
     let images = [&record.applied, &record.last_good].into_iter().flatten();
-    let images = images.filter_map(|manifest| manifest.image.clone());
-    let declared_image = declared.manifest.as_ref().and_then(|manifest| manifest.image.clone());
-    let images = images.chain(declared_image).collect::<BTreeSet<_>>().into_iter().collect();
+    let manifests = images.map(Arc::as_ref).chain(declared.manifest.as_ref());
+    let named = |manifest: &Container| -> Vec<String> {
+        let mounted = manifest.mounts.iter().filter(|mount| mount.kind() == MountKind::Image);
+        let mounted = mounted.filter_map(|mount| mount.source.clone());
+        manifest.image.iter().cloned().chain(mounted).collect()
+    };
+    let images = manifests.flat_map(named).chain(record.mounted.values().cloned());
+    let images = images.collect::<BTreeSet<_>>().into_iter().collect();
     let manifest = known
         .into_iter()
         .find_map(|known| known.as_deref().cloned())
@@ -182,6 +191,7 @@ pub fn view(
         pid: run.map_or(0, |run| run.pid as i32),
         image: record.image.as_ref().map(|image| image.id.clone()),
         images,
+        mounted: record.mounted.values().cloned().collect(),
         manifest,
         anonymous,
         source: declared.source,
@@ -304,7 +314,7 @@ fn reason(why: &StopWhy, called: &dyn Fn(&Name) -> Name) -> String {
         StopWhy::Edited { keys } => format!("its manifest changed in {}", keys.join(", ")),
         StopWhy::Dependency { on } => format!("it requires {}, which does not run", called(on)),
         StopWhy::Network { of } => {
-            format!("{}, whose network it shares, has a new one", called(of))
+            format!("{}, whose namespace it shares, has a new one", called(of))
         }
         StopWhy::Idle => "waits for a connection".to_owned(),
         StopWhy::Conflict { with } => format!("it conflicts with {}", called(with)),

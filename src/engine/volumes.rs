@@ -1,6 +1,7 @@
 //! Volumes that nobody named: those that an image wants, and how they are told from
 //! others. Pure.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub fn of_image(id: &str, manifest: &Container, wanted: &[PathBuf]) -> Vec<Mount
             read_only: false,
             size: None,
             mode: None,
+            options: BTreeMap::new(),
+            no_copy: false,
         })
         .collect()
 }

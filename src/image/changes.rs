@@ -52,15 +52,18 @@ fn apply_one(process: &mut Process, text: &str) -> Result<(), String> {
         }
         "LABEL" => process.labels.extend(pairs(&filled(rest)?, true)?),
         "EXPOSE" => {
-            for port in filled(rest)?.split_whitespace() {
+            // What a variable brings may be several, as with Docker.
+            for port in words(&filled(rest)?)?.iter().flat_map(|word| word.split_whitespace()) {
                 add(&mut process.exposed_ports, exposed(port)?);
             }
         }
         "VOLUME" => {
-            let rest = filled(rest)?;
-            let paths = match list(&rest) {
-                Some(paths) => paths,
-                None => words(&rest)?,
+            let paths = match list(rest) {
+                Some(paths) => {
+                    let whole = |path: &String| whole(&filled(path)?);
+                    paths.iter().map(whole).collect::<Result<_, _>>()?
+                }
+                None => words(&filled(rest)?)?,
             };
             for path in paths {
                 if path.trim().is_empty() {
@@ -233,6 +236,13 @@ fn words(text: &str) -> Result<Vec<String>, String> {
     }
     words.extend(word);
     Ok(words)
+}
+
+/// The same of an element of a list, whose blanks part nothing.
+fn whole(text: &str) -> Result<String, String> {
+    // No text has a NUL byte.
+    let parts = words(&text.replace(' ', "\0"))?;
+    Ok(parts.concat().replace('\0', " "))
 }
 
 fn one(text: &str) -> Result<String, String> {
@@ -420,12 +430,26 @@ mod tests {
             "WORKDIR $DIR",
             "LABEL a=${NOSUCH:-usual} b=${DIR:+set} c=${NOSUCH:+set}",
             "CMD echo $PATH",
+            "ENV PORTS=\"80 81\"",
+            "EXPOSE $PORTS 90",
+            "VOLUME $DIR /c",
+            "VOLUME [\"${DIR}/d\", \"/e f\"]",
         ];
         apply(&mut process, &changes).unwrap();
         assert_eq!(
             process.env,
-            ["PATH=/usr/bin:/bin", "DIR=/a b", "HERE=/a b", "PLAIN=$PATH", "NOT=$PATH", "NONE=-"]
+            [
+                "PATH=/usr/bin:/bin",
+                "DIR=/a b",
+                "HERE=/a b",
+                "PLAIN=$PATH",
+                "NOT=$PATH",
+                "NONE=-",
+                "PORTS=80 81"
+            ]
         );
+        assert_eq!(process.exposed_ports, ["80/tcp", "81/tcp", "90/tcp"]);
+        assert_eq!(process.volumes, ["/a b", "/a b/d", "/c", "/e f"]);
         assert_eq!(process.working_dir, "/a b");
         let labels: Vec<&str> = process.labels.values().map(String::as_str).collect();
         assert_eq!(labels, ["usual", "set", ""]);

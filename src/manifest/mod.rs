@@ -7,9 +7,11 @@
 mod address;
 pub mod calendar;
 mod decode;
+pub mod endpoint;
 mod file;
 mod load;
 pub mod model;
+pub mod namespaces;
 pub mod network;
 mod node;
 mod problem;

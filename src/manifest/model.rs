@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::calendar::Calendar;
+pub use super::namespaces::{Cgroupns, Ipc, Namespaces, Sharing};
 pub use super::network::{Member, Network, NetworkFile, Publish};
 use super::scalar::{Name, Signal, Size};
 use super::service::{Kind, Ready};
@@ -138,6 +139,8 @@ pub struct Container {
     pub health: Option<Health>,
     /// What it may do.
     pub security: Security,
+    /// Namespaces that it shares with the host or with another container.
+    pub namespaces: Namespaces,
     /// With `rootfs = "/"`: paths of the host that would be hidden, and are not.
     pub expose: Vec<PathBuf>,
     /// Kernel parameters of its own namespaces, such as `net.ipv4.ip_forward`.
@@ -164,6 +167,11 @@ impl Container {
     /// Whether Berth's container init is its PID 1.
     pub fn has_init(&self) -> bool {
         self.init.unwrap_or(true)
+    }
+
+    /// Whether it has images mounted.
+    pub fn mounts_images(&self) -> bool {
+        self.mounts.iter().any(|mount| mount.kind() == MountKind::Image)
     }
 
     /// The network mode, with the default for its kind: `host` without isolation,
@@ -318,15 +326,17 @@ pub struct Resources {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Mount {
-    /// A volume's name, or a path of the host (relative to the manifest); none for a tmpfs.
+    /// A volume's name, a path of the host (relative to the manifest), or with
+    /// `type = "image"` an image's name; none for a tmpfs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Where it is inside the container.
     pub target: PathBuf,
-    /// What of a volume is mounted: a path in it, which must be there; all of it otherwise.
+    /// What of a volume or image is mounted: a path in it, which must be there; all of it
+    /// otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subpath: Option<PathBuf>,
-    /// `volume`, `bind` or `tmpfs`; told from `source` otherwise.
+    /// `volume`, `bind`, `tmpfs` or `image`; told from `source` otherwise.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<MountKind>,
     /// Nothing can be written to it.
@@ -338,6 +348,13 @@ pub struct Mount {
     /// The mode of a tmpfs, such as `"1777"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// What a volume is made with, where it is not there yet, as with mount(8): `type`,
+    /// `device`, `o`. Of a tmpfs: `uid`, `gid`, `nr_inodes`, `exec`, `suid`, `dev`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+    /// A volume that is empty stays so, whatever the image has at its place.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_copy: bool,
 }
 
 /// What is mounted.
@@ -350,6 +367,8 @@ pub enum MountKind {
     Bind,
     /// Memory.
     Tmpfs,
+    /// The files of an image, which can't be written to.
+    Image,
 }
 
 /// Whether a path can be one within a volume.
@@ -408,6 +427,9 @@ impl Default for Log {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Health {
+    /// No check, whatever the image says.
+    #[serde(skip_serializing_if = "is_default")]
+    pub none: bool,
     /// A command inside the container; exit status 0 is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<Vec<String>>,
@@ -421,6 +443,11 @@ pub struct Health {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub interval: Duration,
+    /// The time between two probes until it is well for the first time; at most a second
+    /// otherwise.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub start_interval: Option<Duration>,
     /// How long a probe may take.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -436,6 +463,8 @@ pub struct Health {
 impl Default for Health {
     fn default() -> Self {
         Health {
+            none: false,
+            start_interval: None,
             exec: None,
             http: None,
             tcp: None,
@@ -463,6 +492,10 @@ pub struct Security {
     pub seccomp: String,
     /// The root filesystem can't be written to.
     pub read_only: bool,
+    /// Nothing of `/proc` and `/sys` is hidden or read-only: the whole machine's settings
+    /// with `userns = "host"`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub unmask: bool,
 }
 
 impl Default for Security {
@@ -474,6 +507,7 @@ impl Default for Security {
             no_new_privileges: true,
             seccomp: "default".to_owned(),
             read_only: false,
+            unmask: false,
         }
     }
 }

@@ -88,6 +88,10 @@ pub struct Member {
     pub ip6: Option<Ipv6Addr>,
     /// Its hardware address.
     pub mac: Option<Mac>,
+    /// The highest of them has the way outside; the first of equals.
+    pub priority: i64,
+    /// What Docker's drivers call options of an endpoint.
+    pub options: BTreeMap<String, String>,
 }
 
 impl Member {
@@ -115,6 +119,18 @@ struct MemberTable {
     /// Its hardware address there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<Mac>,
+    /// Of its networks that with the highest number is its way outside; 0 otherwise.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    priority: i64,
+    /// Options of the interface: `com.docker.network.endpoint.ifname` is its name in the
+    /// container, `com.docker.network.endpoint.sysctls` kernel parameters of it
+    /// (`net.ipv4.conf.IFNAME.log_martians=1`). Others are kept and have no effect.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    options: BTreeMap<String, String>,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 #[derive(JsonSchema)]
@@ -130,8 +146,8 @@ impl Serialize for Member {
         if *self == Member::of(&self.name) {
             return serializer.serialize_str(&self.name);
         }
-        let Member { name, alias, ip, ip6, mac } = self.clone();
-        MemberTable { name, alias, ip, ip6, mac }.serialize(serializer)
+        let Member { name, alias, ip, ip6, mac, priority, options } = self.clone();
+        MemberTable { name, alias, ip, ip6, mac, priority, options }.serialize(serializer)
     }
 }
 
@@ -142,7 +158,7 @@ impl<'de> Deserialize<'de> for Member {
             type Value = Member;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a network's name, or a table with name, alias, ip, ip6 and mac")
+                f.write_str("a network's name, or a table with name, alias, ip, ip6, mac, priority and options")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Member, E> {
@@ -151,8 +167,8 @@ impl<'de> Deserialize<'de> for Member {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
                 let table = MemberTable::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                let MemberTable { name, alias, ip, ip6, mac } = table;
-                Ok(Member { name, alias, ip, ip6, mac })
+                let MemberTable { name, alias, ip, ip6, mac, priority, options } = table;
+                Ok(Member { name, alias, ip, ip6, mac, priority, options })
             }
         }
         deserializer.deserialize_any(Visitor)

@@ -7,8 +7,7 @@ impl Container {
     /// Whether it names this container.
     pub fn refers_to(&self, name: &Name) -> bool {
         let named = [&self.after, &self.requires, &self.wants, &self.conflicts];
-        named.into_iter().flatten().any(|other| other == name)
-            || matches!(&self.network.mode, Some(NetworkMode::Container(other)) if other == name)
+        named.into_iter().flatten().any(|other| other == name) || self.joined().contains(name)
     }
 
     /// The same, but of a container that has another name now; nothing where it does not
@@ -23,9 +22,12 @@ impl Container {
         for name in named.filter(|name| *name == from) {
             to.clone_into(name);
         }
-        if let Some(NetworkMode::Container(name)) = &mut other.network.mode
-            && name == from
-        {
+        let network = match &mut other.network.mode {
+            Some(NetworkMode::Container(name)) => Some(name),
+            _ => None,
+        };
+        let shared = other.namespaces.owners_mut();
+        for name in network.into_iter().chain(shared).filter(|name| *name == from) {
             to.clone_into(name);
         }
         Some(other)
@@ -35,6 +37,7 @@ impl Container {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::model::{Ipc, Sharing};
 
     #[test]
     fn each_way_to_name_another_follows_its_new_name() {
@@ -47,7 +50,11 @@ mod tests {
             ..Container::default()
         };
         container.network.mode = Some(NetworkMode::Container(name("a")));
+        container.namespaces.pid = Sharing::Container(name("a"));
+        container.namespaces.ipc = Ipc::Container(name("z"));
         let other = container.referring(&name("a"), &name("b")).unwrap();
+        assert_eq!(other.joined(), [name("b"), name("z")].into());
+        assert!(container.refers_to(&name("z")));
         assert_eq!(other.after, [name("b"), name("x")]);
         assert_eq!((&other.requires, &other.wants), (&vec![name("b")], &vec![name("b")]));
         assert_eq!(other.conflicts, [name("y")]);

@@ -335,6 +335,8 @@ macro_rules! text_form {
     )*};
 }
 
+pub(super) use text_form;
+
 text_form! {
     RestartPolicy, json_schema!({
         "type": "string",

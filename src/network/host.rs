@@ -344,6 +344,24 @@ pub fn found(
     })
 }
 
+/// Sets kernel parameters of an interface in a container: files below `/proc/sys/net`, in
+/// which `IFNAME` stands for it, and values.
+pub fn set_inside(
+    netns: BorrowedFd<'_>,
+    interface: &str,
+    sysctls: &[(String, String)],
+) -> Result<()> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    netns::inside(netns, || {
+        for (key, value) in sysctls {
+            sysctl::set(&key.replace("IFNAME", interface), value)?;
+        }
+        Ok(())
+    })
+}
+
 /// What a container's interfaces counted, by name, but for its loopback.
 pub fn traffic(netns: BorrowedFd<'_>) -> Result<Vec<(String, Traffic)>> {
     netns::inside(netns, || {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
 };
@@ -63,6 +63,26 @@ pub fn assemble(root: OwnedFd, mounts: Vec<Inside>) -> Result<OwnedFd, Error> {
         Ok(open_tree(&root, "", flags)?)
     });
     tree.map_err(|e| failed.unwrap_or_else(|| Error::new("mount the parts of", Path::new("/"), e)))
+}
+
+/// A detached mount of what lies at a path in another, whose links lead nowhere else.
+pub(super) fn part_of(mount: &OwnedFd, inner: &Path) -> io::Result<OwnedFd> {
+    let find = || -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let place = openat2(mount, inner, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        Ok(open_tree(&place, "", clone | OpenTreeFlags::AT_EMPTY_PATH)?)
+    };
+    match find() {
+        // As with [`with_part`].
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => thread::with_ids(0, 0, || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+            find()
+        }),
+        found => found,
+    }
 }
 
 /// A detached mount, and one of a file in it. Before Linux 6.15 nothing can be cloned out

@@ -17,6 +17,7 @@
 //! manifests, processes, cgroups or networks.
 
 mod assemble;
+mod backing;
 pub mod copy;
 mod cover;
 mod duplicate;
@@ -38,13 +39,15 @@ mod tests;
 
 pub use crate::sys::userns::{IdRange, userns_and_netns, userns_with_range};
 pub use assemble::{Inside, assemble, with_part};
+pub use backing::{Options, check_options};
 pub use duplicate::Duplicate;
 pub use error::Error;
 pub use inside::{ensure_dir_in_root, ensure_file_in_root, read_in_root};
 pub use prepare::{
-    IdMap, Ids, Lower, Mounts, Root, Submount, prepare, read_only_clone, read_only_view,
+    IdMap, Ids, Lower, Mounts, Root, Submount, TMPFS, clone_inside, clone_of_host, image_view,
+    prepare, read_only_clone, read_only_view,
 };
 pub(crate) use trash::throw_away;
 pub use trash::{discard, empty_trash, sweep};
-pub use volume::{Bind, Source, Unnamed, Volume, Volumes, is_volume_name};
+pub use volume::{Asked, Bind, Source, Unnamed, Volume, Volumes, is_volume_name};
 pub use writable::Writable;

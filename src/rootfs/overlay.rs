@@ -152,7 +152,7 @@ fn attach(layers: &Layers<'_>) -> io::Result<()> {
 
 /// The messages of a filesystem context: one per read, `e` and a space before an
 /// error.
-fn kernel_log(context: OwnedFd) -> String {
+pub(super) fn kernel_log(context: OwnedFd) -> String {
     let mut context = std::fs::File::from(context);
     let mut said = Vec::new();
     let mut line = [0u8; 512];

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, fstat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -298,6 +298,45 @@ pub fn read_only_view(layers: &[PathBuf]) -> Result<OwnedFd, Error> {
         .map_err(|refusal| Error::new("mount a view of", Path::new("/"), refusal.error))
 }
 
+/// The files of an image to be looked at in a container, at `inner` in it: owned as the
+/// container sees it, and written to by nobody.
+pub fn image_view(
+    layers: &[PathBuf],
+    inner: Option<&Path>,
+    ids: Option<IdMap<'_>>,
+) -> Result<OwnedFd, Error> {
+    let lower = |path: &PathBuf| -> Result<OwnedFd, Error> {
+        let clone = clone_of(path, false).map_err(|e| Error::new("open", path, e))?;
+        if let Some(ids) = ids {
+            match mount::idmap(clone.as_fd(), ids.userns, false) {
+                Err(e) if !cant_idmap(&e) => return Err(Error::new("map the ids of", path, e)),
+                // Otherwise its files are nobody's in there, and can be read all the same.
+                _ => {}
+            }
+        }
+        Ok(clone)
+    };
+    let mut lowers = layers.iter().map(lower).collect::<Result<Vec<_>, _>>()?;
+    let whole = Path::new("/");
+    let mut view = match lowers.len() {
+        0 => return Err(Error::refused("make a view of", whole, "the image has no layer")),
+        1 => lowers.remove(0),
+        _ => {
+            let lowers = lowers.iter().map(OwnedFd::as_fd).collect();
+            let root = ids.map_or(0, |ids| ids.range.first);
+            overlay::mount(&Layers { lowers, branch: None, root })
+                .map_err(|refusal| Error::new("mount a view of", whole, refusal.error))?
+        }
+    };
+    if let Some(inner) = inner {
+        view = super::assemble::part_of(&view, inner)
+            .map_err(|e| Error::new("find in the image", inner, e))?;
+    }
+    mount::set_attributes(view.as_fd(), RDONLY | NOSUID | NODEV, false)
+        .map_err(|e| Error::new("make read-only", whole, e))?;
+    Ok(view)
+}
+
 /// A detached clone of what is at a path, with all that is mounted below it when
 /// `recursive`. Nothing that is mounted on it reaches the host, nor the other way round.
 pub(super) fn clone_of(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
@@ -317,6 +356,43 @@ pub fn read_only_clone(path: &Path) -> Result<OwnedFd, Error> {
         .map_err(|e| Error::new("make read-only", path, e))?;
     Ok(clone)
 }
+
+/// The same that can be written to, as far as the host lets its reader.
+pub fn clone_of_host(path: &Path) -> Result<OwnedFd, Error> {
+    let clone = clone_of(path, false).map_err(|e| Error::new("clone", path, e))?;
+    mount::set_attributes(clone.as_fd(), NOSUID | NODEV | mount::NOEXEC, false)
+        .map_err(|e| Error::new("set attributes of", path, e))?;
+    Ok(clone)
+}
+
+/// A detached clone of what is at a directory of another mount namespace, found within the
+/// root there; only of a file system of this kind (statfs(2)) if one is named.
+pub fn clone_inside(namespace: &OwnedFd, path: &Path, only: Option<i64>) -> Result<OwnedFd, Error> {
+    super::thread::in_mounts_of(namespace, || {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let place = openat2(root, path, flags, Mode::empty(), resolve)?;
+        if only.is_some_and(|kind| {
+            rustix::fs::fstatfs(&place).is_ok_and(|fs| fs.f_type as i64 != kind)
+        }) {
+            return Err(io::Error::other("another file system is there"));
+        }
+        let clone = open_tree(
+            &place,
+            "",
+            OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH,
+        )?;
+        mount::make_private(clone.as_fd(), false)?;
+        Ok(clone)
+    })
+    .map_err(|e| Error::new("clone", &Path::new("/").join(path), e))
+}
+
+/// `TMPFS_MAGIC` of statfs(2).
+pub const TMPFS: i64 = 0x0102_1994;
 
 /// mount_setattr(2): EINVAL when the file system can't be idmapped; EPERM when the
 /// mount is idmapped already, or its file system belongs to another user namespace.

@@ -30,12 +30,15 @@ const SEED: &str = "seed";
 
 impl Volumes {
     /// Fills a volume that is empty with what the layers, the topmost first, have at
-    /// `target`; false if it has something, or they have no directory there. The
+    /// `target`; false if it has something, or is no folder of ours, or they have no directory there. The
     /// directory's owner and mode are taken over too.
     ///
     /// # Errors
     /// If the disk refuses; the next call begins anew, or goes on.
     pub fn seed(&self, name: &str, layers: &[PathBuf], target: &Path) -> Result<bool, Error> {
+        if !self.is_folder(name)? {
+            return Ok(false);
+        }
         let data = self.data(name)?;
         let folder = data.parent().unwrap_or(&data).to_owned();
         let failed = |e: io::Error| Error::new("fill the volume", &folder, e);

@@ -4,7 +4,9 @@
 //! of a pool would keep them for its next job.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
+use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::thread::{
     CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits,
@@ -23,6 +25,27 @@ pub(super) fn with_ids<T: Send>(
                 take_ids(uid, gid)?;
                 work()
             })?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+    })
+}
+
+/// Runs `work` in a thread of its own that is in another mount namespace.
+pub(super) fn in_mounts_of<T: Send>(
+    namespace: &OwnedFd,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    apart(move || {
+        // Root and working directory must not be shared with other threads (setns(2)).
+        nix::sched::unshare(CloneFlags::CLONE_FS)?;
+        nix::sched::setns(namespace, CloneFlags::CLONE_NEWNS)?;
+        work()
+    })
+}
+
+/// Runs `work` in a thread of its own, which it may put into other namespaces.
+pub(super) fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mounts".into()).spawn_scoped(scope, work)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
     })
 }

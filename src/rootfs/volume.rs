@@ -11,9 +11,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
+use super::backing::{Backing, Mounted, Options, check_options};
 use super::error::Error;
 use super::prepare::{IdMap, cant_idmap, clone_of};
 use super::trash::throw_away;
@@ -21,7 +22,8 @@ use super::writable::private;
 use crate::sys::mount::{self, NODEV, NOSUID, RDONLY};
 
 /// Bumped when a reader of the old form would misread the new one.
-const VERSION: u32 = 1;
+/// Without options a volume is as it was in version 1.
+const VERSION: u32 = 2;
 
 /// The names of unfinished volumes begin so; no volume's name does.
 const UNFINISHED: &str = ".new-";
@@ -33,6 +35,16 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 pub struct Volumes {
     state: PathBuf,
     folder: PathBuf,
+    mounted: Mounted,
+}
+
+/// What a volume is made with, where it is not there yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// What its maker writes on it.
+    pub labels: BTreeMap<String, String>,
+    /// What it is instead of a folder of ours.
+    pub options: Options,
 }
 
 /// A volume as `volume.json` has it.
@@ -47,6 +59,9 @@ pub struct Volume {
     /// What its maker wrote on it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What it is instead of a folder of ours: see [`super::check_options`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: Options,
 }
 
 /// What is to be mounted.
@@ -61,7 +76,7 @@ pub enum Source<'a> {
 }
 
 /// Opens a path within a volume.
-fn part_of(volume: &Path, inner: &Path) -> Result<OwnedFd, Error> {
+pub(super) fn part_of(volume: &Path, inner: &Path) -> Result<OwnedFd, Error> {
     let whole = volume.join(inner);
     let failed = |e: rustix::io::Errno| {
         let error = Error::new("access path", &whole, io::Error::from(e));
@@ -82,6 +97,11 @@ fn part_of(volume: &Path, inner: &Path) -> Result<OwnedFd, Error> {
     .map_err(failed)
 }
 
+/// A path that leads to what a descriptor is of.
+pub(super) fn by_descriptor(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
 /// A detached mount of a volume or a path.
 #[derive(Debug)]
 pub struct Bind {
@@ -100,7 +120,7 @@ impl Volumes {
     pub fn open(state_dir: &Path) -> Result<Volumes, Error> {
         let folder = state_dir.join("volumes");
         private(&folder)?;
-        let volumes = Volumes { state: state_dir.to_owned(), folder };
+        let volumes = Volumes { state: state_dir.to_owned(), folder, mounted: Mounted::default() };
         for name in volumes.names()? {
             let swept = match name.starts_with(UNFINISHED) {
                 true => volumes.throw_away(&volumes.folder.join(name)).map(drop),
@@ -116,21 +136,19 @@ impl Volumes {
 
     /// Makes a volume, or finds it.
     pub fn create(&self, name: &str) -> Result<Volume, Error> {
-        self.create_labelled(name, BTreeMap::new())
+        self.create_as(name, Asked::default())
     }
 
-    /// The same with labels; one that is there keeps its own.
-    pub fn create_labelled(
-        &self,
-        name: &str,
-        labels: BTreeMap<String, String>,
-    ) -> Result<Volume, Error> {
+    /// The same with labels and options; one that is there keeps its own.
+    pub fn create_as(&self, name: &str, asked: Asked) -> Result<Volume, Error> {
         check(name)?;
+        check_options(&asked.options)
+            .map_err(|why| Error::refused("make the volume", Path::new(name), why))?;
         let place = self.folder.join(name);
         if place.join("_data").is_dir() {
             return self.get(name);
         }
-        match self.unnamed(name, labels)?.publish() {
+        match self.unnamed(name, asked)?.publish() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.get(name),
             made => made,
         }
@@ -140,23 +158,30 @@ impl Volumes {
     /// The copy is on disk when this returns, and a volume once it is published.
     pub fn duplicate(&self, from: &str, to: &str) -> Result<Unnamed, Error> {
         self.end_seeding(from)?;
-        let copy = self.unnamed(to, BTreeMap::new())?;
+        let options = self.get(from)?.options;
+        // What it is instead of a folder of ours is there for both.
+        let is_folder = options.is_empty();
+        let copy = self.unnamed(to, Asked { options, ..Asked::default() })?;
+        if !is_folder {
+            return Ok(copy);
+        }
         super::duplicate::tree(&self.data(from)?, &copy.folder.join("_data"), &|_| false)?;
         super::duplicate::to_disk(&copy.folder)?;
         Ok(copy)
     }
 
-    fn unnamed(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Unnamed, Error> {
+    fn unnamed(&self, name: &str, asked: Asked) -> Result<Unnamed, Error> {
         check(name)?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let unnamed = Unnamed {
             folder: self.folder.join(format!("{UNFINISHED}{}-{serial}", std::process::id())),
             volumes: self.clone(),
             volume: Volume {
-                version: VERSION,
+                version: if asked.options.is_empty() { 1 } else { VERSION },
                 name: name.to_owned(),
                 created: jiff::Timestamp::now().to_string(),
-                labels,
+                labels: asked.labels,
+                options: asked.options,
             },
         };
         write(&unnamed.folder, &unnamed.volume)
@@ -182,6 +207,7 @@ impl Volumes {
                 .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
                 .to_string(),
             labels: BTreeMap::new(),
+            options: Options::new(),
         }))
     }
 
@@ -190,6 +216,11 @@ impl Volumes {
         let mut names = self.names()?;
         names.sort();
         Ok(names.iter().filter_map(|name| self.get(name).ok()).collect())
+    }
+
+    /// Whether a volume is a folder of ours, which can be filled from an image.
+    pub(super) fn is_folder(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.get(name)?.options.is_empty())
     }
 
     /// Takes a volume away with all that is in it; false if there is none. It must
@@ -220,7 +251,15 @@ impl Volumes {
     ) -> Result<Bind, Error> {
         let (path, recursive) = match source {
             Source::Volume(name) | Source::Part(name, _) => {
-                self.create(name)?;
+                let volume = self.create(name)?;
+                if let Some(backing) = Backing::of(&volume.options) {
+                    let inner = match source {
+                        Source::Part(_, inner) => inner,
+                        _ => Path::new("."),
+                    };
+                    let mount = self.mounted.part(&volume, &backing, inner)?;
+                    return self.dressed(mount, Path::new(name), ids, read_only);
+                }
                 self.end_seeding(name)?;
                 (self.data(name)?, false)
             }
@@ -236,9 +275,7 @@ impl Volumes {
             Source::Part(_, inner) => path.join(inner),
             _ => path.clone(),
         };
-        let path = part
-            .as_ref()
-            .map_or(path, |fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
+        let path = part.as_ref().map_or(path, by_descriptor);
         let there = fs::metadata(&path).map_err(|e| match source {
             Source::Path(_) if e.kind() == io::ErrorKind::NotFound => {
                 Error::new("mount", &named, e)
@@ -259,6 +296,43 @@ impl Volumes {
         mount::set_attributes(mount.as_fd(), NOSUID | NODEV | read_only, recursive)
             .map_err(failed)?;
         Ok(Bind { mount, directory: there.is_dir(), idmapped })
+    }
+
+    /// A mount of what a volume is instead of a folder, as a container gets it.
+    fn dressed(
+        &self,
+        mount: OwnedFd,
+        named: &Path,
+        ids: Option<IdMap<'_>>,
+        read_only: bool,
+    ) -> Result<Bind, Error> {
+        let failed = |e: io::Error| Error::new("mount the volume", named, e);
+        let there = rustix::fs::fstat(&mount).map_err(|e| failed(e.into()))?;
+        let idmapped = match ids {
+            None => true,
+            Some(ids) => map(&mount, ids, true).map_err(failed)?,
+        };
+        let read_only = if read_only { RDONLY } else { 0 };
+        mount::set_attributes(mount.as_fd(), NOSUID | NODEV | read_only, true).map_err(failed)?;
+        let directory = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+        Ok(Bind { mount, directory, idmapped })
+    }
+
+    /// The file systems of volumes that were mounted since this was asked last, by the
+    /// volume's name: whoever holds the descriptors keeps them from going with us.
+    pub fn newly_mounted(&self) -> Vec<(String, OwnedFd)> {
+        self.mounted.news()
+    }
+
+    /// One that was held, and is that of a volume again.
+    pub fn take_back(&self, volume: &Volume, held: OwnedFd) {
+        self.mounted.take_back(volume, held);
+    }
+
+    /// Unmounts the file systems of volumes that nobody uses; gives their names. A container
+    /// that has one keeps it until it ends.
+    pub fn unmount_unused(&self, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+        self.mounted.keep_only(is_used)
     }
 
     /// Moves a path of a volume into the trash.

@@ -1,7 +1,7 @@
 //! The Spec as a whole.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use oci_spec::runtime::{
@@ -13,7 +13,7 @@ use super::devices::{self, DeviceRequest, HostDevice};
 use super::mounts::{mapping, mounts};
 use super::process::process;
 use super::{Context, Error, IdRange, KernelVersion, Netns, paths, seccomp};
-use crate::manifest::model::{Container, Isolation};
+use crate::manifest::model::{self, Cgroupns, Container, Isolation, Sharing};
 
 /// The version of the runtime specification that the Spec is written by; 1.2 has
 /// all that is used here.
@@ -91,7 +91,7 @@ pub fn build_without_filter(container: &Container, context: &Context) -> Result<
             let wanted = requests(container, context)?;
             let requests: Vec<DeviceRequest> =
                 wanted.iter().map(|(request, _)| request.clone()).collect();
-            isolate(&mut linux, context, &wanted);
+            isolate(&mut linux, container, context, &wanted);
             linux.set_sysctl(sysctls(container, context)?);
             root.set_path(context.root.clone()).set_readonly(Some(security.read_only));
             spec.set_process(Some(process(container, context, &hostname, capabilities)?))
@@ -118,33 +118,67 @@ fn needs_isolation(container: &Container) -> Option<&'static str> {
 }
 
 /// Namespaces, ids, devices and hidden paths.
-fn isolate(linux: &mut Linux, context: &Context, wanted: &[(DeviceRequest, HostDevice)]) {
+fn isolate(
+    linux: &mut Linux,
+    container: &Container,
+    context: &Context,
+    wanted: &[(DeviceRequest, HostDevice)],
+) {
     let mut nodes = devices::default_nodes();
     let mut rules = devices::default_rules();
     rules.extend(wanted.iter().map(|(request, host)| request.rule(host)));
     if context.ids.is_none() {
         nodes.extend(wanted.iter().map(|(request, host)| request.node(host)));
     }
+    let hidden = |paths: &[&str]| {
+        let all = || paths.iter().map(|path| (*path).to_owned()).collect();
+        (!container.security.unmask).then(all)
+    };
     let mut resources = LinuxResources::default();
     resources.set_devices(Some(rules));
     linux
-        .set_namespaces(Some(namespaces(context)))
+        .set_namespaces(Some(namespaces(container, context)))
         .set_devices(Some(nodes))
         .set_resources(Some(resources))
-        .set_masked_paths(Some(paths::MASKED.map(str::to_owned).to_vec()))
-        .set_readonly_paths(Some(paths::READONLY.map(str::to_owned).to_vec()))
+        .set_masked_paths(hidden(&paths::MASKED))
+        .set_readonly_paths(hidden(&paths::READONLY))
         .set_uid_mappings(context.ids.map(|ids| vec![mapping(ids)]))
         .set_gid_mappings(context.ids.map(|ids| vec![mapping(ids)]));
 }
 
-fn namespaces(context: &Context) -> Vec<LinuxNamespace> {
+fn namespaces(container: &Container, context: &Context) -> Vec<LinuxNamespace> {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
     let new = |kind: LinuxNamespaceType| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(kind);
         namespace
     };
-    let mut namespaces: Vec<LinuxNamespace> = [Pid, Mount, Uts, Ipc, Cgroup].map(new).to_vec();
+    let asked = &container.namespaces;
+    let of_another = |kind: LinuxNamespaceType, file: &str| {
+        let mut shared = new(kind);
+        shared.set_path(Some(Path::new("/proc/self/ns").join(file)));
+        shared
+    };
+    let of = |sharing: &Sharing, kind, file| match sharing {
+        Sharing::Private => Some(new(kind)),
+        Sharing::Host => None,
+        Sharing::Container(_) => Some(of_another(kind, file)),
+    };
+    let ipc = match asked.ipc {
+        model::Ipc::Host => None,
+        model::Ipc::Container(_) => Some(of_another(Ipc, "ipc")),
+        _ => Some(new(Ipc)),
+    };
+    let mut namespaces: Vec<LinuxNamespace> = [
+        of(&asked.pid, Pid, "pid"),
+        Some(new(Mount)),
+        of(&asked.uts, Uts, "uts"),
+        ipc,
+        (asked.cgroup == Cgroupns::Private).then(|| new(Cgroup)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     match &context.network {
         Netns::Own => namespaces.push(new(Network)),
         Netns::Host => {}
@@ -168,7 +202,10 @@ pub fn hostname_of(name: &str) -> String {
 /// The manifest's host name, or the container's name made fit for one.
 fn hostname(container: &Container, context: &Context) -> Result<String, Error> {
     let Some(hostname) = &container.hostname else {
-        return Ok(hostname_of(&context.name));
+        return Ok(match &context.hostname {
+            Some(others) => others.clone(),
+            None => hostname_of(&context.name),
+        });
     };
     let usable = (1..=HOSTNAME_MAX).contains(&hostname.len())
         && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
@@ -292,6 +329,10 @@ fn sysctls(
             if context.network != Netns::Own {
                 return Err(fail("the network is not the container's own, so it can't be set"));
             }
+        } else if name == "kernel.domainname" && container.namespaces.uts != Sharing::Private {
+            return Err(fail("the host name is not the container's own, so it can't be set"));
+        } else if name != "kernel.domainname" && !container.namespaces.ipc.is_own() {
+            return Err(fail("the IPC namespace is not the container's own, so it can't be set"));
         } else if !name.starts_with("fs.mqueue.") && !NAMESPACED_SYSCTLS.contains(&name.as_str()) {
             return Err(fail("it holds for the whole machine; set it on the host"));
         }

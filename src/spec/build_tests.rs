@@ -17,6 +17,8 @@ fn container(toml: &str) -> Container {
 
 fn context() -> Context {
     Context {
+        hostname: None,
+        has_mqueue: true,
         name: "web".to_owned(),
         root: PathBuf::from("/run/berth/web/root"),
         ids: Some(IdRange { first: 100_000, count: 65_536 }),

@@ -28,6 +28,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use build::{Filter, build, build_without_filter, hostname_of};
+pub use mounts::check_tmpfs;
 
 use devices::HostDevice;
 use users::ResolvedUser;
@@ -37,6 +38,8 @@ use users::ResolvedUser;
 pub struct Context {
     /// The container's name; its host name unless the manifest has one.
     pub name: String,
+    /// The host name of whoever's it is, where that is not its own.
+    pub hostname: Option<String>,
     /// Where the root filesystem is mounted; `root.path` of the Spec.
     pub root: PathBuf,
     /// The range of ids of its user namespace; `None` is the host's.
@@ -52,6 +55,8 @@ pub struct Context {
     pub devices: BTreeMap<PathBuf, HostDevice>,
     /// Where its network comes from.
     pub network: Netns,
+    /// The host has its message queues at `/dev/mqueue`.
+    pub has_mqueue: bool,
     /// Which cgroup hierarchy the machine has.
     pub cgroup_version: CgroupVersion,
     /// `linux.cgroupsPath` of the Spec, if the reader of the Spec should place it.

@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
 use super::devices::DeviceRequest;
 use super::{CgroupVersion, Context, Error, IdRange, Netns};
-use crate::manifest::model::{self, Container, MountKind};
+use crate::manifest::model::{self, Cgroupns, Container, Ipc, MountKind, Sharing};
 
 /// Docker's size of `/dev/shm`.
 const SHM_SIZE: u64 = 64 << 20;
@@ -61,7 +61,10 @@ fn default_mounts(container: &Container, context: &Context) -> Vec<Mount> {
     let shm_size = format!("size={}", container.shm_size.map_or(SHM_SIZE, |size| size.0));
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
     let closed = ["nosuid", "noexec", "nodev"];
-    let closed_ro = ["nosuid", "noexec", "nodev", "ro"];
+    let closed_ro: &[&str] = match container.security.unmask {
+        true => &closed,
+        false => &["nosuid", "noexec", "nodev", "ro"],
+    };
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
         plain(Path::new(target), kind, Path::new(source), options)
     };
@@ -70,21 +73,76 @@ fn default_mounts(container: &Container, context: &Context) -> Vec<Mount> {
     let sys = if context.ids.is_some() && context.network != Netns::Own {
         mount("/sys", "bind", "/sys", &["rbind", "rslave", "nosuid", "noexec", "nodev", "ro"])
     } else {
-        mount("/sys", "sysfs", "sysfs", &closed_ro)
+        mount("/sys", "sysfs", "sysfs", closed_ro)
     };
     let cgroup = match context.cgroup_version {
         CgroupVersion::V2 => "cgroup2",
         CgroupVersion::V1 | CgroupVersion::Hybrid => "cgroup",
     };
-    vec![
-        mount("/proc", "proc", "proc", &closed),
+    // The same of the processes and the message queues of the host.
+    let namespaces = &container.namespaces;
+    let with_ids = |ours: Mount, target: &str, is_hosts: bool| match is_hosts {
+        true => mount(target, "bind", target, &["bind", "rprivate", "nosuid", "noexec", "nodev"]),
+        false => ours,
+    };
+    let own_ids = context.ids.is_some();
+    let proc = mount("/proc", "proc", "proc", &closed);
+    let proc = with_ids(proc, "/proc", own_ids && namespaces.pid == Sharing::Host);
+    let queues = mount("/dev/mqueue", "mqueue", "mqueue", &closed);
+    let queues = with_ids(queues, "/dev/mqueue", own_ids && namespaces.ipc == Ipc::Host);
+    let shm = mount("/dev/shm", "tmpfs", "shm", &shm);
+    let shm = with_ids(shm, "/dev/shm", !namespaces.ipc.is_own());
+    let groups = mount("/sys/fs/cgroup", cgroup, cgroup, closed_ro);
+    let groups = match own_ids && namespaces.cgroup == Cgroupns::Host {
+        true => mount(
+            "/sys/fs/cgroup",
+            "bind",
+            "/sys/fs/cgroup",
+            &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro"],
+        ),
+        false => groups,
+    };
+    let all = vec![
+        proc,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", "devpts", &pts),
-        mount("/dev/shm", "tmpfs", "shm", &shm),
-        mount("/dev/mqueue", "mqueue", "mqueue", &closed),
+        shm,
+        queues,
         sys,
-        mount("/sys/fs/cgroup", cgroup, cgroup, &closed_ro),
-    ]
+        groups,
+    ];
+    let is_wanted = |mount: &Mount| match mount.destination().to_str() {
+        Some("/dev/shm") => namespaces.ipc != Ipc::None,
+        Some("/dev/mqueue") => context.has_mqueue || mount.typ().as_deref() != Some("bind"),
+        _ => true,
+    };
+    all.into_iter().filter(is_wanted).collect()
+}
+
+/// What a tmpfs is without, unless its options say otherwise.
+const CLOSED: [&str; 3] = ["suid", "dev", "exec"];
+
+/// What of a tmpfs's options can't be.
+///
+/// # Errors
+/// One that a tmpfs does not have.
+pub fn check_tmpfs(options: &BTreeMap<String, String>) -> Result<(), String> {
+    let numbers = ["uid", "gid", "nr_inodes", "nr_blocks"];
+    for (key, value) in options {
+        let fits = match key.as_str() {
+            key if CLOSED.contains(&key) => value.is_empty() || value == "true",
+            key if numbers.contains(&key) => {
+                !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            }
+            "mpol" | "huge" => !value.is_empty() && !value.contains([',', '\0']),
+            "noatime" | "strictatime" | "inode32" | "inode64" => value.is_empty(),
+            _ => false,
+        };
+        if !fits {
+            return Err(format!("{key:?} = {value:?} is no option of a tmpfs"));
+        }
+    }
+    Ok(())
 }
 
 /// One mount of the manifest.
@@ -93,7 +151,10 @@ fn user_mount(wanted: &model::Mount, target: &Path, context: &Context) -> Result
         |reason: String| Error::new("mount", format!("target {}: {reason}", target.display()));
     let kind = wanted.kind();
     if kind == MountKind::Tmpfs {
-        let mut options = ["nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
+        check_tmpfs(&wanted.options).map_err(fail)?;
+        let allowed = |option: &str| wanted.options.contains_key(option);
+        let closed = ["suid", "dev", "exec"].into_iter().filter(|option| !allowed(option));
+        let mut options: Vec<String> = closed.map(|option| format!("no{option}")).collect();
         if wanted.read_only {
             options.push("ro".to_owned());
         }
@@ -103,6 +164,13 @@ fn user_mount(wanted: &model::Mount, target: &Path, context: &Context) -> Result
         }
         options.push(format!("mode={mode}"));
         options.extend(wanted.size.map(|size| format!("size={}", size.0)));
+        for (key, value) in wanted.options.iter().filter(|(key, _)| !CLOSED.contains(&key.as_str()))
+        {
+            options.push(match value.as_str() {
+                "" => key.clone(),
+                value => format!("{key}={value}"),
+            });
+        }
         let mut mount = plain(target, "tmpfs", Path::new("tmpfs"), &[]);
         mount.set_options(Some(options));
         return Ok(mount);
@@ -111,6 +179,7 @@ fn user_mount(wanted: &model::Mount, target: &Path, context: &Context) -> Result
         .source
         .as_deref()
         .ok_or_else(|| fail("it has no source; name a volume or a path".to_owned()))?;
+    let read_only = wanted.read_only || kind == MountKind::Image;
     let path = match context.sources.get(source) {
         Some(path) => path.as_path(),
         None if kind == MountKind::Bind && Path::new(source).is_absolute() => Path::new(source),
@@ -122,7 +191,7 @@ fn user_mount(wanted: &model::Mount, target: &Path, context: &Context) -> Result
         return Err(fail("its source has a NUL byte".to_owned()));
     }
     let mut options = vec!["rbind", "rprivate"];
-    if wanted.read_only {
+    if read_only {
         // Recursive too: a mount below the source stays writable with `ro` alone.
         options.extend(["ro", "rro"]);
     }

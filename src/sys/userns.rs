@@ -6,7 +6,9 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use super::process::{Clone, clone3, errno, exit_now};
 
 /// Consecutive ids of the host: `first` is the container's 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -48,6 +50,53 @@ pub fn userns_and_netns(range: IdRange) -> io::Result<(OwnedFd, OwnedFd)> {
     drop(waiter);
     loopback_up(&net)?;
     Ok((user, net))
+}
+
+/// A new network namespace that belongs to a user namespace which is there already, its
+/// loopback interface up.
+pub fn netns_of(user: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let parent = std::process::id();
+    // The child has copies of our signal handlers, which must not run in it.
+    let all = nix::sys::signal::SigSet::all();
+    let before = all.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
+    // Only a process of one thread can change its user namespace (setns(2)).
+    // SAFETY: the child makes system calls alone, and never comes back from them.
+    let cloned = unsafe { clone3(0, None, None) };
+    if let Ok(Clone::Child) = cloned {
+        // SAFETY: numbers alone; the descriptor is open in this copy, too.
+        let made = unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if libc::getppid().unsigned_abs() != parent {
+                exit_now(0);
+            }
+            libc::setns(user.as_raw_fd(), libc::CLONE_NEWUSER) == 0
+                && libc::unshare(libc::CLONE_NEWNET) == 0
+        };
+        let errno = if made { 0 } else { errno().raw_os_error() as u8 };
+        let _ = rustix::io::write(&tell, &[errno]);
+        loop {
+            // SAFETY: no argument. It is killed by its parent, or with it.
+            unsafe { libc::pause() };
+        }
+    }
+    before.thread_set_mask()?;
+    let pid = match cloned? {
+        Clone::Parent(pid) => pid,
+        Clone::Child => exit_now(0),
+    };
+    drop(tell);
+    let waiter = Waiter { pid, _stack: Vec::new() };
+    let mut errno = [0u8];
+    match rustix::io::retry_on_intr(|| rustix::io::read(&told, &mut errno[..]))? {
+        0 => return Err(io::Error::other("the process that was to make it is gone")),
+        _ if errno[0] != 0 => return Err(io::Error::from_raw_os_error(errno[0].into())),
+        _ => {}
+    }
+    let net = waiter.namespace("net")?;
+    drop(waiter);
+    loopback_up(&net)?;
+    Ok(net)
 }
 
 /// Sets the loopback interface of a network namespace up. A thread of its own
@@ -184,6 +233,20 @@ mod tests {
         use std::os::fd::AsFd;
         super::super::mount::idmap(root.as_fd(), userns.as_fd(), false).unwrap();
         assert_eq!(rustix::fs::fstat(&root).unwrap().st_uid, 700_000);
+    }
+
+    #[test]
+    fn a_network_namespace_belongs_to_a_user_namespace_that_is_there() {
+        let userns = userns_with_range(IdRange { first: 700_000, count: 65536 }).unwrap();
+        let net = netns_of(std::os::fd::AsFd::as_fd(&userns)).unwrap();
+        assert_eq!(children(), "");
+        // SAFETY: NS_GET_USERNS (ioctl_nsfs(2)) takes no argument and gives a descriptor.
+        let owner = unsafe { libc::ioctl(net.as_raw_fd(), 0xb701) };
+        assert!(owner >= 0);
+        // SAFETY: it was made just now.
+        let owner: OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(owner) };
+        let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+        assert_eq!(inode(&owner), inode(&userns));
     }
 
     #[test]

@@ -29,6 +29,17 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
     if let Some(shares) = host.cpu_shares.filter(|shares| *shares < 0) {
         return Err(format!("invalid CPU shares ({shares}): value must be a positive integer"));
     }
+    if host.blkio_weight.is_some_and(|weight| weight != 0 && !(10..=1000).contains(&weight)) {
+        return Err("Range of blkio weight is from 10 to 1000".to_owned());
+    }
+    if host.cpu_period.is_some_and(|period| period != 0 && !(1000..=1_000_000).contains(&period)) {
+        return Err("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. \
+                    1000000)"
+            .to_owned());
+    }
+    if host.cpu_quota.is_some_and(|quota| (1..1000).contains(&quota)) {
+        return Err("CPU cfs quota can not be less than 1ms (i.e. 1000)".to_owned());
+    }
     let limits = &mut container.resources;
     if let Some(memory) = positive(host.memory) {
         if memory < LEAST_MEMORY {
@@ -53,6 +64,14 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
         _ => {}
     }
     if let Some(reservation) = positive(host.memory_reservation) {
+        if reservation < LEAST_MEMORY {
+            return Err("Minimum memory reservation allowed is 6MB".to_owned());
+        }
+        if limits.memory.is_some_and(|memory| memory.0 < reservation) {
+            return Err("Minimum memory limit can not be less than memory reservation limit, see \
+                        usage"
+                .to_owned());
+        }
         limits.memory_reservation = Some(Size(reservation));
     }
     let cpus = match (positive(host.nano_cpus), positive(host.cpu_quota)) {

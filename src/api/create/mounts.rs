@@ -1,5 +1,6 @@
 //! Binds, volumes and tmpfs in Docker's words. Pure.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use bollard_stubs::models::{HostConfig, Mount as DockerMount, MountType};
@@ -7,6 +8,7 @@ use bollard_stubs::models::{HostConfig, Mount as DockerMount, MountType};
 use super::{Surroundings, limits::positive, some};
 use crate::manifest::model::{Container, Mount, MountKind, is_within};
 use crate::manifest::scalar::Size;
+use crate::rootfs::check_options;
 
 pub(super) fn volume(source: Option<&str>, target: &str) -> Mount {
     Mount {
@@ -17,6 +19,8 @@ pub(super) fn volume(source: Option<&str>, target: &str) -> Mount {
         read_only: false,
         size: None,
         mode: None,
+        options: BTreeMap::new(),
+        no_copy: false,
     }
 }
 
@@ -24,7 +28,9 @@ pub(super) fn mounts(
     host: &HostConfig,
     container: &mut Container,
     surroundings: &mut Surroundings<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<(), String> {
+    driver(host.volume_driver.as_deref())?;
     // What is said in more detail replaces what is said in less.
     let mut all = std::mem::take(&mut container.mounts);
     for from in host.volumes_from.iter().flatten() {
@@ -41,10 +47,10 @@ pub(super) fn mounts(
         }
     }
     for text in host.binds.iter().flatten() {
-        all.push(bind(text)?);
+        all.push(bind(text, warnings)?);
     }
     for mount in host.mounts.iter().flatten() {
-        all.push(typed(mount)?);
+        all.push(typed(mount, warnings)?);
     }
     for (target, options) in host.tmpfs.iter().flatten() {
         all.push(tmpfs(target, options)?);
@@ -71,8 +77,27 @@ pub(super) fn mounts(
     Ok(())
 }
 
+/// Volumes are made by one driver.
+fn driver(named: Option<&str>) -> Result<(), String> {
+    match named {
+        None | Some("" | "local") => Ok(()),
+        Some(other) => {
+            Err(format!("error looking up volume plugin {other}: plugin \"{other}\" not found"))
+        }
+    }
+}
+
+/// Mounts of the host after the launch are not seen in a container, nor the other way round.
+fn without_propagation(how: &str, target: &str, warnings: &mut Vec<String>) {
+    if !matches!(how, "" | "private" | "rprivate") {
+        warnings.push(format!(
+            "bind propagation {how:?} of {target} has no effect in Berth: mounts are private"
+        ));
+    }
+}
+
 /// `SOURCE:TARGET[:OPTIONS]`, or a target alone.
-fn bind(text: &str) -> Result<Mount, String> {
+fn bind(text: &str, warnings: &mut Vec<String>) -> Result<Mount, String> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
         [target] => (None, target, ""),
@@ -96,9 +121,12 @@ fn bind(text: &str) -> Result<Mount, String> {
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => mount.read_only = true,
-            // Labels of SELinux, copying and propagation: as Berth does it anyway.
-            "rw" | "z" | "Z" | "nocopy" | "private" | "rprivate" | "shared" | "rshared"
-            | "slave" | "rslave" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" if mount.kind() == MountKind::Volume => mount.no_copy = true,
+            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => {
+                without_propagation(option, target, warnings);
+            }
+            // Labels of SELinux and consistency: as Berth does it anyway.
+            "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent" => {}
             other => {
                 return Err(format!(
                     "invalid volume specification: '{text}': invalid mode: {other}"
@@ -109,7 +137,7 @@ fn bind(text: &str) -> Result<Mount, String> {
     Ok(mount)
 }
 
-fn typed(asked: &DockerMount) -> Result<Mount, String> {
+fn typed(asked: &DockerMount, warnings: &mut Vec<String>) -> Result<Mount, String> {
     let target = asked.target.clone().unwrap_or_default();
     if target.is_empty() {
         return Err("invalid mount config: field Target must not be empty".to_owned());
@@ -128,6 +156,29 @@ fn typed(asked: &DockerMount) -> Result<Mount, String> {
                 );
             }
             mount.subpath = subpath.map(PathBuf::from);
+            let options = asked.volume_options.clone().unwrap_or_default();
+            mount.no_copy = options.no_copy.unwrap_or(false);
+            let made_by = options.driver_config.unwrap_or_default();
+            driver(made_by.name.as_deref())?;
+            mount.options = made_by.options.unwrap_or_default().into_iter().collect();
+            check_options(&mount.options).map_err(|why| {
+                format!("create {}: {why}", mount.source.as_deref().unwrap_or_default())
+            })?;
+        }
+        Some(MountType::IMAGE) => {
+            let source = source
+                .ok_or("invalid mount config for type \"image\": field Source must not be empty")?;
+            let subpath = asked.image_options.as_ref().and_then(|o| some(o.subpath.clone()));
+            if subpath.as_deref().is_some_and(|path| !is_within(Path::new(path))) {
+                return Err("invalid mount config for type \"image\": subpath must be a relative \
+                            path within the image"
+                    .to_owned());
+            }
+            // An id may stand without the name of its algorithm.
+            let is_id = crate::image::Digest::from_hex(&source).is_some();
+            mount.source = Some(if is_id { format!("sha256:{source}") } else { source });
+            mount.subpath = subpath.map(PathBuf::from);
+            mount.kind = Some(MountKind::Image);
         }
         Some(MountType::BIND) => {
             let source = source.ok_or(
@@ -140,6 +191,9 @@ fn typed(asked: &DockerMount) -> Result<Mount, String> {
                      path must be absolute"
                 ));
             }
+            let how = asked.bind_options.as_ref().and_then(|options| options.propagation);
+            let how = how.map(|how| how.to_string()).unwrap_or_default();
+            without_propagation(&how, &target, warnings);
             mount.kind = Some(MountKind::Bind);
         }
         Some(MountType::TMPFS) => {
@@ -148,6 +202,13 @@ fn typed(asked: &DockerMount) -> Result<Mount, String> {
             let options = asked.tmpfs_options.clone().unwrap_or_default();
             mount.size = positive(options.size_bytes).map(Size);
             mount.mode = positive(options.mode).map(|mode| format!("{mode:04o}"));
+            for option in options.options.iter().flatten() {
+                match option.as_slice() {
+                    [key] => tmpfs_option(key, "", &mut mount)?,
+                    [key, value] => tmpfs_option(key, value, &mut mount)?,
+                    _ => return Err(format!("invalid tmpfs option {option:?}")),
+                }
+            }
         }
         Some(other) => return Err(format!("mounts of type {other} are not served by Berth")),
     }
@@ -158,15 +219,33 @@ fn tmpfs(target: &str, options: &str) -> Result<Mount, String> {
     let mut mount = volume(None, target);
     mount.kind = Some(MountKind::Tmpfs);
     for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
-            Some(("size", size)) => mount.size = Some(docker_size(size)?),
-            Some(("mode", mode)) => mount.mode = Some(mode.to_owned()),
-            None if option == "ro" => mount.read_only = true,
-            // Berth's tmpfs are nosuid, nodev and noexec.
-            _ => {}
-        }
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        tmpfs_option(key, value, &mut mount)?;
     }
     Ok(mount)
+}
+
+fn tmpfs_option(key: &str, value: &str, mount: &mut Mount) -> Result<(), String> {
+    match (key, value) {
+        ("size", size) => mount.size = Some(docker_size(size)?),
+        ("mode", mode) => mount.mode = Some(mode.to_owned()),
+        ("ro", "") => mount.read_only = true,
+        // As it is anyway.
+        (
+            "rw" | "defaults" | "nosuid" | "nodev" | "noexec" | "async" | "sync" | "dirsync"
+            | "atime" | "relatime" | "diratime" | "norelatime" | "private" | "rprivate",
+            "",
+        ) => drop(mount.options.remove(key.trim_start_matches("no"))),
+        (key, value) => {
+            let option = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+            crate::spec::check_tmpfs(&option).map_err(|_| {
+                let equals = if value.is_empty() { "" } else { "=" };
+                format!("invalid tmpfs option [\"{key}{equals}{value}\"]")
+            })?;
+            mount.options.extend(option);
+        }
+    }
+    Ok(())
 }
 
 /// `64m`: Docker's sizes are powers of 1024, whatever the letter's form.

@@ -15,6 +15,18 @@ pub(super) fn security(
     security.read_only = host.readonly_rootfs.unwrap_or(false);
     security.cap_add = host.cap_add.clone().unwrap_or_default();
     security.cap_drop = host.cap_drop.clone().unwrap_or_default();
+    for (what, names) in [("CapAdd", &security.cap_add), ("CapDrop", &security.cap_drop)] {
+        for name in names {
+            let bare = name.to_ascii_uppercase();
+            let bare = bare.strip_prefix("CAP_").unwrap_or(&bare);
+            if bare != "ALL" && crate::spec::capabilities::number(bare).is_none() {
+                return Err(format!("invalid {what}: unknown capability: \"CAP_{bare}\""));
+            }
+        }
+    }
+    // What `systempaths=unconfined` is when Docker's command sends it.
+    let hides_nothing = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(Vec::is_empty);
+    security.unmask = hides_nothing(&host.masked_paths) && hides_nothing(&host.readonly_paths);
     match host.userns_mode.as_deref() {
         None | Some("") => {}
         Some("host") => security.userns = Userns::Host,
@@ -31,7 +43,8 @@ pub(super) fn security(
             ("seccomp", _) => {
                 return Err(format!("Decoding seccomp profile failed: {value:?} is not JSON"));
             }
-            ("apparmor" | "label" | "systempaths" | "writable-cgroups", _) => {
+            ("systempaths", "unconfined") => security.unmask = true,
+            ("apparmor" | "label" | "writable-cgroups", _) => {
                 warnings.push(format!("security option {key:?} has no effect in Berth"));
             }
             _ => return Err(format!("invalid --security-opt 2: {option:?}")),
@@ -39,6 +52,7 @@ pub(super) fn security(
     }
     if host.privileged == Some(true) {
         security.userns = Userns::Host;
+        security.unmask = true;
         security.cap_add = vec!["ALL".to_owned()];
         security.cap_drop = Vec::new();
         // A profile that is named holds all the same, as with Docker.

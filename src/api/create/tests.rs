@@ -93,7 +93,7 @@ fn what_can_t_be_is_said_in_docker_s_words() {
     assert!(made(json!({"Cmd": ["x"]})).unwrap_err().contains("image"));
     assert!(error(json!({"Memory": 1})).contains("6MB"));
     assert!(error(json!({"Memory": 8 << 20, "MemorySwap": 7 << 20})).contains("memoryswap"));
-    assert!(error(json!({"NanoCpus": 1, "CpuQuota": 1})).contains("Conflicting"));
+    assert!(error(json!({"NanoCpus": 1, "CpuQuota": 1000})).contains("Conflicting"));
     assert!(error(json!({"Binds": ["./x:/y"]})).contains("absolute"));
     assert!(error(json!({"Binds": ["a:b:c:d"]})).contains("invalid volume"));
     assert!(error(json!({"Binds": ["x:y"]})).contains("must be absolute"));
@@ -105,14 +105,13 @@ fn what_can_t_be_is_said_in_docker_s_words() {
         let config = json!({"EndpointsConfig": {"bridge": settings}});
         made(json!({"Image": "x", "NetworkingConfig": config}))
     };
-    for settings in [
-        json!({"IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}}),
-        json!({"DriverOpts": {"a": "b"}}),
-        json!({"GwPriority": 5}),
-    ] {
-        let refused = endpoint(settings.clone()).unwrap_err();
-        assert!(refused.contains("not served"), "{settings}: {refused}");
-    }
+    let refused = endpoint(json!({"IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}})).unwrap_err();
+    assert!(refused.contains("not served"), "{refused}");
+    let refused = endpoint(json!({"DriverOpts": {"com.docker.network.endpoint.ifname": "a/b"}}));
+    assert!(refused.unwrap_err().contains("can't be the name of an interface"));
+    let kept = endpoint(json!({"DriverOpts": {"a": "b"}, "GwPriority": 5})).unwrap().container;
+    let member = &kept.network.networks[0];
+    assert_eq!((member.priority, member.options["a"].as_str()), (5, "b"));
     // What clients send of what they once were told means nothing.
     let echoed = json!({"IPAMConfig": {"IPv6Address": "", "LinkLocalIPs": null}, "Links": null,
                         "DriverOpts": {}, "GwPriority": 0, "GlobalIPv6Address": "fd00::9"});
@@ -125,7 +124,16 @@ fn what_can_t_be_is_said_in_docker_s_words() {
         error(json!({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}))
             .contains("on-failure")
     );
-    assert!(error(json!({"PidMode": "host"})).contains("PID mode"));
+    assert!(error(json!({"Isolation": "hyperv"})).contains("invalid isolation"));
+    assert!(error(json!({"Runtime": "nvidia"})).contains("unknown or invalid runtime"));
+    assert!(error(json!({"CapAdd": ["FLY"]})).contains("unknown capability: \"CAP_FLY\""));
+    assert!(error(json!({"BlkioWeight": 5})).contains("from 10 to 1000"));
+    assert!(
+        error(json!({"Memory": 8 << 20, "MemoryReservation": 9 << 20})).contains("reservation")
+    );
+    assert!(error(json!({"CpuPeriod": 1})).contains("CPU cfs period"));
+    let silent = json!({"OomKillDisable": true, "CgroupParent": "/x", "MemorySwappiness": 10});
+    assert_eq!(host(silent).unwrap().warnings.len(), 3);
     assert!(made(json!([])).is_err());
     assert!(made(json!({"Image": 3})).is_err());
 }
@@ -258,7 +266,18 @@ fn docker_s_words_for_what_is_wrong() {
     let host = |host: Value| made(json!({"Image": "/", "HostConfig": host})).unwrap_err();
     assert_eq!(host(json!({"UTSMode": "x"})), "invalid UTS mode: x");
     assert_eq!(host(json!({"PidMode": "container"})), "invalid PID mode: container");
-    assert!(host(json!({"PidMode": "container:db"})).contains("not served"));
+    assert!(host(json!({"IpcMode": "container:db"})).contains("non-shareable IPC"));
+    assert!(host(json!({"PidMode": "container:nobody"})).contains("No such container"));
+    let clash = json!({"Image": "/", "Hostname": "x", "HostConfig": {"UTSMode": "host"}});
+    assert_eq!(made(clash).unwrap_err(), "conflicting options: hostname and the UTS mode");
+    let volume = |options: Value| {
+        let driver = json!({"DriverConfig": {"Options": options}});
+        host(json!({"Mounts": [{"Type": "volume", "Target": "/v", "VolumeOptions": driver}]}))
+    };
+    assert!(volume(json!({"foo": "1"})).ends_with("invalid option: \"foo\""));
+    assert!(volume(json!({"type": "nfs"})).ends_with("missing required option: \"device\""));
+    assert!(host(json!({"VolumeDriver": "nfs"})).contains("plugin \"nfs\" not found"));
+    assert!(host(json!({"Tmpfs": {"/t": "foo=1"}})).contains("invalid tmpfs option"));
     assert!(host(json!({"RestartPolicy": {"Name": "often"}})).contains("unknown policy 'often'"));
     assert!(host(json!({"CpuShares": -1})).contains("positive integer"));
     assert!(host(json!({"Tmpfs": {"//": ""}})).contains("can't be '/'"));
@@ -270,6 +289,40 @@ fn docker_s_words_for_what_is_wrong() {
     let named = made(json!({"Image": id, "WorkingDir": "/tmp/"})).unwrap().container;
     assert_eq!(named.image, Some(format!("sha256:{id}")));
     assert_eq!(named.workdir.unwrap().as_os_str(), "/tmp");
+}
+
+#[test]
+fn namespaces_options_and_images_become_keys_and_are_told_again() {
+    let said = json!({"Image": "x", "HostConfig": {
+        "PidMode": "container:db", "UTSMode": "host", "IpcMode": "none", "CgroupnsMode": "host",
+        "Tmpfs": {"/t": "exec,size=1m,uid=5"},
+        "Mounts": [
+            {"Type": "volume", "Source": "v", "Target": "/v", "VolumeOptions": {
+                "NoCopy": true,
+                "DriverConfig": {"Name": "local",
+                    "Options": {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}}}},
+            {"Type": "image", "Source": "base:1", "Target": "/i", "ImageOptions": {"Subpath": "etc"}},
+        ],
+    }});
+    let container = made(said.clone()).unwrap().container;
+    assert_eq!(container.namespaces.pid.to_string(), "container:db");
+    assert_eq!(container.namespaces.cgroup.to_string(), "host");
+    let at = |target: &str| {
+        container.mounts.iter().find(|mount| mount.target == std::path::Path::new(target)).unwrap()
+    };
+    assert_eq!((at("/v").options["o"].as_str(), at("/v").no_copy), ("size=1m", true));
+    assert_eq!((at("/i").kind(), at("/i").subpath.clone()), (MountKind::Image, Some("etc".into())));
+    assert_eq!(
+        at("/t").options,
+        [("exec", ""), ("uid", "5")].map(|(k, v)| (k.into(), v.into())).into()
+    );
+    assert_eq!(crate::manifest::objections(&container), Vec::<String>::new());
+    let told = super::super::inspect::host_config(&container);
+    for key in ["PidMode", "UTSMode", "IpcMode", "CgroupnsMode"] {
+        assert_eq!(told[key], said["HostConfig"][key], "{key}");
+    }
+    let kept = remembered(&said, &container);
+    assert!(kept.contains_key("HostConfig.Mounts"), "{kept:?}");
 }
 
 #[test]
@@ -288,5 +341,9 @@ fn a_health_check_without_a_test_changes_that_of_the_image() {
     assert_eq!(merged.exec, Some(vec!["probe".to_owned()]));
     assert_eq!((merged.interval, merged.retries), (Duration::from_secs(2), 5));
     assert_eq!(said(json!({"Test": ["NONE"]})), None);
+    let bad = crate::image::config::Healthcheck { test: vec!["DO".into()], ..image.clone() };
+    let times = HealthConfig { interval: Some(2_000_000), ..Default::default() };
+    let why = health_of_image(Some(&times), Some(&bad)).unwrap_err();
+    assert!(why.starts_with("the image's HEALTHCHECK") && why.contains("\"DO\""), "{why}");
     assert_eq!(health_of_image(None, Some(&image)).unwrap(), None);
 }

@@ -74,6 +74,9 @@ pub(super) fn config(view: &View, base: &Process) -> Value {
 }
 
 fn health_config(health: &Health) -> Value {
+    if health.none {
+        return json!({ "Test": ["NONE"] });
+    }
     let test = match &health.exec {
         Some(command) => match command.as_slice() {
             [shell, option, script] if shell == "/bin/sh" && option == "-c" => {
@@ -88,6 +91,7 @@ fn health_config(health: &Health) -> Value {
         "Interval": health.interval.as_nanos() as u64,
         "Timeout": health.timeout.as_nanos() as u64,
         "StartPeriod": health.start_period.as_nanos() as u64,
+        "StartInterval": health.start_interval.map_or(0, |time| time.as_nanos() as u64),
         "Retries": health.retries,
     })
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::endpoints;
 use crate::api::model::policy;
-use crate::manifest::model::{Container, IoLimit, Log, MountKind};
+use crate::manifest::model::{Container, IoLimit, Log, MountKind, Sharing};
 use crate::manifest::scalar::Size;
 
 /// A size, or Docker's 0 for none.
@@ -22,8 +22,9 @@ pub fn host_config(manifest: &Container) -> Value {
     let binds: Vec<String> = manifest
         .mounts
         .iter()
-        // A bind has no word for a part of a volume; that stands in `Mounts`.
-        .filter(|mount| mount.kind() != MountKind::Tmpfs && mount.subpath.is_none())
+        // A bind has no word for a part of a volume, or for an image; those stand in `Mounts`.
+        .filter(|mount| !matches!(mount.kind(), MountKind::Tmpfs | MountKind::Image))
+        .filter(|mount| mount.subpath.is_none() && mount.options.is_empty())
         .filter_map(|mount| {
             let mode = if mount.read_only { "ro" } else { "rw" };
             Some(format!("{}:{}:{mode}", mount.source.as_ref()?, mount.target.display()))
@@ -36,7 +37,11 @@ pub fn host_config(manifest: &Container) -> Value {
         .map(|mount| {
             let size = mount.size.map(|size| format!("size={}", size.0));
             let mode = mount.mode.as_ref().map(|mode| format!("mode={mode}"));
-            let options: Vec<String> = size.into_iter().chain(mode).collect();
+            let others = mount.options.iter().map(|(key, value)| match value.as_str() {
+                "" => key.clone(),
+                value => format!("{key}={value}"),
+            });
+            let options: Vec<String> = size.into_iter().chain(mode).chain(others).collect();
             (mount.target.display().to_string(), Value::from(options.join(",")))
         })
         .collect();
@@ -63,36 +68,44 @@ pub fn host_config(manifest: &Container) -> Value {
         "ConsoleSize": [0, 0],
         "CapAdd": list_or_null(&security.cap_add),
         "CapDrop": list_or_null(&security.cap_drop),
-        "CgroupnsMode": "private",
+        "CgroupnsMode": manifest.namespaces.cgroup,
         "Dns": manifest.network.dns,
         "DnsOptions": manifest.network.dns_options,
         "DnsSearch": manifest.network.dns_search,
         "ExtraHosts": list_or_null(&manifest.network.extra_hosts),
         "GroupAdd": list_or_null(&manifest.groups),
-        "IpcMode": "private",
+        "IpcMode": manifest.namespaces.ipc,
         "Cgroup": "",
         "Links": null,
         "OomScoreAdj": manifest.oom_score_adj.unwrap_or(0),
-        "PidMode": "",
+        "PidMode": sharing(&manifest.namespaces.pid),
         "Privileged": security.cap_add.iter().any(|c| c == "ALL") && security.seccomp == "unconfined",
         "PublishAllPorts": false,
         "ReadonlyRootfs": security.read_only,
         "SecurityOpt": list_or_null(&options),
         "Tmpfs": tmpfs,
-        "UTSMode": "",
+        "UTSMode": sharing(&manifest.namespaces.uts),
         "UsernsMode": if security.userns.to_string() == "host" { "host" } else { "" },
         "ShmSize": manifest.shm_size.map_or(64 << 20, |size| size.0),
         "Sysctls": manifest.sysctls,
         "Runtime": "berth",
         "Isolation": "",
-        "MaskedPaths": crate::spec::paths::MASKED,
-        "ReadonlyPaths": crate::spec::paths::READONLY,
+        "MaskedPaths": if security.unmask { &[][..] } else { &crate::spec::paths::MASKED },
+        "ReadonlyPaths": if security.unmask { &[][..] } else { &crate::spec::paths::READONLY },
         "Init": manifest.init,
     });
     if let (Value::Object(config), Value::Object(limits)) = (&mut config, limits(manifest)) {
         config.extend(limits);
     }
     config
+}
+
+/// Docker has no word for what is a container's own.
+fn sharing(of: &Sharing) -> String {
+    match of {
+        Sharing::Private => String::new(),
+        shared => shared.to_string(),
+    }
 }
 
 /// What is not as usual.

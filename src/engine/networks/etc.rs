@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::State;
 use super::join::Place;
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Sharing};
 use crate::network::disk::{self, Lasting};
 use crate::network::dns::inside;
 use crate::network::files::{self, Resolver};
@@ -38,7 +38,10 @@ impl Etc {
         resolver: Option<IpAddr>,
     ) -> Etc {
         let network = &manifest.network;
-        let hostname = manifest.hostname.clone().unwrap_or_else(|| spec::hostname_of(name));
+        let hostname = manifest.hostname.clone().unwrap_or_else(|| match manifest.namespaces.uts {
+            Sharing::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            _ => spec::hostname_of(name),
+        });
         let extra: Vec<(String, IpAddr)> = network
             .extra_hosts
             .iter()

@@ -60,6 +60,10 @@ pub(super) struct Place {
     pub wish: Wish,
     pub aliases: Vec<String>,
     pub is_default_route: bool,
+    /// See [`Member::priority`].
+    pub priority: i64,
+    /// Files below `/proc/sys/net`, in which `IFNAME` stands for the interface, and values.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// A container on a network that changes.
@@ -156,7 +160,9 @@ impl State {
         for place in &places {
             let was = before_places.iter().find(|before| before.network == place.network);
             let moved = was.is_some_and(|was| {
-                was.interface != place.interface || was.is_default_route != place.is_default_route
+                was.interface != place.interface
+                    || was.is_default_route != place.is_default_route
+                    || was.sysctls != place.sysctls
             });
             outcome = outcome.and(self.attach(wanted, place, moved));
         }
@@ -177,7 +183,8 @@ impl State {
         let before: Vec<Place> =
             self.joined.get(wanted.name).map(|joined| joined.endpoints.clone()).unwrap_or_default();
         let kept = |network: &str| before.iter().find(|place| place.network == network);
-        let way_out = self.way_out(members.iter().map(|member| member.name.as_str()));
+        let asked = members.iter().map(|member| (member.name.as_str(), member.priority));
+        let way_out = self.way_out(asked);
         let mut found = Vec::new();
         for member in members {
             found.push(match kept(&member.name) {
@@ -187,6 +194,9 @@ impl State {
                     None => (None, None),
                 },
             });
+            if let (Some(named), Some((interface, _))) = (member.interface(), found.last_mut()) {
+                *interface = Some(named.to_owned());
+            }
         }
         let mut used: Vec<String> =
             found.iter().filter_map(|(interface, _)| interface.clone()).collect();
@@ -218,16 +228,29 @@ impl State {
                 wish,
                 aliases: member.alias.clone(),
                 is_default_route: way_out.as_ref() == Some(&member.name),
+                priority: member.priority,
+                sysctls: member.sysctls()?,
             });
+        }
+        for (at, place) in places.iter().enumerate() {
+            if places[..at].iter().any(|other| other.interface == place.interface) {
+                return Err(format!("two of its interfaces are to be called {}", place.interface));
+            }
         }
         Ok(places)
     }
 
-    /// Of these networks the one that is the way outside.
-    fn way_out<'a>(&self, mut networks: impl Iterator<Item = &'a str>) -> Option<String> {
-        networks
-            .find(|name| self.up.get(*name).is_some_and(|up| !up.spec.internal))
-            .map(str::to_owned)
+    /// Of these networks, by name and priority, the one that is the way outside: the first of
+    /// the highest.
+    fn way_out<'a>(&self, networks: impl Iterator<Item = (&'a str, i64)>) -> Option<String> {
+        let leads_out = |name: &str| self.up.get(name).is_some_and(|up| !up.spec.internal);
+        let mut best: Option<(&str, i64)> = None;
+        for (name, priority) in networks.filter(|(name, _)| leads_out(name)) {
+            if best.is_none_or(|(_, highest)| priority > highest) {
+                best = Some((name, priority));
+            }
+        }
+        best.map(|(name, _)| name.to_owned())
     }
 
     fn leased(&self, container: &str, network: &str) -> Option<Lease> {
@@ -303,7 +326,8 @@ impl State {
         if spec.driver != Driver::Bridge {
             let _ = host.detach_inside(&place.interface, netns);
         }
-        host.attach(&spec, &place.endpoint(container), netns).map_err(told)
+        host.attach(&spec, &place.endpoint(container), netns).map_err(told)?;
+        host::set_inside(netns, &place.interface, &place.sysctls).map_err(told)
     }
 
     fn detach(&mut self, container: &str, place: &Place, netns: BorrowedFd<'_>) {
@@ -422,7 +446,8 @@ impl State {
     fn redirect(&mut self, Guest { name, netns, .. }: &Guest) -> Result<(), String> {
         let Some(joined) = self.joined.get(name) else { return Ok(()) };
         let mut places = joined.endpoints.clone();
-        let way_out = self.way_out(places.iter().map(|place| place.network.as_str()));
+        let asked = places.iter().map(|place| (place.network.as_str(), place.priority));
+        let way_out = self.way_out(asked);
         let mut changed = Vec::new();
         for place in &mut places {
             let is_default_route = way_out.as_ref() == Some(&place.network);

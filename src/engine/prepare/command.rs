@@ -13,8 +13,8 @@ use super::{Preparation, Ready, USERS_MAX, Workshop, resolve_user, stdio::pipe_f
 use crate::cgroup::Cgroup;
 use crate::engine::output;
 use crate::engine::paths::doing;
+use crate::engine::reconcile::OfImage;
 use crate::engine::terminal::{self, Size};
-use crate::image::ImageConfig;
 use crate::manifest::model::{Container, Isolation, Userns};
 use crate::rootfs;
 use crate::spec::{self, compile::Parts};
@@ -34,8 +34,8 @@ pub struct Inside {
     pub pid: i32,
     /// Its cgroup.
     pub cgroup: Option<Arc<Cgroup>>,
-    /// Its image's configuration, if it has one.
-    pub image: Option<ImageConfig>,
+    /// What it has of its image, if it has one.
+    pub image: Option<OfImage>,
 }
 
 /// A command for inside a running container.
@@ -105,7 +105,7 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
     let root = format!("/proc/{}/root", inside.pid);
     let root = File::open(&root).map_err(doing("opening", Path::new(&root)))?;
     let image = inside.image.as_ref();
-    let named = manifest.user.as_deref().or_else(|| image.map(|i| i.config.user.as_str()));
+    let named = manifest.user.as_deref().or_else(|| image.map(|i| i.user.as_str()));
     let user = resolve_user(named.unwrap_or_default(), &manifest.groups, |path| {
         rootfs::read_in_root(root.as_fd(), Path::new(path), USERS_MAX).unwrap_or_default()
     })?;
@@ -118,7 +118,10 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
         preparation.join(cgroup, &mut parts)?;
     }
     let mut context = preparation.context(&inside.called, &manifest, user, BTreeMap::new())?;
-    context.image = image.map(ImageConfig::defaults).unwrap_or_default();
+    if let Some(image) = image {
+        context.image.env.clone_from(&image.env);
+        context.image.workdir.clone_from(&image.workdir);
+    }
     let mut spec =
         spec::build_without_filter(&manifest, &context).map_err(|error| error.to_string())?;
     parts.seccomp = workshop.filters.of(&manifest, &context)?;

@@ -3,6 +3,7 @@
 
 mod command;
 mod network;
+mod shared;
 mod signs;
 mod stdio;
 
@@ -26,11 +27,13 @@ use super::paths::{Paths, doing};
 use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
 use crate::manifest::model::{Container, Isolation, Mount, MountKind, Userns};
-use crate::rootfs::{self, IdMap, Lower, Root, Source, Volumes, Writable};
+use crate::manifest::scalar::Name;
+use crate::rootfs::{self, Asked, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
 use crate::spec::{self, CgroupVersion, compile::Parts, devices, users::ResolvedUser};
 
 pub use command::{Inside, Job, Stdio, command};
+pub use shared::Other;
 pub use signs::Signs;
 pub use stdio::Ends;
 
@@ -73,10 +76,14 @@ pub struct Order {
     pub renew: bool,
     /// The network of the container whose network it shares.
     pub network: Option<Shared>,
+    /// The containers some of whose other namespaces it shares, those that run.
+    pub others: BTreeMap<Name, Other>,
     /// Listening sockets that it is handed, and their names.
     pub sockets: Vec<(OwnedFd, String)>,
     /// What its image is, if it has one.
     pub image: Option<ImageRoot>,
+    /// The layers of the images that it has mounted, by what the manifest calls them.
+    pub mounted: BTreeMap<String, Vec<PathBuf>>,
     /// What it has from earlier launches.
     pub kept: Kept,
     /// The size of its terminal, if it has one.
@@ -170,8 +177,8 @@ impl<'a> Preparation<'a> {
 
         let isolated = manifest.isolation == Isolation::Full;
         let own_ids = isolated && manifest.security.userns == Userns::Auto;
-        if own_ids && order.kept.namespaces.is_none() {
-            order.kept.namespaces = Some(self.workshop.pool.take()?);
+        if isolated {
+            self.ids(order, &manifest)?;
         }
         let namespaces = order.kept.namespaces.as_ref().filter(|_| own_ids);
         let ids = namespaces
@@ -215,7 +222,7 @@ impl<'a> Preparation<'a> {
             user =
                 resolve_user(named, &manifest.groups, |path| fs::read(path).unwrap_or_default())?;
         }
-        let sources = self.mounts(&manifest, ids, &mut parts)?;
+        let sources = self.mounts(&manifest, &order.mounted, ids, &mut parts)?;
         for text in &manifest.devices {
             let device: devices::DeviceRequest = text.parse()?;
             parts.devices.insert(device.container, device.host);
@@ -226,6 +233,9 @@ impl<'a> Preparation<'a> {
         context.image = image.map(|image| image.config.defaults()).unwrap_or_default();
         context.ids =
             ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
+        if isolated {
+            self.share(&order.others, &manifest, ids, &mut parts, &mut context)?;
+        }
         let kept = (namespaces, &mut order.kept.netns);
         let launch = Launch {
             name: &order.name,
@@ -323,6 +333,7 @@ impl<'a> Preparation<'a> {
     fn mounts(
         &mut self,
         manifest: &Container,
+        images: &BTreeMap<String, Vec<PathBuf>>,
         ids: Option<IdMap<'_>>,
         parts: &mut Parts,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
@@ -334,7 +345,18 @@ impl<'a> Preparation<'a> {
         for mount in &manifest.mounts {
             let Some(text) = &mount.source else { continue };
             let source = match mount.kind() {
+                MountKind::Image => {
+                    let layers = images.get(text).map(Vec::as_slice).unwrap_or_default();
+                    let view = rootfs::image_view(layers, mount.subpath.as_deref(), ids)
+                        .map_err(|error| format!("the image {text}: {error}"))?;
+                    sources.insert(text.clone(), layers.first().cloned().unwrap_or_default());
+                    let is_file = !is_directory(view.as_fd());
+                    parts.binds.insert(mount.target.clone(), (self.add(view), is_file));
+                    continue;
+                }
                 MountKind::Volume => {
+                    let asked = Asked { options: mount.options.clone(), ..Asked::default() };
+                    volumes.create_as(text, asked).map_err(|error| error.to_string())?;
                     let data = volumes.data(text).map_err(|error| error.to_string())?;
                     sources.insert(text.clone(), data);
                     match &mount.subpath {
@@ -415,6 +437,7 @@ impl<'a> Preparation<'a> {
         };
         Ok(spec::Context {
             name: name.to_owned(),
+            hostname: None,
             root: PathBuf::from("rootfs"),
             ids: None,
             user,
@@ -422,6 +445,7 @@ impl<'a> Preparation<'a> {
             sources,
             devices: host_devices,
             network: spec::Netns::Own,
+            has_mqueue: false,
             cgroup_version: self.workshop.parent.version(),
             cgroups_path: None,
             seccomp_profile: profile,
@@ -465,11 +489,13 @@ pub(super) fn seed(
     layers: &[PathBuf],
 ) -> Result<(), String> {
     // A part of a volume is there already, or is missed.
-    let whole = |mount: &&Mount| mount.kind() == MountKind::Volume && mount.subpath.is_none();
+    let whole = |mount: &&Mount| {
+        mount.kind() == MountKind::Volume && mount.subpath.is_none() && !mount.no_copy
+    };
     for mount in manifest.mounts.iter().filter(whole) {
         if let Some(name) = &mount.source {
             volumes
-                .create(name)
+                .create_as(name, Asked { options: mount.options.clone(), ..Asked::default() })
                 .and_then(|_| volumes.seed(name, layers, &mount.target))
                 .map_err(|error| error.to_string())?;
         }

@@ -165,7 +165,7 @@ pub(super) fn reboot(record: &mut Record, now: &Now) {
     }
     record.streak = 0;
     record.timing = None;
-    record.joined = None;
+    record.joined.clear();
     record.live_error = None;
     record.boot_id = now.boot_id.clone();
     record.phase = record.phase.after_boot();

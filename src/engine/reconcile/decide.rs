@@ -19,7 +19,7 @@ use super::record::{Asked, Joined, Phase, Record, Rest, StopWhy, Timing};
 use crate::manifest::model::{Container, Start};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::service::Kind;
-use crate::manifest::variants::{NetworkMode, RestartPolicy};
+use crate::manifest::variants::RestartPolicy;
 
 /// Decides what to do now. What it decides is in the records when it returns, and
 /// [`Decision::save`] names those that are to be written down first.
@@ -307,14 +307,12 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
         }
         return;
     }
-    let joined = match manifest.network_mode() {
-        NetworkMode::Container(owner) => {
-            let owner = observed.meant(&owner);
-            let runs = observed.nodes.get(&owner).and_then(|node| node.runs);
-            runs.map(|incarnation| Joined { name: owner, incarnation })
-        }
-        _ => None,
+    let runs = |owner: Name| {
+        let owner = observed.meant(&owner);
+        let incarnation = observed.nodes.get(&owner)?.runs?;
+        Some(Joined { name: owner, incarnation })
     };
+    let joined = manifest.joined().into_iter().filter_map(runs).collect();
     observed.live.remove(name);
     let order = observed.edit(name, |record| {
         let replaced = record
@@ -399,8 +397,11 @@ fn stop(
         signal = held.signal.unwrap_or(signal);
         timeout = held.timeout.unwrap_or(timeout);
     }
-    if let (StopWhy::Restart, Some(Asked::Restart { timeout: Some(asked) })) = (&why, run.asked) {
-        timeout = asked;
+    if let (StopWhy::Restart, Some(Asked::Restart { signal: with, timeout: within })) =
+        (&why, run.asked)
+    {
+        signal = with.unwrap_or(signal);
+        timeout = within.unwrap_or(timeout);
     }
     if why == StopWhy::Watchdog {
         // As systemd does it: who hangs leaves a core to look at.

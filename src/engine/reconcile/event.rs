@@ -1,6 +1,6 @@
 //! What happened: everything the reconciler learns between two decisions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,15 @@ pub enum Event {
         incarnation: u64,
         /// The image.
         image: Image,
+    },
+    /// The images that this launch has mounted, by what the manifest calls them.
+    ImagesMounted {
+        /// Which container.
+        name: Name,
+        /// Which launch.
+        incarnation: u64,
+        /// Their ids.
+        images: BTreeMap<String, String>,
     },
     /// The payload runs: execve(2) succeeded.
     Launched {
@@ -201,6 +210,8 @@ pub enum Verb {
     },
     /// Stop if it runs, then run.
     Restart {
+        /// Instead of the manifest's stop signal.
+        signal: Option<Signal>,
         /// Instead of the manifest's stop timeout.
         timeout: Option<Duration>,
     },

@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
-use crate::manifest::variants::NetworkMode;
 
 /// What one container means to another. At least one is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Edge {
     /// It must run.
     pub requires: bool,
-    /// Its network is joined.
+    /// A namespace of it is joined.
     pub joins: bool,
     /// It begins first and ends last, if it is there.
     pub after: bool,
@@ -241,7 +240,7 @@ pub fn edges(name: &Name, container: &Container, meant: impl Fn(&Name) -> Name) 
     for to in container.after.iter().chain(wanted) {
         edges.entry(meant(to)).or_default().after = true;
     }
-    if let NetworkMode::Container(to) = container.network_mode() {
+    for to in container.joined() {
         edges.entry(meant(&to)).or_default().joins = true;
     }
     for to in &container.conflicts {

@@ -202,6 +202,12 @@ fn of_target(observed: &Observed, name: &Name, mut node: Node) -> Node {
         })
     });
     node.outlook = match (&node.down, &node.block) {
+        // It rests with that one, for as long as that does: one that a person has stopped
+        // may never be back, and whoever comes after this one is not to wait for it.
+        (Some(StopWhy::Dependency { on }), _) => match observed.nodes.get(on) {
+            Some(other) if other.outlook != Outlook::Hopeless => Outlook::Pending,
+            _ => Outlook::Hopeless,
+        },
         (Some(why), _) if comes_back(why) => Outlook::Pending,
         (Some(_), _) => Outlook::Hopeless,
         (None, None) => Outlook::Ready,
@@ -279,8 +285,8 @@ fn down(desired: &Desired, observed: &Observed, record: &Record, force: &Force) 
             continue;
         };
         if edge.joins
-            && let (Phase::Running(_), Some(joined)) = (&record.phase, &record.joined)
-            && joined.name == *to
+            && let Phase::Running(_) = &record.phase
+            && let Some(joined) = record.joined.iter().find(|joined| joined.name == *to)
             && other.runs.is_some_and(|incarnation| incarnation != joined.incarnation)
         {
             return Some(StopWhy::Network { of: to.clone() });
@@ -308,7 +314,7 @@ pub(super) fn block(observed: &Observed, name: &Name) -> Option<Block> {
         let outlook = other.map(|node| node.outlook);
         if edge.needs() {
             // One that has done its work is as good as one that runs, but there is
-            // no network to join.
+            // no namespace to join.
             let gone = edge.joins && other.is_some_and(|node| node.runs.is_none());
             match outlook {
                 None => return Some(Block::Missing { on: to.clone() }),

@@ -44,6 +44,6 @@ pub use desired::{Desired, Shutdown};
 pub use event::{Adopted, Event, Refused, Verb};
 pub use observed::{Block, Observed};
 pub use record::{
-    Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, How, Image, Joined, Phase,
-    Record, Rest, Run, State, StopWhy, Timing,
+    Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, How, Image, Joined, OfImage,
+    Phase, Record, Rest, Run, State, StopWhy, Timing,
 };

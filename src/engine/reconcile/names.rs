@@ -174,12 +174,12 @@ impl Observed {
         self.unsaved.insert(to.clone());
         self.insert(record);
         self.draw(to, manifest.as_deref());
-        let joins = |record: &&Record| record.joined.as_ref().is_some_and(|of| of.name == *name);
+        let joins = |record: &&Record| record.joined.iter().any(|of| of.name == *name);
         let joins: Vec<Name> =
             self.records.values().filter(joins).map(|record| record.name.clone()).collect();
         for other in joins {
             self.edit(&other, |record| {
-                if let Some(joined) = &mut record.joined {
+                for joined in record.joined.iter_mut().filter(|of| of.name == *name) {
                     joined.name = to.clone();
                 }
             });
@@ -312,13 +312,13 @@ mod tests {
         other.called = Some(name("web"));
         let mut observed = Observed::restore([record, other], 1, &now());
         let mut sidecar = Record::new(name("sidecar"), "3".into(), 0, "b".into());
-        sidecar.joined = Some(Joined { name: name("web"), incarnation: 1 });
+        sidecar.joined = vec![Joined { name: name("web"), incarnation: 1 }];
         observed.insert(sidecar);
         assert_eq!(observed.to_settle(), [(name("web"), name("old"))]);
         observed.settle(&name("web"), &name("old"));
         assert_eq!(observed.to_settle(), [(name("web.1"), name("web"))]);
         let joined = observed.record(&name("sidecar")).unwrap().joined.clone();
-        assert_eq!(joined.unwrap().name, name("old"));
+        assert_eq!(joined, [Joined { name: name("old"), incarnation: 1 }]);
         observed.settle(&name("web.1"), &name("web"));
         assert!(observed.to_settle().is_empty() && observed.names.kept.is_empty());
         let ids = |of: &str| observed.record(&name(of)).unwrap().id.clone();

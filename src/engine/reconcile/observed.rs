@@ -176,6 +176,12 @@ impl Observed {
                     self.edit(&name, |record| record.image = Some(image));
                 }
             }
+            Event::ImagesMounted { name, incarnation, images } => {
+                let current = self.record(&name).filter(|record| record.incarnation == incarnation);
+                if current.is_some_and(|record| record.mounted != images) {
+                    self.edit(&name, |record| record.mounted = images);
+                }
+            }
             Event::Launched { name, incarnation, pid } => {
                 self.launched(&name, incarnation, pid, now);
             }

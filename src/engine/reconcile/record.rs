@@ -1,6 +1,7 @@
 //! What is known of one container, and kept on disk: its identity, its history
 //! and the phase of its life.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +51,12 @@ pub struct Record {
     /// What its root is made of, since its writable layer is this one.
     #[serde(default)]
     pub image: Option<Image>,
-    /// The container whose network the latest incarnation joined.
-    pub joined: Option<Joined>,
+    /// The ids of the images that it has mounted, by what the manifest calls them.
+    #[serde(default)]
+    pub mounted: BTreeMap<String, String>,
+    /// The containers of whose namespaces the latest incarnation joined some.
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub joined: Vec<Joined>,
     /// With `start = "on-demand"`: somebody connected, or a person started it.
     #[serde(default)]
     pub demanded: bool,
@@ -104,13 +109,30 @@ pub struct Image {
     /// The directories that it wants as volumes.
     #[serde(default)]
     pub volumes: Vec<PathBuf>,
+    /// What its processes have of it, where the manifest says nothing else; a record of an
+    /// earlier Berth does not know it.
+    #[serde(default)]
+    pub process: Option<OfImage>,
 }
 
-/// Whose network namespace an incarnation lives in.
+/// What an image gives to every process of its containers: so that a further command can be
+/// run in one while nothing but the record is left of its image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OfImage {
+    /// The environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// The user, as in the manifest; empty is root.
+    pub user: String,
+    /// The working directory.
+    pub workdir: Option<PathBuf>,
+}
+
+/// Whose namespace an incarnation lives in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Joined {
-    /// The owner of the network.
+    /// The owner of the namespace.
     pub name: Name,
     /// The owner's incarnation at that time.
     pub incarnation: u64,
@@ -283,8 +305,11 @@ pub struct Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Asked {
-    /// `restart`, with a stop timeout instead of the manifest's.
+    /// `restart`, with a stop signal and timeout instead of the manifest's.
     Restart {
+        /// Instead of the manifest's.
+        #[serde(default)]
+        signal: Option<Signal>,
         /// Instead of the manifest's.
         timeout: Option<Duration>,
     },
@@ -353,9 +378,9 @@ pub enum StopWhy {
         /// The one that stops.
         on: Name,
     },
-    /// The container whose network it joined has a new one.
+    /// The container of whose namespaces it joined one has a new one.
     Network {
-        /// The owner of the network.
+        /// The owner of the namespace.
         of: Name,
     },
     /// Nobody is connected to it; it starts when somebody is.
@@ -489,7 +514,8 @@ impl Record {
             last_good: None,
             renew: false,
             image: None,
-            joined: None,
+            mounted: BTreeMap::new(),
+            joined: Vec::new(),
             demanded: false,
             held: None,
             last_exit: None,
@@ -548,7 +574,7 @@ impl Record {
     /// How it is told whether it is well: as the manifest says, or its image.
     pub fn health_check(&self) -> Option<&Health> {
         let own = self.applied.as_ref().and_then(|manifest| manifest.health.as_ref());
-        own.or_else(|| self.image.as_ref()?.health.as_ref())
+        own.or_else(|| self.image.as_ref()?.health.as_ref()).filter(|health| !health.none)
     }
 
     /// The manifest that it runs with, or would.
@@ -564,6 +590,20 @@ impl Record {
     pub fn is_crash_loop(&self) -> bool {
         self.streak >= CRASH_LOOP
     }
+}
+
+/// A list; a record of an earlier Berth has one or none.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Joined>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Several(Vec<Joined>),
+        One(Option<Joined>),
+    }
+    Ok(match Form::deserialize(from)? {
+        Form::Several(all) => all,
+        Form::One(one) => one.into_iter().collect(),
+    })
 }
 
 /// A manifest behind an `Arc`, written as the manifest itself.

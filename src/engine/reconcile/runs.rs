@@ -240,14 +240,15 @@ impl Observed {
                 self.live.remove(name);
                 self.edit(name, |record| {
                     // A health check that came or went begins anew.
-                    let had = record.applied.as_ref().is_some_and(|old| old.health.is_some());
-                    if let Phase::Running(run) = &mut record.phase
-                        && had != to.health.is_some()
-                    {
-                        run.health = to.health.as_ref().map(|_| HealthStatus::Starting);
-                    }
+                    let had = record.health_check().is_some();
                     record.live_error = None;
                     record.applied = Some(to);
+                    let has = record.health_check().is_some();
+                    if let Phase::Running(run) = &mut record.phase
+                        && had != has
+                    {
+                        run.health = has.then_some(HealthStatus::Starting);
+                    }
                 });
             }
             // It stays in `live`: tried again with the next version only.

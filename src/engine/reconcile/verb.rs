@@ -43,11 +43,11 @@ impl Observed {
                     self.edit(name, |record| release(record, now));
                 }
             }
-            Verb::Restart { timeout } => {
+            Verb::Restart { signal, timeout } => {
                 self.edit(name, |record| {
                     release(record, now);
                     if let Phase::Running(run) = &mut record.phase {
-                        run.asked = Some(Asked::Restart { timeout });
+                        run.asked = Some(Asked::Restart { signal, timeout });
                     }
                 });
             }

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path};
 use std::time::Duration;
 
-use super::model::{Container, Isolation, MountKind, NetworkMode, RestartPolicy};
+use super::model::{
+    Container, Isolation, MountKind, Namespaces, NetworkMode, RestartPolicy, Sharing,
+};
 use super::service::Kind;
 use crate::image::Reference;
 
@@ -187,6 +189,8 @@ fn root(container: &Container, found: &mut Vec<Objection>) {
             ("hostname", container.hostname.is_some()),
             ("shm-size", container.shm_size.is_some()),
             ("security.read-only", container.security.read_only),
+            ("security.unmask", container.security.unmask),
+            ("namespaces", container.namespaces != Namespaces::default()),
             (
                 "network.mode",
                 container.network.mode.as_ref().is_some_and(|m| *m != NetworkMode::Host),
@@ -261,6 +265,10 @@ fn process(container: &Container, found: &mut Vec<Objection>) {
             format!("{hostname:?} is not a host name"),
             "letters, digits, '-' and '.', at most 64",
         ));
+    }
+    if container.hostname.is_some() && container.namespaces.uts != Sharing::Private {
+        let hint = "take it out, or namespaces.uts";
+        found.push(objection("hostname", "its host name is not its own", hint));
     }
     if let Some(user) = &container.user
         && (user.is_empty() || user.matches(':').count() > 1 || nul(user))
@@ -345,6 +353,19 @@ fn limits(container: &Container, found: &mut Vec<Objection>) {
                 format!("{key} is the whole machine's"),
                 "a container can set net.*, fs.mqueue.*, kernel.msg*, kernel.sem and kernel.shm*",
             ));
+        } else if key == "kernel.domainname" && container.namespaces.uts != Sharing::Private {
+            let hint = "set it where the host name belongs";
+            found.push(objection(&format!("sysctls.{key}"), "its host name is not its own", hint));
+        } else if !key.starts_with("net.")
+            && !key.ends_with("name")
+            && !container.namespaces.ipc.is_own()
+        {
+            let hint = "set it where the namespace belongs";
+            found.push(objection(
+                &format!("sysctls.{key}"),
+                "its IPC namespace is not its own",
+                hint,
+            ));
         } else if key.starts_with("net.")
             && matches!(
                 container.network_mode(),
@@ -398,18 +419,39 @@ fn mounts(container: &Container, found: &mut Vec<Objection>) {
                     "a path begins with / or .; a volume has letters, digits, '.', '_' and '-'",
                 ));
             }
-            (MountKind::Volume | MountKind::Bind, None) => {
-                found.push(objection(&key, "it has no source", "name a volume or a path"));
+            (MountKind::Volume | MountKind::Bind | MountKind::Image, None) => {
+                found.push(objection(
+                    &key,
+                    "it has no source",
+                    "name a volume, a path or an image",
+                ));
+            }
+            (MountKind::Image, Some(image)) => {
+                if let Err(error) = image.parse::<Reference>() {
+                    found.push(objection(&key, error.to_string(), ""));
+                }
             }
             _ => {}
         }
         if let Some(path) = &mount.subpath {
-            if mount.kind() != MountKind::Volume {
-                found.push(objection(&key, "`subpath` is a volume's", ""));
+            if !matches!(mount.kind(), MountKind::Volume | MountKind::Image) {
+                found.push(objection(&key, "`subpath` is a volume's or an image's", ""));
             } else if !crate::manifest::model::is_within(path) {
                 let why = "`subpath` is a relative path within the volume, without `..`";
                 found.push(objection(&key, why, ""));
             }
+        }
+        let wrong = match mount.kind() {
+            MountKind::Volume => crate::rootfs::check_options(&mount.options),
+            MountKind::Tmpfs => crate::spec::check_tmpfs(&mount.options),
+            _ if mount.options.is_empty() => Ok(()),
+            _ => Err("`options` are a volume's or a tmpfs's".to_owned()),
+        };
+        if let Err(why) = wrong {
+            found.push(objection(&key, why, ""));
+        }
+        if mount.kind() != MountKind::Volume && mount.no_copy {
+            found.push(objection(&key, "`no-copy` is a volume's", ""));
         }
         if mount.kind() != MountKind::Tmpfs && (mount.size.is_some() || mount.mode.is_some()) {
             found.push(objection(&key, "`size` and `mode` are a tmpfs's", ""));
@@ -422,6 +464,12 @@ fn health(container: &Container, found: &mut Vec<Objection>) {
         return;
     };
     let probes = [health.exec.is_some(), health.http.is_some(), health.tcp.is_some()];
+    if health.none {
+        if probes.contains(&true) {
+            found.push(objection("health", "there is a check, and `none`", "take one of them out"));
+        }
+        return;
+    }
     if probes.iter().filter(|set| **set).count() != 1 {
         found.push(objection("health", "it needs one of `exec`, `http` and `tcp`", ""));
     }

@@ -38,6 +38,9 @@ pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
             let message = format!("{:?} is not a network's name", member.name);
             found.push(objection("network.networks", message, "write networks = [\"back\"]"));
         }
+        if let Err(why) = member.check() {
+            found.push(objection("network.networks", why, ""));
+        }
         if !seen.insert(&member.name) {
             let message = format!("it is on the network {} twice", member.name);
             found.push(objection("network.networks", message, "take one of them out"));

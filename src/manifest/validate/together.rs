@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Objection, objection};
-use crate::manifest::model::{Container, NetworkMode};
+use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
 
 /// Checks containers against each other; by name.
@@ -23,13 +23,18 @@ pub fn together(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objec
                 ));
             }
         }
-        if let NetworkMode::Container(owner) = container.network_mode()
-            && (!containers.contains_key(&owner) || owner == *name)
+        for owner in container.joined() {
+            if !containers.contains_key(&owner) || owner == *name {
+                let message = format!("there is no other container {owner}");
+                found.push((name.clone(), objection(joining(container, &owner), message, "")));
+            }
+        }
+        if let Some(owner) = container.namespaces.ipc.owner()
+            && containers.get(owner).is_some_and(|other| !other.namespaces.ipc.can_be_joined())
         {
-            found.push((
-                name.clone(),
-                objection("network.mode", format!("there is no other container {owner}"), ""),
-            ));
+            let message = format!("the IPC namespace of {owner} is its own");
+            let hint = "write namespaces.ipc = \"shareable\" there";
+            found.push((name.clone(), objection("namespaces.ipc", message, hint)));
         }
     }
     found.extend(cycles(containers));
@@ -38,13 +43,29 @@ pub fn together(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objec
 
 /// Whom a container waits for.
 fn awaited(container: &Container) -> impl Iterator<Item = Name> {
-    let network = match container.network_mode() {
-        NetworkMode::Container(owner) => Some(owner),
-        _ => None,
-    };
     // A target is reached when what it wants has been tried.
     let wanted = container.is_target().then_some(&container.wants).into_iter().flatten();
-    container.after.iter().chain(&container.requires).chain(wanted).cloned().chain(network)
+    container
+        .after
+        .iter()
+        .chain(&container.requires)
+        .chain(wanted)
+        .cloned()
+        .chain(container.joined())
+}
+
+/// The key by which a container is in a namespace of another.
+fn joining(container: &Container, other: &Name) -> &'static str {
+    let namespaces = &container.namespaces;
+    if namespaces.pid.owner() == Some(other) {
+        "namespaces.pid"
+    } else if namespaces.ipc.owner() == Some(other) {
+        "namespaces.ipc"
+    } else if namespaces.uts.owner() == Some(other) {
+        "namespaces.uts"
+    } else {
+        "network.mode"
+    }
 }
 
 /// The key by which a container waits for another.
@@ -56,7 +77,7 @@ fn naming(container: &Container, other: &Name) -> &'static str {
     } else if container.is_target() && container.wants.contains(other) {
         "wants"
     } else {
-        "network.mode"
+        joining(container, other)
     }
 }
 

@@ -8,7 +8,6 @@ use super::super::*;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
 use crate::manifest::service::Kind;
-use crate::manifest::variants::NetworkMode;
 
 /// What the simulation itself remembers of what people and files asked for.
 #[derive(Default)]
@@ -34,9 +33,7 @@ pub fn in_force(desired: &Desired, record: &Record) -> Option<Arc<Container>> {
 /// Whom a container can't be without.
 pub fn needs(container: &Container) -> Vec<Name> {
     let mut needs = container.requires.clone();
-    if let NetworkMode::Container(owner) = container.network_mode() {
-        needs.push(owner);
-    }
+    needs.extend(container.joined());
     needs
 }
 
@@ -204,7 +201,7 @@ fn stopped_for_a_cause(
                 && observed.nodes.get(on).is_some_and(|node| node.down.is_some())
         }
         StopWhy::Network { of } => {
-            let joined = record.joined.as_ref();
+            let joined = record.joined.iter().find(|joined| joined.name == *of);
             observed.record(of).is_some_and(|owner| {
                 joined.is_some_and(|joined| owner.incarnation != joined.incarnation)
             })
@@ -276,18 +273,15 @@ pub fn converged(desired: &Desired, observed: &Observed, promises: &Promises) {
             continue;
         }
         let unmet = |on: &Name| !is_ready(desired, observed, on, 0);
-        let no_network = match manifest.network_mode() {
-            NetworkMode::Container(of) => {
-                !observed.record(&of).is_some_and(|owner| matches!(owner.phase, Phase::Running(_)))
-            }
-            _ => false,
-        };
+        let nothing_to_join = manifest.joined().iter().any(|of| {
+            !observed.record(of).is_some_and(|owner| matches!(owner.phase, Phase::Running(_)))
+        });
         let rival = observed.records().any(|other| {
             let theirs = in_force(desired, other).is_some_and(|m| m.conflicts.contains(name));
             other.phase.is_alive() && (theirs || manifest.conflicts.contains(&other.name))
         });
         assert!(
-            promises.cyclic || no_network || rival || needs(&manifest).iter().any(unmet),
+            promises.cyclic || nothing_to_join || rival || needs(&manifest).iter().any(unmet),
             "{name} does not run, and nothing speaks against it: {:?} {:?}",
             record.phase,
             observed.block(name)

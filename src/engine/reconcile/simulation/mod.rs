@@ -16,7 +16,7 @@ use std::time::Duration;
 use self::invariants::{Promises, Records, after_decision, converged};
 use self::world::{Random, World};
 use super::*;
-use crate::manifest::model::{Container, Health, Restart, Stop};
+use crate::manifest::model::{Container, Health, Restart, Sharing, Stop};
 use crate::manifest::scalar::{Name, Signal};
 use crate::manifest::service::Kind;
 use crate::manifest::variants::{NetworkMode, RestartPolicy};
@@ -234,6 +234,11 @@ impl History {
         {
             container.network.mode = Some(NetworkMode::Container(owner));
         }
+        if random.one_in(8)
+            && let Some(owner) = some(2, random).pop()
+        {
+            container.namespaces.pid = Sharing::Container(owner);
+        }
         if random.one_in(8) {
             container.conflicts = vec![random.pick(&self.names).clone()];
         }
@@ -327,7 +332,7 @@ impl History {
         let verb = match random.below(8) {
             0 | 1 => Verb::Start,
             2 | 3 => Verb::Stop { signal: None, timeout },
-            4 => Verb::Restart { timeout },
+            4 => Verb::Restart { signal: None, timeout },
             5 => Verb::Kill(*random.pick(&[Signal::KILL, Signal::TERM, Signal::HUP])),
             6 => *Box::new(random.pick(&[Verb::Pause, Verb::Unpause]).clone()),
             _ => Verb::Remove { force: random.one_in(2) },

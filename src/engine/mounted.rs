@@ -1,0 +1,73 @@
+//! The file systems that volumes are instead of folders, while containers use them: held
+//! by the keeper over our death, and let go of when nobody has them any more.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use super::reconcile::{Phase, Record};
+use super::run::Engine;
+use crate::image::Digest;
+use crate::manifest::model::MountKind;
+use crate::manifest::scalar::Name;
+
+/// The tags of those that the keeper holds begin so.
+const TAG: &str = "v/";
+
+/// A volume's name can be longer than a tag.
+fn tag(volume: &str) -> String {
+    format!("{TAG}{}", Digest::of(volume.as_bytes()).hex())
+}
+
+/// Whether a container that has this volume needs it now, or soon again.
+fn uses(record: &Record, volume: &str) -> bool {
+    let rests = matches!(record.phase, Phase::Created | Phase::Exited(_) | Phase::Scheduled { .. });
+    !rests
+        && record.applied.as_ref().is_some_and(|manifest| {
+            let mut mounts = manifest.mounts.iter();
+            mounts.any(|mount| {
+                mount.kind() == MountKind::Volume && mount.source.as_deref() == Some(volume)
+            })
+        })
+}
+
+impl Engine {
+    /// Those that an engine before us had are those of their volumes again.
+    pub(super) fn take_volumes(&mut self, held: &mut HashMap<String, OwnedFd>) {
+        let mut held: HashMap<String, OwnedFd> =
+            held.extract_if(|tag, _| tag.starts_with(TAG)).collect();
+        if held.is_empty() {
+            return;
+        }
+        for volume in self.workshop.volumes.list().unwrap_or_default() {
+            if let Some(namespace) = held.remove(&tag(&volume.name)) {
+                self.workshop.volumes.take_back(&volume, namespace);
+            }
+        }
+        for tag in held.into_keys() {
+            let _ = self.hold(&tag, None);
+        }
+    }
+
+    /// Has the keeper hold what was mounted for a launch, before that is begun.
+    pub(super) fn hold_volumes(&mut self) -> Result<(), String> {
+        for (volume, namespace) in self.workshop.volumes.newly_mounted() {
+            // Or a client only looked into a container that does not run.
+            if self.observed.records().any(|record| uses(record, &volume)) {
+                self.hold(&tag(&volume), Some(&namespace))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// These containers changed: what none has any more is unmounted.
+    pub(super) fn unmount_volumes(&mut self, changed: &[Name]) {
+        if changed.is_empty() {
+            return;
+        }
+        let observed = &self.observed;
+        let is_used = |volume: &str| observed.records().any(|record| uses(record, volume));
+        for volume in self.workshop.volumes.unmount_unused(is_used) {
+            let _ = self.hold(&tag(&volume), None);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Volumes that are something else than a folder of ours: the options of Docker's
+//! `local` driver (`type`, `device`, `o`), which are those of mount(8).
+//!
+//! Such a file system is mounted when the first container needs it, and shared by all
+//! that have the volume. It is never in the host's mount table: it is the root of a mount
+//! namespace with nothing else in it, which lives as long as somebody has its descriptor.
+//! A crash leaves nothing behind, and nothing that removes a volume's folder can go
+//! astray into what is mounted there. The engine has the keeper hold the descriptors, so
+//! that what lives in memory alone (tmpfs) outlasts the engine.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
+    move_mount, unmount,
+};
+
+use super::error::Error;
+use super::overlay::kernel_log;
+use super::prepare::{clone_inside, clone_of};
+use super::thread;
+use super::volume::Volume;
+
+/// Options of a volume, by name.
+pub type Options = BTreeMap<String, String>;
+
+/// What Docker's `local` driver objects to, in its words.
+///
+/// # Errors
+/// An option that there is not, or one without another that it needs.
+pub fn check_options(options: &Options) -> Result<(), String> {
+    let known = ["type", "o", "device"];
+    if options.contains_key("size") {
+        return Err("quota size requested but no quota support".to_owned());
+    }
+    if let Some(other) = options.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(format!("invalid option: {other:?}"));
+    }
+    for (key, needed) in
+        [("device", &["type"][..]), ("type", &["device"]), ("o", &["device", "type"])]
+    {
+        if !options.contains_key(key) {
+            continue;
+        }
+        if let Some(missing) = needed.iter().find(|key| !options.contains_key(**key)) {
+            return Err(format!("missing required option: {missing:?}"));
+        }
+    }
+    match options.values().any(|value| value.contains('\0')) {
+        true => Err("invalid option: a NUL byte".to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// What is mounted, read from the options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Backing {
+    kind: String,
+    device: String,
+    /// A path of the host is shown, and nothing mounted anew.
+    is_bind: bool,
+    attributes: MountAttrFlags,
+    /// The file system's own.
+    own: Vec<(String, Option<String>)>,
+}
+
+impl Backing {
+    /// `None` without options.
+    pub(super) fn of(options: &Options) -> Option<Backing> {
+        let get = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
+        if options.is_empty() {
+            return None;
+        }
+        let mut backing = Backing {
+            kind: get("type").to_owned(),
+            device: get("device").to_owned(),
+            is_bind: get("type") == "none" || get("type") == "bind",
+            attributes: MountAttrFlags::empty(),
+            own: Vec::new(),
+        };
+        for option in get("o").split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            backing.attributes |= match option {
+                "ro" => MountAttrFlags::MOUNT_ATTR_RDONLY,
+                "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
+                "nodev" => MountAttrFlags::MOUNT_ATTR_NODEV,
+                "noexec" => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+                "noatime" => MountAttrFlags::MOUNT_ATTR_NOATIME,
+                "nodiratime" => MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+                "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+                "bind" | "rbind" => {
+                    backing.is_bind = true;
+                    continue;
+                }
+                // What is so without being said, and what would reach the host's own table.
+                "defaults" | "rw" | "suid" | "dev" | "exec" | "atime" | "diratime" | "relatime"
+                | "auto" | "noauto" | "nofail" | "_netdev" | "shared" | "rshared" | "slave"
+                | "rslave" | "private" | "rprivate" | "unbindable" | "runbindable" => {
+                    continue;
+                }
+                other => {
+                    backing.own.push(match other.split_once('=') {
+                        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                        None => (other.to_owned(), None),
+                    });
+                    continue;
+                }
+            };
+        }
+        Some(backing)
+    }
+
+    /// A new, detached mount.
+    fn mount(&self) -> Result<OwnedFd, Error> {
+        let device = Path::new(&self.device);
+        let failed = |error: io::Error| Error::new("mount the local volume from", device, error);
+        let context = fsopen(self.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| {
+            let unknown = match e {
+                rustix::io::Errno::NODEV => "this kernel has no such file system",
+                _ => "",
+            };
+            Error::new("mount a file system of the type", Path::new(&self.kind), e)
+                .with_remedy(unknown)
+        })?;
+        let set = || -> io::Result<OwnedFd> {
+            fsconfig_set_string(context.as_fd(), "source", self.device.as_str())?;
+            if self.attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY) {
+                // Or a disk that can't be written to would not be mounted.
+                fsconfig_set_flag(context.as_fd(), "ro")?;
+            }
+            for (key, value) in &self.own {
+                match value {
+                    Some(value) => {
+                        fsconfig_set_string(context.as_fd(), key.as_str(), value.as_str())?
+                    }
+                    None => fsconfig_set_flag(context.as_fd(), key.as_str())?,
+                }
+            }
+            fsconfig_create(context.as_fd())?;
+            Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, self.attributes)?)
+        };
+        match set() {
+            Ok(mount) => Ok(mount),
+            Err(error) => {
+                let said = kernel_log(context);
+                let said = (!said.is_empty()).then(|| format!("the kernel says: {said}"));
+                Err(failed(error).with_remedy(said.unwrap_or_default()))
+            }
+        }
+    }
+}
+
+/// The file systems of volumes that are mounted, by the volume's name.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mounted {
+    /// Each has a lock of its own: a server that does not answer holds up one volume.
+    all: Arc<Mutex<BTreeMap<String, Arc<Slot>>>>,
+    /// Those that nobody was told of yet.
+    news: Arc<Mutex<Vec<(String, OwnedFd)>>>,
+}
+
+/// When its volume was made, and the mount namespace: one that bears the same name later
+/// is another volume.
+type Slot = Mutex<Option<(String, OwnedFd)>>;
+
+impl Mounted {
+    fn slot(&self, name: &str) -> Arc<Slot> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(name.to_owned()).or_default())
+    }
+
+    /// A detached mount of what lies at `inner` in the volume.
+    pub(super) fn part(
+        &self,
+        volume: &Volume,
+        backing: &Backing,
+        inner: &Path,
+    ) -> Result<OwnedFd, Error> {
+        let device = Path::new(&backing.device);
+        if backing.is_bind {
+            if !device.is_absolute() {
+                return Err(Error::refused("mount", device, "a device of type none is a path"));
+            }
+            let part = super::volume::part_of(device, inner)
+                .map_err(|error| error.with_remedy("it is the `device` of the volume"))?;
+            let mount = clone_of(&super::volume::by_descriptor(&part), true)
+                .map_err(|e| Error::new("mount", device, e))?;
+            let attributes = u64::from(backing.attributes.bits());
+            crate::sys::mount::set_attributes(mount.as_fd(), attributes, true)
+                .map_err(|e| Error::new("set attributes of", device, e))?;
+            return Ok(mount);
+        }
+        let name = &volume.name;
+        let slot = self.slot(name);
+        let mut mounted = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if mounted.as_ref().is_none_or(|(created, _)| *created != volume.created) {
+            let namespace =
+                alone_in_namespace(backing.mount()?).map_err(|e| Error::new("mount", device, e))?;
+            let copy = namespace.try_clone().map_err(|e| Error::new("mount", device, e))?;
+            self.news.lock().unwrap_or_else(PoisonError::into_inner).push((name.clone(), copy));
+            *mounted = Some((volume.created.clone(), namespace));
+        }
+        match mounted.as_ref() {
+            Some((_, namespace)) => clone_inside(namespace, inner, None),
+            None => Err(Error::refused("mount", device, "it is gone")),
+        }
+    }
+
+    /// What was mounted since this was asked last.
+    pub(super) fn news(&self) -> Vec<(String, OwnedFd)> {
+        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One that an engine before us had mounted.
+    pub(super) fn take_back(&self, volume: &Volume, namespace: OwnedFd) {
+        *self.slot(&volume.name).lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((volume.created.clone(), namespace));
+    }
+
+    /// Lets go of those that are not among the used; gives their names.
+    pub(super) fn keep_only(&self, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<String> = all.keys().filter(|name| !is_used(name)).cloned().collect();
+        for name in &gone {
+            all.remove(name);
+        }
+        gone
+    }
+}
+
+/// A mount namespace whose root is this mount, and that has no other.
+fn alone_in_namespace(mount: OwnedFd) -> io::Result<OwnedFd> {
+    thread::apart(move || {
+        // The host's /proc is not there any more when its name is needed.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let own = rustix::fs::open("/proc/thread-self", flags, Mode::empty())?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&mount, "", rustix::fs::CWD, "/", flags)?;
+        // As the sandbox does: the old root lands on the new one, and goes from there.
+        rustix::process::fchdir(&mount)?;
+        rustix::process::pivot_root(".", ".")?;
+        unmount(".", UnmountFlags::DETACH)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&own, "ns/mnt", flags, Mode::empty())?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(text: &str) -> Options {
+        let pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn bad_options_are_refused_as_docker_does() {
+        for (text, why) in [
+            ("type=tmpfs device=tmpfs foo=1", "invalid option: \"foo\""),
+            ("type=tmpfs", "missing required option: \"device\""),
+            ("device=/x", "missing required option: \"type\""),
+            ("o=bind", "missing required option: \"device\""),
+        ] {
+            assert_eq!(check_options(&options(text)).unwrap_err(), why);
+        }
+        for text in ["", "type=none device=/x o=bind", "type=tmpfs device=tmpfs"] {
+            assert_eq!(check_options(&options(text)), Ok(()));
+        }
+        assert!(check_options(&options("size=1g")).unwrap_err().contains("quota"));
+    }
+
+    #[test]
+    fn flags_of_the_mount_are_told_from_options_of_the_file_system() {
+        let backing =
+            Backing::of(&options("type=tmpfs device=tmpfs o=size=1m,ro,noexec,uid=7,inode64"));
+        let backing = backing.unwrap();
+        assert!(!backing.is_bind);
+        let flags = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        assert_eq!(backing.attributes, flags);
+        let own: Vec<&str> = backing.own.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(own, ["size", "uid", "inode64"]);
+        assert!(Backing::of(&options("type=ext4 device=/x o=bind")).unwrap().is_bind);
+        assert_eq!(Backing::of(&Options::new()), None);
+    }
+}

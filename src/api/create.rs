@@ -10,6 +10,7 @@ mod security;
 
 use limits::positive;
 pub use limits::{resources, weight_of_shares};
+pub use links::without_link;
 pub use mounts::docker_size;
 use mounts::{mounts, volume};
 pub use remembered::{kept_of_host, remembered, tell, updated};
@@ -27,13 +28,18 @@ use bollard_stubs::models::{
 use serde_json::Value;
 
 use super::endpoints;
+use crate::image::config::Process;
 use crate::manifest::model::{Container, Health, NetworkMode, RestartPolicy, Rlimit};
 use crate::manifest::scalar::Size;
 
 /// What a description refers to outside of itself.
 pub struct Surroundings<'a> {
+    /// The name that the container gets.
+    pub name: &'a str,
     /// The manifest of another container, and its name, by name or id.
     pub container: &'a dyn Fn(&str) -> Option<(String, Container)>,
+    /// What the image of another container says, by that one's name.
+    pub image: &'a dyn Fn(&str) -> Process,
     /// The name of a network, by name or id.
     pub network: &'a dyn Fn(&str) -> Option<String>,
     /// The address of a container, by its name, if it has one.
@@ -294,6 +300,9 @@ fn rest(
             "invalid Annotations: the empty string is not permitted as an annotation key".into()
         );
     }
+    if let Some(runtime) = some(host.runtime).filter(|name| !RUNTIMES.contains(&name.as_str())) {
+        return Err(format!("unknown or invalid runtime name: {runtime}"));
+    }
     container.restart.policy = policy(host.restart_policy)?;
     container.auto_remove = host.auto_remove.unwrap_or(false);
     if container.auto_remove && container.restart.policy != RestartPolicy::No {
@@ -367,6 +376,9 @@ fn rest(
     }
     Ok(())
 }
+
+/// What a client may call the one runtime that there is: Berth, or what it stands for.
+const RUNTIMES: [&str; 3] = ["berth", "runc", "io.containerd.runc.v2"];
 
 /// Drivers of Docker's daemon that have no meaning here; another word is an error.
 const LOG_DRIVERS: [&str; 9] =

@@ -179,9 +179,12 @@ pub fn member(name: &str, settings: &EndpointSettings) -> Result<Member, String>
         return Err(format!("{what} on the network {name} is not served by Berth; leave it out"));
     }
     let mac = said(&settings.mac_address).map(|mac| mac.parse().map(Mac));
+    let links = settings.links.iter().flatten().filter(|link| !link.is_empty());
+    let link = links.map(|link| link.trim_start_matches('/').parse());
     Ok(Member {
         name: our_name(name).to_owned(),
         alias: settings.aliases.clone().unwrap_or_default(),
+        link: link.collect::<Result<_, _>>()?,
         ip: ip.transpose()?,
         ip6: ip6.transpose()?,
         mac: mac.transpose()?,
@@ -393,7 +396,7 @@ fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -
     };
     json!({
         "IPAMConfig": ipam,
-        "Links": null,
+        "Links": asked.map(|member| &member.link).filter(|links| !links.is_empty()),
         "Aliases": aliases,
         "MacAddress": mac.unwrap_or_default(),
         "DriverOpts": null,

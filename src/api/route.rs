@@ -260,6 +260,9 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which] if *method == Method::DELETE => {
             containers::remove(&handle, which, query).await
         }
+        ["containers", which, alias] if *method == Method::DELETE && query.is_on("link") => {
+            containers::remove_link(&handle, which, alias).await
+        }
         ["exec", id, "json"] if get => exec::inspect(&handle, id).await,
         ["exec", id, "resize"] if post => exec::resize(&handle, id, query).await,
         ["berth", rest @ ..] => own::dispatch(&handle, method, rest, query).await,

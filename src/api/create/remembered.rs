@@ -76,6 +76,10 @@ pub fn remembered(asked: &Value, made: &Container) -> BTreeMap<String, String> {
             kept.insert("Hostname".to_owned(), asked["Hostname"].to_string());
         }
     }
+    // Where older clients say it.
+    if let Some(runtime) = asked.get("Runtime").filter(|value| says("", value)) {
+        kept.insert(format!("{HOST}Runtime"), runtime.to_string());
+    }
     kept.extend(of_host(&asked["HostConfig"], made));
     kept
 }

@@ -15,7 +15,14 @@ fn made(value: Value) -> Result<Made, String> {
             ("db".to_owned(), Container { mounts: vec![data], ..Container::default() })
         })
     };
+    let image = |_: &str| Process {
+        env: vec!["PATH=/bin".to_owned(), "LANG=C".to_owned()],
+        exposed_ports: vec!["5432/tcp".to_owned()],
+        ..Default::default()
+    };
     let mut around = Surroundings {
+        name: "web",
+        image: &image,
         container: &container,
         network: &|which| match which {
             "back" => Some(which.to_owned()),
@@ -210,11 +217,62 @@ fn links_are_names_that_only_this_container_knows() {
     // The resolver knows it by its name.
     assert_eq!(hosts(&linked(json!(["db", "db:db"]), "default").unwrap()), []);
     assert!(linked(json!(["nobody:x"]), "default").unwrap_err().contains("No such container"));
-    // On a network it may come later, as with Docker.
-    let config = json!({"EndpointsConfig": {"bridge": {"Links": ["nobody:x"]}}});
-    let later = made(json!({"Image": "x", "NetworkingConfig": config})).unwrap();
-    assert!(later.warnings[0].contains("nobody"), "{:?}", later.warnings);
+    // On a network it may come later, as with Docker, and is what the resolver says then.
+    let config = json!({"EndpointsConfig": {"back": {"Links": ["nobody:x", "db"]}}});
+    let asked = json!({"Image": "x", "HostConfig": {"NetworkMode": "back"},
+                       "NetworkingConfig": config});
+    let later = made(asked).unwrap();
+    let links: Vec<String> =
+        later.container.network.networks[0].link.iter().map(ToString::to_string).collect();
+    assert_eq!((links, hosts(&later)), (vec!["nobody:x".to_owned(), "db:db".to_owned()], vec![]));
+    assert!(later.warnings.is_empty() && later.container.env.is_empty());
+    let wrong = json!({"EndpointsConfig": {"back": {"Links": ["a:b:c"]}}});
+    assert!(made(json!({"Image": "x", "NetworkingConfig": wrong})).unwrap_err().contains("link"));
     assert_eq!(hosts(&linked(json!(["db:x"]), "none").unwrap()), []);
+}
+
+#[test]
+fn a_link_goes_by_its_name() {
+    let asked = json!({"Image": "x", "HostConfig": {"Links": ["db:a", "/db:/web/b"]}});
+    let mut container = made(asked.clone()).unwrap().container;
+    container.docker = remembered(&asked, &container);
+    assert_eq!(without_link(&container, "db"), None);
+    let one = without_link(&container, "b").unwrap();
+    let hosts: Vec<_> = one.network.extra_hosts.iter().map(|extra| &extra.name).collect();
+    assert_eq!(hosts, ["a"]);
+    assert_eq!(one.docker["HostConfig.Links"], "[\"db:a\"]");
+    assert_eq!(without_link(&one, "b"), None);
+}
+
+#[test]
+fn links_of_the_default_network_tell_of_the_other_in_the_environment() {
+    let asked = json!({"Image": "x", "Env": ["DB_ENV_LANG=own"],
+                       "HostConfig": {"Links": ["db"]}});
+    let env = made(asked).unwrap().container.env;
+    let wanted = [
+        ("DB_NAME", "/web/db"),
+        ("DB_PORT", "tcp://10.0.0.7:5432"),
+        ("DB_PORT_5432_TCP", "tcp://10.0.0.7:5432"),
+        ("DB_PORT_5432_TCP_ADDR", "10.0.0.7"),
+        ("DB_PORT_5432_TCP_PORT", "5432"),
+        ("DB_PORT_5432_TCP_PROTO", "tcp"),
+        ("DB_ENV_LANG", "own"),
+    ];
+    let wanted = wanted.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(env, wanted.into_iter().collect());
+}
+
+#[test]
+fn a_runtime_is_told_as_it_was_called_and_another_one_is_refused() {
+    for asked in [
+        json!({"Image": "x", "Runtime": "runc"}),
+        json!({"Image": "x", "HostConfig": {"Runtime": "runc"}}),
+    ] {
+        let container = made(asked.clone()).unwrap().container;
+        assert_eq!(remembered(&asked, &container)["HostConfig.Runtime"], "\"runc\"");
+    }
+    let other = made(json!({"Image": "x", "HostConfig": {"Runtime": "kata"}})).unwrap_err();
+    assert_eq!(other, "unknown or invalid runtime name: kata");
 }
 
 #[test]

@@ -59,6 +59,8 @@ fn what_was_asked_for_is_told() {
     let mut volume = String::new;
     let none = |_: &str| None;
     let mut surroundings = crate::api::create::Surroundings {
+        name: "web",
+        image: &|_| Default::default(),
         address: &|_| None,
         container: &none,
         network: &|_| None,

@@ -10,6 +10,7 @@ use super::resolvers::Inside;
 use super::{Etc, State, Wanted, told};
 use crate::engine::run::Effect;
 use crate::manifest::model::Member;
+use crate::manifest::network::Link;
 use crate::network::NetworkSpec;
 use crate::network::firewall::{Plan, Port, Published};
 use crate::network::host::{self, Endpoint};
@@ -57,6 +58,7 @@ pub(super) struct Place {
     /// What its manifest fixes of that.
     pub wish: Wish,
     pub aliases: Vec<String>,
+    pub links: Vec<Link>,
     pub is_default_route: bool,
 }
 
@@ -215,6 +217,7 @@ impl State {
                 lease,
                 wish,
                 aliases: member.alias.clone(),
+                links: member.link.clone(),
                 is_default_route: way_out.as_ref() == Some(&member.name),
             });
         }

@@ -270,8 +270,9 @@ async fn make(
     handle: &Handle,
     name: Option<&str>,
     platform: Option<Platform>,
-    asked: serde_json::Value,
+    mut asked: serde_json::Value,
 ) -> Result<(String, Vec<String>), Refusal> {
+    create::to_their_place(&mut asked);
     let said = asked.clone();
     let asked = create::parse(asked).map_err(Refusal::Invalid)?;
     let name = name.map(|name| name.trim_start_matches('/'));

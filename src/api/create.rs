@@ -13,7 +13,7 @@ pub use limits::{resources, weight_of_shares};
 pub use links::without_link;
 pub use mounts::docker_size;
 use mounts::{mounts, volume};
-pub use remembered::{kept_of_host, remembered, tell, updated};
+pub use remembered::{is_typed, kept_of_host, plain, remembered, tell, updated};
 use security::security;
 
 use std::collections::HashMap;
@@ -83,7 +83,31 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
             *label = Value::String(String::new());
         }
     }
-    serde_json::from_value(value).map_err(|error| format!("invalid JSON: {error}"))
+    super::loose::from_value(value).map_err(|error| format!("invalid JSON: {error}"))
+}
+
+/// Limits that clients of old say beside `HostConfig`, put into it where it does not say
+/// them.
+pub fn to_their_place(asked: &mut Value) {
+    for (old, new) in [
+        ("Memory", "Memory"),
+        ("MemorySwap", "MemorySwap"),
+        ("CpuShares", "CpuShares"),
+        ("Cpuset", "CpusetCpus"),
+    ] {
+        let said = |value: &Value| !matches!(value.as_i64(), Some(0)) && value != "";
+        let Some(value) = asked.get(old).filter(|value| said(value)).cloned() else { continue };
+        let Some(asked) = asked.as_object_mut().filter(|_| !value.is_null()) else { continue };
+        let host = asked.entry("HostConfig").or_insert(Value::Null);
+        if host.is_null() {
+            *host = Value::Object(serde_json::Map::new());
+        }
+        if let Some(host) = host.as_object_mut()
+            && host.get(new).is_none_or(|now| now.is_null() || !said(now))
+        {
+            host.insert(new.to_owned(), value);
+        }
+    }
 }
 
 /// A restart policy that there is not, in Docker's words.

@@ -32,10 +32,14 @@ pub(super) fn made_up_id(name: &str) -> String {
     hex::encode(sha2::Sha256::digest(format!("berth network {name}")))
 }
 
-/// Our name of the network that a client means: by name, id, or the beginning of an id
-/// that only it has.
+/// Our name of the network that a client means: by its whole id, its name, or the
+/// beginning of an id that only it has.
 pub fn named(handle: &Handle, which: &str) -> Option<String> {
     let seen = handle.networks.seen();
+    let whole = seen.networks.iter().find(|(_, view)| view.id == which);
+    if let Some((name, _)) = whole.filter(|_| !which.is_empty()) {
+        return Some(name.clone());
+    }
     let name = our_name(which);
     if seen.networks.contains_key(name) {
         return Some(name.to_owned());

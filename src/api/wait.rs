@@ -34,7 +34,7 @@ pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
                 // Its end was told before this client came: there will be no other word.
                 if view.ending.is_some() {
                     let pid = view.pid;
-                    handle.wait_until(&view.name, |now| now.pid != pid).await;
+                    handle.wait_until(&view.id, |now| now.pid != pid).await;
                 }
                 end
             }

@@ -90,6 +90,8 @@ pub struct Member {
     pub ip6: Option<Ipv6Addr>,
     /// Its hardware address.
     pub mac: Option<Mac>,
+    /// More addresses, which lead no further than the network (RFC 3927).
+    pub link_local: Vec<Ipv4Addr>,
 }
 
 impl Member {
@@ -166,6 +168,9 @@ struct MemberTable {
     /// Its hardware address there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<Mac>,
+    /// More addresses there, of 169.254.0.0/16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    link_local: Vec<Ipv4Addr>,
 }
 
 #[derive(JsonSchema)]
@@ -181,8 +186,8 @@ impl Serialize for Member {
         if *self == Member::of(&self.name) {
             return serializer.serialize_str(&self.name);
         }
-        let Member { name, alias, link, ip, ip6, mac } = self.clone();
-        MemberTable { name, alias, link, ip, ip6, mac }.serialize(serializer)
+        let Member { name, alias, link, ip, ip6, mac, link_local } = self.clone();
+        MemberTable { name, alias, link, ip, ip6, mac, link_local }.serialize(serializer)
     }
 }
 
@@ -193,7 +198,7 @@ impl<'de> Deserialize<'de> for Member {
             type Value = Member;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a network's name, or a table with name, alias, link, ip, ip6 and mac")
+                f.write_str("a network's name, or a table with name, alias, link, ip, ip6, mac, …")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Member, E> {
@@ -202,8 +207,8 @@ impl<'de> Deserialize<'de> for Member {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
                 let table = MemberTable::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                let MemberTable { name, alias, link, ip, ip6, mac } = table;
-                Ok(Member { name, alias, link, ip, ip6, mac })
+                let MemberTable { name, alias, link, ip, ip6, mac, link_local } = table;
+                Ok(Member { name, alias, link, ip, ip6, mac, link_local })
             }
         }
         deserializer.deserialize_any(Visitor)

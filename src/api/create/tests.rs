@@ -112,11 +112,7 @@ fn what_can_t_be_is_said_in_docker_s_words() {
         let config = json!({"EndpointsConfig": {"bridge": settings}});
         made(json!({"Image": "x", "NetworkingConfig": config}))
     };
-    for settings in [
-        json!({"IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}}),
-        json!({"DriverOpts": {"a": "b"}}),
-        json!({"GwPriority": 5}),
-    ] {
+    for settings in [json!({"DriverOpts": {"a": "b"}}), json!({"GwPriority": 5})] {
         let refused = endpoint(settings.clone()).unwrap_err();
         assert!(refused.contains("not served"), "{settings}: {refused}");
     }
@@ -260,6 +256,20 @@ fn links_of_the_default_network_tell_of_the_other_in_the_environment() {
     ];
     let wanted = wanted.map(|(key, value)| (key.to_owned(), value.to_owned()));
     assert_eq!(env, wanted.into_iter().collect());
+}
+
+#[test]
+fn limits_of_old_clients_count() {
+    let mut asked = json!({"Image": "x", "CpuShares": 50, "Memory": 0, "Cpuset": "0",
+                           "HostConfig": {"CpusetCpus": "1"}});
+    to_their_place(&mut asked);
+    assert_eq!(asked["HostConfig"], json!({"CpusetCpus": "1", "CpuShares": 50}));
+    let mut alone = json!({"Memory": 7, "HostConfig": null});
+    to_their_place(&mut alone);
+    assert_eq!(alone["HostConfig"], json!({"Memory": 7}));
+    let mut other = json!("text");
+    to_their_place(&mut other);
+    assert_eq!(other, "text");
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(super) struct Place {
     pub wish: Wish,
     pub aliases: Vec<String>,
     pub links: Vec<Link>,
+    pub link_local: Vec<Ipv4Addr>,
     pub is_default_route: bool,
 }
 
@@ -77,6 +78,7 @@ impl Place {
             container,
             interface: &self.interface,
             lease: self.lease,
+            link_local: &self.link_local,
             is_default_route: self.is_default_route,
         }
     }
@@ -220,6 +222,7 @@ impl State {
                 wish,
                 aliases: member.alias.clone(),
                 links: member.link.clone(),
+                link_local: member.link_local.clone(),
                 is_default_route: way_out.as_ref() == Some(&member.name),
             });
         }

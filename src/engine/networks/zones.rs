@@ -109,15 +109,14 @@ impl State {
             .flat_map(|place| place.links.iter().map(move |link| (place.network.as_str(), link)));
         let mut names = None::<Names>;
         for (network, link) in links {
-            let is_meant = |(name, other): &(&String, &Joined)| {
+            let is_meant = |other: &&Joined| {
                 other.runs
-                    && (**name == link.container
+                    && (other.names.first() == Some(&link.container)
                         || link.container.len() >= 12 && other.id.starts_with(&link.container))
             };
-            let other = self.joined.iter().find(is_meant);
-            let place = other.and_then(|(_, other)| {
-                other.endpoints.iter().find(|place| place.network == network)
-            });
+            let other = self.joined.values().find(is_meant);
+            let place = other
+                .and_then(|other| other.endpoints.iter().find(|place| place.network == network));
             let Some(place) = place else { continue };
             let v6 = place.lease.v6.map(IpAddr::V6);
             for address in [Some(IpAddr::V4(place.lease.v4)), v6].into_iter().flatten() {

@@ -38,6 +38,10 @@ pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
             let message = format!("{:?} is not a network's name", member.name);
             found.push(objection("network.networks", message, "write networks = [\"back\"]"));
         }
+        if let Some(other) = member.link_local.iter().find(|address| !address.is_link_local()) {
+            let message = format!("{other} is not in 169.254.0.0/16");
+            found.push(objection("network.networks", message, "write it as `ip`"));
+        }
         if !seen.insert(&member.name) {
             let message = format!("it is on the network {} twice", member.name);
             found.push(objection("network.networks", message, "take one of them out"));

@@ -31,19 +31,30 @@ pub(super) fn links(
     if container.network_mode() != NetworkMode::Bridge {
         return Ok(());
     }
-    for link in body.host_config.iter().flat_map(|host| host.links.iter().flatten()) {
-        // Also as inspect tells it: /db:/web/database.
+    // Also as inspect tells it: /db:/web/database.
+    let parts = |link: &'_ String| {
         let (which, alias) = link.split_once(':').unwrap_or((link, link));
-        let which = which.trim_start_matches('/');
         let alias = alias.rsplit('/').next().unwrap_or(alias);
+        (which.trim_start_matches('/').to_owned(), alias.to_owned())
+    };
+    let asked = body.host_config.iter().flat_map(|host| host.links.iter().flatten()).map(parts);
+    // Docker's command says those of a named network in both places.
+    if let Some(first) = container.network.networks.first_mut()
+        && first.name != DEFAULT_NETWORK
+    {
+        if first.link.is_empty() {
+            let links = asked.map(|(which, alias)| format!("{which}:{alias}").parse());
+            first.link = links.collect::<Result<_, _>>()?;
+        }
+        return Ok(());
+    }
+    for (which, alias) in asked {
+        let (which, alias) = (which.as_str(), alias.as_str());
         let Some((name, other)) = (surroundings.container)(which) else {
             // Not 404: Docker's command would look for a missing image.
             return Err(format!("could not get container for {which}: No such container"));
         };
-        if container.network.members().first().is_some_and(|own| own.name == DEFAULT_NETWORK) {
-            let told = variables(&name, alias, &other, surroundings);
-            container.env.extend(told);
-        }
+        container.env.extend(variables(&name, alias, &other, surroundings));
         let theirs = other.network.members();
         let ours = container.network.members();
         let shared = theirs.iter().filter(|one| ours.iter().any(|own| own.name == one.name));

@@ -222,6 +222,8 @@ fn links_are_names_that_only_this_container_knows() {
         later.container.network.networks[0].link.iter().map(ToString::to_string).collect();
     assert_eq!((links, hosts(&later)), (vec!["nobody:x".to_owned(), "db:db".to_owned()], vec![]));
     assert!(later.warnings.is_empty() && later.container.env.is_empty());
+    let alone = linked(json!(["/db:/web/x"]), "back").unwrap().container;
+    assert_eq!(alone.network.networks[0].link[0].to_string(), "db:x");
     let wrong = json!({"EndpointsConfig": {"back": {"Links": ["a:b:c"]}}});
     assert!(made(json!({"Image": "x", "NetworkingConfig": wrong})).unwrap_err().contains("link"));
     assert_eq!(hosts(&linked(json!(["db:x"]), "none").unwrap()), []);

@@ -14,7 +14,7 @@ use crate::manifest::network::Link;
 use crate::network::NetworkSpec;
 use crate::network::firewall::{Plan, Port, Published};
 use crate::network::host::{self, Endpoint};
-use crate::network::ipam::{Lease, Wish};
+use crate::network::ipam::{Lease, Refusal, Wish};
 use crate::network::spec::Driver;
 
 /// A container on its networks.
@@ -267,15 +267,27 @@ impl State {
         Some((interface, Some(address).filter(|_| lease.is_none())))
     }
 
-    /// A container's addresses on a network, on disk before they are used.
+    /// A container's addresses on a network, on disk before they are used. One that rests
+    /// gives way to who asks for its address: Compose starts the next one of a service
+    /// before it removes the last.
     fn lease(&mut self, container: &str, network: &str, wish: Wish) -> Result<Lease, String> {
         let up = self.up.get(network).ok_or("the network is not made")?;
         let mut leases = up.leases.clone();
         let before = leases.of(container).copied();
-        let lease = leases.lease(&self.instance, &up.spec, container, wish).map_err(|refusal| {
-            let asked = wish.v4.map(|ip| format!("{ip} ")).unwrap_or_default();
-            format!("no address {asked}on the network {network}: {refusal}")
-        })?;
+        // While an engine finds out who runs, nobody is known to rest.
+        let rests = |by: &str| !self.recovering && !self.joined.contains_key(by);
+        let lease = loop {
+            match leases.lease(&self.instance, &up.spec, container, wish) {
+                Ok(lease) => break lease,
+                Err(Refusal::Held(by)) if rests(&by) && leases.release(&by) => {
+                    tracing::info!("{by}, which rests, gives way to {container} on {network}");
+                }
+                Err(refusal) => {
+                    let asked = wish.v4.map(|ip| format!("{ip} ")).unwrap_or_default();
+                    return Err(format!("no address {asked}on the network {network}: {refusal}"));
+                }
+            }
+        };
         if before != Some(lease) {
             self.commit_leases(network, leases)?;
         }

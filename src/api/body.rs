@@ -184,6 +184,11 @@ pub async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Box<Answer>>
         b"" | b"null" => b"{}",
         text => text,
     };
-    serde_json::from_slice(text)
-        .map_err(|error| refuse(StatusCode::BAD_REQUEST, &format!("invalid JSON: {error}")))
+    let read = serde_json::from_slice(text).and_then(super::loose::from_value);
+    read.map_err(|error| {
+        // As Docker's daemon says it.
+        let said =
+            error.to_string().replace("trailing characters", "unexpected content after JSON");
+        refuse(StatusCode::BAD_REQUEST, &format!("invalid JSON: {said}"))
+    })
 }

@@ -1,6 +1,6 @@
 //! `/containers/…`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -268,6 +268,24 @@ pub async fn remove(handle: &Handle, which: &str, query: &Query) -> Answer {
     }
 }
 
+/// Takes a legacy link away: the container no longer knows the other one by that name.
+pub async fn remove_link(handle: &Handle, which: &str, alias: &str) -> Answer {
+    let alias = alias.to_owned();
+    let changed = async {
+        let view = handle.find(which).await?;
+        handle
+            .change(view.which(), move |manifest| {
+                create::without_link(manifest, &alias)
+                    .ok_or_else(|| Refusal::NotFound(format!("No such link: {alias}")))
+            })
+            .await
+    };
+    match changed.await {
+        Ok(_) => no_content(),
+        Err(refusal) => refused(refusal),
+    }
+}
+
 /// Whether a client made it, or nothing declares it any more.
 pub(super) fn is_ours(handle: &Handle, view: &View) -> bool {
     let created = handle.paths.created_dir();
@@ -296,8 +314,9 @@ async fn make(
     handle: &Handle,
     name: Option<&str>,
     platform: Option<Platform>,
-    asked: serde_json::Value,
+    mut asked: serde_json::Value,
 ) -> Result<(String, Vec<String>), Refusal> {
+    create::to_their_place(&mut asked);
     let said = asked.clone();
     let asked = create::parse(asked).map_err(Refusal::Invalid)?;
     let name = name.map(|name| name.trim_start_matches('/'));
@@ -311,6 +330,20 @@ async fn make(
             view.name.as_str() == which || !which.is_empty() && view.id.starts_with(which)
         })
     };
+    let name = match named {
+        Some(name) => name,
+        None => names::unused(|name| views.iter().any(|view| view.name.as_str() == name))
+            .parse()
+            .map_err(Refusal::Failed)?,
+    };
+    let mut linked = HashMap::new();
+    let links = asked.host_config.iter().flat_map(|host| host.links.iter().flatten());
+    for which in links.filter_map(|link| link.trim_start_matches('/').split(':').next()) {
+        if let Some(view) = one(which) {
+            linked.insert(view.name.to_string(), base(handle, view).await.process);
+        }
+    }
+    let image = |which: &str| linked.get(which).cloned().unwrap_or_default();
     let address = |which: &str| Some(one(which)?.endpoints.first()?.address.into());
     let lookup = |which: &str| {
         let view = one(which)?;
@@ -320,6 +353,8 @@ async fn make(
     };
     let mut anonymous = || crate::engine::exec::random_id().unwrap_or_default();
     let mut surroundings = create::Surroundings {
+        name: name.as_str(),
+        image: &image,
         container: &lookup,
         network: &|which| super::networks::named(handle, which),
         address: &address,
@@ -370,12 +405,6 @@ async fn make(
         let missing = |_| Refusal::Invalid(format!("No such image: {}", with_tag(named)));
         images::find(handle, named).await.map_err(missing)?;
     }
-    let name = match named {
-        Some(name) => name,
-        None => names::unused(|name| views.iter().any(|view| view.name.as_str() == name))
-            .parse()
-            .map_err(Refusal::Failed)?,
-    };
     let mounts = made.container.mounts.clone();
     let id = handle.create(&name, made.container).await?;
     if let Err(why) = volumes::make_named(handle, mounts, volume_labels(&said)).await {

@@ -11,9 +11,10 @@ mod security;
 
 use limits::positive;
 pub use limits::{resources, weight_of_shares};
+pub use links::without_link;
 pub use mounts::docker_size;
 use mounts::{mounts, volume};
-pub use remembered::{kept_of_host, remembered, tell, updated};
+pub use remembered::{is_typed, kept_of_host, plain, remembered, tell, updated};
 use security::security;
 
 use std::collections::HashMap;
@@ -28,13 +29,18 @@ use bollard_stubs::models::{
 use serde_json::Value;
 
 use super::endpoints;
+use crate::image::config::Process;
 use crate::manifest::model::{Container, Health, NetworkMode, RestartPolicy, Rlimit};
 use crate::manifest::scalar::Size;
 
 /// What a description refers to outside of itself.
 pub struct Surroundings<'a> {
+    /// The name that the container gets.
+    pub name: &'a str,
     /// The manifest of another container, and its name, by name or id.
     pub container: &'a dyn Fn(&str) -> Option<(String, Container)>,
+    /// What the image of another container says, by that one's name.
+    pub image: &'a dyn Fn(&str) -> Process,
     /// The name of a network, by name or id.
     pub network: &'a dyn Fn(&str) -> Option<String>,
     /// The address of a container, by its name, if it has one.
@@ -78,7 +84,31 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
             *label = Value::String(String::new());
         }
     }
-    serde_json::from_value(value).map_err(|error| format!("invalid JSON: {error}"))
+    super::loose::from_value(value).map_err(|error| format!("invalid JSON: {error}"))
+}
+
+/// Limits that clients of old say beside `HostConfig`, put into it where it does not say
+/// them.
+pub fn to_their_place(asked: &mut Value) {
+    for (old, new) in [
+        ("Memory", "Memory"),
+        ("MemorySwap", "MemorySwap"),
+        ("CpuShares", "CpuShares"),
+        ("Cpuset", "CpusetCpus"),
+    ] {
+        let said = |value: &Value| !matches!(value.as_i64(), Some(0)) && value != "";
+        let Some(value) = asked.get(old).filter(|value| said(value)).cloned() else { continue };
+        let Some(asked) = asked.as_object_mut().filter(|_| !value.is_null()) else { continue };
+        let host = asked.entry("HostConfig").or_insert(Value::Null);
+        if host.is_null() {
+            *host = Value::Object(serde_json::Map::new());
+        }
+        if let Some(host) = host.as_object_mut()
+            && host.get(new).is_none_or(|now| now.is_null() || !said(now))
+        {
+            host.insert(new.to_owned(), value);
+        }
+    }
 }
 
 /// A restart policy that there is not, in Docker's words.
@@ -310,6 +340,9 @@ fn rest(
             "invalid Annotations: the empty string is not permitted as an annotation key".into()
         );
     }
+    if let Some(runtime) = some(host.runtime).filter(|name| !RUNTIMES.contains(&name.as_str())) {
+        return Err(format!("unknown or invalid runtime name: {runtime}"));
+    }
     container.restart.policy = policy(host.restart_policy)?;
     container.auto_remove = host.auto_remove.unwrap_or(false);
     if container.auto_remove && container.restart.policy != RestartPolicy::No {
@@ -420,6 +453,9 @@ fn without_effect(host: &HostConfig, warnings: &mut Vec<String>) {
         }
     }
 }
+
+/// What a client may call the one runtime that there is: Berth, or what it stands for.
+const RUNTIMES: [&str; 3] = ["berth", "runc", "io.containerd.runc.v2"];
 
 /// Drivers of Docker's daemon that have no meaning here; another word is an error.
 const LOG_DRIVERS: [&str; 9] =

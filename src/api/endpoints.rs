@@ -167,20 +167,21 @@ pub fn member(name: &str, settings: &EndpointSettings) -> Result<Member, String>
     let ip = ip.map(|ip| ip.parse().map_err(|_| format!("invalid IPv4 address: {ip}")));
     let ip6 = ipam.and_then(|ipam| said(&ipam.ipv6_address));
     let ip6 = ip6.map(|ip| ip.parse().map_err(|_| format!("invalid IPv6 address: {ip}")));
-    let unserved = [(
-        "IPAMConfig.LinkLocalIPs",
-        ipam.is_some_and(|ipam| ipam.link_local_ips.iter().flatten().any(|ip| !ip.is_empty())),
-    )];
-    if let Some((what, _)) = unserved.iter().find(|(_, asked)| *asked) {
-        return Err(format!("{what} on the network {name} is not served by Berth; leave it out"));
-    }
+    let link_local = ipam.iter().flat_map(|ipam| ipam.link_local_ips.iter().flatten());
+    let link_local = link_local
+        .filter(|ip| !ip.is_empty())
+        .map(|ip| ip.parse().map_err(|_| format!("invalid link-local address: {ip}")));
     let mac = said(&settings.mac_address).map(|mac| mac.parse().map(Mac));
+    let links = settings.links.iter().flatten().filter(|link| !link.is_empty());
+    let link = links.map(|link| link.trim_start_matches('/').parse());
     let member = Member {
         name: our_name(name).to_owned(),
         alias: settings.aliases.clone().unwrap_or_default(),
+        link: link.collect::<Result<_, _>>()?,
         ip: ip.transpose()?,
         ip6: ip6.transpose()?,
         mac: mac.transpose()?,
+        link_local: link_local.collect::<Result<_, _>>()?,
         priority: settings.gw_priority.unwrap_or_default(),
         options: settings.driver_opts.clone().unwrap_or_default().into_iter().collect(),
     };
@@ -383,7 +384,10 @@ fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -
         ("IPv6Address", asked.and_then(|member| member.ip6).map(|ip| ip.to_string())),
     ];
     let fixed = fixed.into_iter().filter_map(|(key, ip)| Some((key.to_owned(), ip?.into())));
-    let ipam = Some(fixed.collect::<Map<String, Value>>()).filter(|fixed| !fixed.is_empty());
+    let local = asked.map(|member| &member.link_local).filter(|local| !local.is_empty());
+    let local = local.map(|local| ("LinkLocalIPs".to_owned(), json!(local)));
+    let ipam: Map<String, Value> = fixed.chain(local).collect();
+    let ipam = Some(ipam).filter(|ipam| !ipam.is_empty());
     // Off the network it has what was asked for.
     let mac = match place {
         Some(place) => Some(place.mac.clone()),
@@ -394,7 +398,7 @@ fn endpoint(view: &View, place: Option<&EndpointView>, asked: Option<&Member>) -
     };
     json!({
         "IPAMConfig": ipam,
-        "Links": null,
+        "Links": asked.map(|member| &member.link).filter(|links| !links.is_empty()),
         "Aliases": aliases,
         "MacAddress": mac.unwrap_or_default(),
         "DriverOpts": options,
@@ -469,6 +473,16 @@ pub fn settings(view: &View, image_exposes: &[String]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_says_its_links_and_its_addresses_for_the_link() {
+        let asked = json!({"Links": ["/db:x"], "IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}});
+        let member = member("back", &serde_json::from_value(asked).unwrap()).unwrap();
+        assert_eq!(member.link[0].to_string(), "db:x");
+        assert_eq!(member.link_local[0].to_string(), "169.254.8.8");
+        let text = toml::to_string(&member).unwrap();
+        assert_eq!(toml::from_str::<Member>(&text).unwrap(), member);
+    }
 
     #[test]
     fn ports_come_back_with_the_next_network() {

@@ -7,6 +7,7 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::endpoints::docker_name;
 use super::filters::{Filters, labelled};
 use super::logs::parse_time;
 use super::respond::{Answer, failure, stream as streamed};
@@ -110,7 +111,12 @@ fn matches(event: &Event, filters: &Filters) -> bool {
     filters.iter().all(|(key, values)| {
         let fits = |value: &String| match key.as_str() {
             "container" | "network" | "volume" => {
-                event.kind == *key && (event.name == *value || event.id.starts_with(value))
+                let is_of_kind = event.kind == *key;
+                let is_name = match key.as_str() {
+                    "network" => docker_name(&event.name) == value,
+                    _ => event.name == *value,
+                };
+                is_of_kind && (is_name || event.id.starts_with(value))
             }
             // `health_status: healthy` also by its first word.
             "event" => event.action == *value || event.action.split(':').next() == Some(value),
@@ -140,7 +146,14 @@ fn matches(event: &Event, filters: &Filters) -> bool {
 
 fn described(event: &Event) -> Value {
     let mut attributes = event.attributes.clone();
-    attributes.insert("name".to_owned(), event.name.clone());
+    let name = match event.kind.as_str() {
+        "network" => docker_name(&event.name),
+        _ => &event.name,
+    };
+    // A volume's name is its id, and is told as that alone.
+    if event.kind != "volume" {
+        attributes.insert("name".to_owned(), name.to_owned());
+    }
     let mut told = json!({
         "Type": event.kind,
         "Action": event.action,

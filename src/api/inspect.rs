@@ -47,7 +47,7 @@ pub fn inspect(view: &View, base: &Base, places: &Places) -> Value {
         "Created": timestamp(view.created),
         "Path": words.first().cloned().unwrap_or_default(),
         "Args": words.get(1..).unwrap_or_default(),
-        "State": state(view),
+        "State": state(view, base),
         "Image": base.id,
         "ResolvConfPath": "",
         "HostnamePath": "",
@@ -85,7 +85,16 @@ fn probed(probed: &Probed) -> Value {
     })
 }
 
-fn state(view: &View) -> Value {
+/// Whether anything checks its health while it runs.
+fn is_checked(view: &View, base: &Base) -> bool {
+    match (&view.manifest.health, &base.process.healthcheck) {
+        (Some(_), _) => true,
+        (None, Some(check)) => check.test.first().is_some_and(|kind| kind != "NONE"),
+        (None, None) => false,
+    }
+}
+
+fn state(view: &View, base: &Base) -> Value {
     let time = |time: Option<SystemTime>| time.map_or_else(|| NEVER.to_owned(), timestamp);
     let mut state = json!({
         "Status": match view.state.as_str() {
@@ -103,7 +112,9 @@ fn state(view: &View) -> Value {
         "StartedAt": time(view.started),
         "FinishedAt": time(view.finished),
     });
-    if let Some(health) = &view.health {
+    // Who has ended counts as not well, as with Docker's daemon.
+    let ended = (view.started.is_some() && is_checked(view, base)).then_some("unhealthy");
+    if let Some(health) = view.health.as_deref().or(ended) {
         state["Health"] = json!({
             "Status": health,
             "FailingStreak": view.failing_streak,

@@ -9,6 +9,7 @@ use bollard_stubs::models::{
 
 use serde_json::Value;
 
+use super::create;
 use crate::engine::handle::View;
 use crate::image::config::Process;
 use crate::manifest::model::{Mount, MountKind, RestartPolicy};
@@ -151,6 +152,10 @@ pub fn mounts(view: &View, place: &dyn Fn(&str) -> String) -> Vec<MountPoint> {
         .mounts
         .iter()
         .chain(&view.anonymous)
+        // Those of `--tmpfs` stand in `HostConfig.Tmpfs` alone.
+        .filter(|mount| {
+            mount.kind() != MountKind::Tmpfs || create::is_typed(&view.manifest, &mount.target)
+        })
         .map(|mount| {
             let kind = mount.kind();
             let source = mount.source.clone().unwrap_or_default();
@@ -181,7 +186,7 @@ pub fn mounts(view: &View, place: &dyn Fn(&str) -> String) -> Vec<MountPoint> {
 /// The options of a bind as the client wrote them, and the propagation among them.
 fn said_of(view: &View, mount: &Mount) -> (String, Option<String>) {
     let target = mount.target.to_str().unwrap_or_default();
-    let kept = |key| super::create::kept_of_host(&view.manifest, key);
+    let kept = |key| create::kept_of_host(&view.manifest, key);
     let usual = if mount.read_only { "ro" } else { "" };
     for bind in kept("Binds").iter().filter_map(Value::as_array).flatten() {
         let mut parts = bind.as_str().unwrap_or_default().splitn(3, ':').skip(1);
@@ -192,7 +197,7 @@ fn said_of(view: &View, mount: &Mount) -> (String, Option<String>) {
         }
     }
     for asked in kept("Mounts").iter().filter_map(Value::as_array).flatten() {
-        if asked["Target"] == target {
+        if asked["Target"].as_str().is_some_and(|text| create::plain(text) == mount.target) {
             let spread = asked["BindOptions"]["Propagation"].as_str();
             return (String::new(), spread.filter(|word| !word.is_empty()).map(str::to_owned));
         }

@@ -32,10 +32,14 @@ pub(super) fn made_up_id(name: &str) -> String {
     hex::encode(sha2::Sha256::digest(format!("berth network {name}")))
 }
 
-/// Our name of the network that a client means: by name, id, or the beginning of an id
-/// that only it has.
+/// Our name of the network that a client means: by its whole id, its name, or the
+/// beginning of an id that only it has.
 pub fn named(handle: &Handle, which: &str) -> Option<String> {
     let seen = handle.networks.seen();
+    let whole = seen.networks.iter().find(|(_, view)| view.id == which);
+    if let Some((name, _)) = whole.filter(|_| !which.is_empty()) {
+        return Some(name.clone());
+    }
     let name = our_name(which);
     if seen.networks.contains_key(name) {
         return Some(name.to_owned());
@@ -68,12 +72,22 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
         if let Some(range) = spec.range {
             config["IPRange"] = json!(range);
         }
-        if !spec.reserved.is_empty() {
-            config["AuxiliaryAddresses"] = json!(spec.reserved);
-        }
-        ipam.push(config);
+        let with_reserved = |mut config: Value, is_ipv6: bool| {
+            let all = spec.reserved.iter().filter(|(_, address)| address.is_ipv6() == is_ipv6);
+            let all: Map<String, Value> =
+                all.map(|(name, address)| (name.clone(), json!(address))).collect();
+            if !all.is_empty() {
+                config["AuxiliaryAddresses"] = Value::Object(all);
+            }
+            config
+        };
+        ipam.push(with_reserved(config, false));
         if let Some(subnet) = spec.subnet6 {
-            ipam.push(json!({ "Subnet": subnet, "Gateway": spec.gateway6() }));
+            let mut config = json!({ "Subnet": subnet, "Gateway": spec.gateway6() });
+            if let Some(range) = spec.range6 {
+                config["IPRange"] = json!(range);
+            }
+            ipam.push(with_reserved(config, true));
         }
         // As with Docker's daemon of the first network alone: what stands in the options of
         // another one that nobody asked for is a difference to Compose, which then refuses.

@@ -14,7 +14,11 @@ use crate::engine::handle::Handle;
 
 /// The query of a request, decoded. A parameter that stands twice: the last.
 #[derive(Debug, Default)]
-pub struct Query(Vec<(String, String)>);
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    /// The version of the API that the path names; the newest if it names none.
+    version: Option<(u32, u32)>,
+}
 
 impl Query {
     /// Of the text behind the `?`.
@@ -23,18 +27,23 @@ impl Query {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode(key), decode(value))
         });
-        Query(pairs.collect())
+        Query { pairs: pairs.collect(), version: None }
+    }
+
+    /// Whether the client speaks an older version of the API than this.
+    pub fn is_before(&self, version: (u32, u32)) -> bool {
+        self.version.is_some_and(|said| said < version)
     }
 
     /// A parameter's text.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let last = self.0.iter().rfind(|(name, _)| name == key);
+        let last = self.pairs.iter().rfind(|(name, _)| name == key);
         last.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// All texts of a parameter that may stand several times.
     pub fn all(&self, key: &str) -> Vec<String> {
-        self.0.iter().filter(|(name, _)| name == key).map(|(_, value)| value.clone()).collect()
+        self.pairs.iter().filter(|(name, _)| name == key).map(|(_, value)| value.clone()).collect()
     }
 
     /// Whether a parameter is on, as Docker's daemon reads it.
@@ -106,16 +115,22 @@ pub fn path(request: &Request<Incoming>) -> String {
 
 /// Answers one request.
 pub async fn answer(handle: Handle, request: Request<Incoming>) -> Answer {
-    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let mut query = Query::parse(request.uri().query().unwrap_or_default());
     let path = decode(request.uri().path());
-    let rest = match versioned(&path) {
-        Ok(rest) => rest.to_owned(),
-        Err(message) => return failure(StatusCode::BAD_REQUEST, &message),
+    query.version = said_version(&path).map(|(version, _)| version);
+    let refused = match versioned(&path) {
+        Ok(rest) => {
+            let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
+            takes(&parts, &request).err()
+        }
+        Err(message) => Some(message),
     };
-    let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
-    if let Err(message) = takes(&parts, &request) {
+    if let Some(message) = refused {
+        super::body::discard(request.into_body()).await;
         return failure(StatusCode::BAD_REQUEST, &message);
     }
+    let rest = said_version(&path).map_or(path.as_str(), |(_, rest)| rest);
+    let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
         // These take the connection over.
         ["containers", which, "exec"] if *request.method() == Method::POST => {
@@ -205,19 +220,19 @@ async fn with_body(
     }
 }
 
-/// The path without `/v1.41`, which must be a version that we speak.
-fn versioned(path: &str) -> Result<&str, String> {
-    let Some(tail) = path.strip_prefix("/v") else {
-        return Ok(path);
-    };
+/// The version that a path names (`/v1.41`), and the rest of it.
+fn said_version(path: &str) -> Option<((u32, u32), &str)> {
+    let tail = path.strip_prefix("/v")?;
     let (version, rest) = tail.find('/').map_or((tail, ""), |at| tail.split_at(at));
-    let Some((major, minor)) = version.split_once('.') else {
+    let (major, minor) = version.split_once('.')?;
+    Some(((major.parse().ok()?, minor.parse().ok()?), rest))
+}
+
+/// The path without its version, which must be one that we speak.
+fn versioned(path: &str) -> Result<&str, String> {
+    let Some((asked, rest)) = said_version(path) else {
         return Ok(path);
     };
-    let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else {
-        return Ok(path);
-    };
-    let asked = (major, minor);
     let text = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     if asked > API_VERSION {
         return Err(format!(
@@ -259,6 +274,9 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         ["containers", which, verb] if post => containers::act(&handle, which, verb, query).await,
         ["containers", which] if *method == Method::DELETE => {
             containers::remove(&handle, which, query).await
+        }
+        ["containers", which, alias] if *method == Method::DELETE && query.is_on("link") => {
+            containers::remove_link(&handle, which, alias).await
         }
         ["exec", id, "json"] if get => exec::inspect(&handle, id).await,
         ["exec", id, "resize"] if post => exec::resize(&handle, id, query).await,

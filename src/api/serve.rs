@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
+use super::plain::Plain;
 use super::respond::Answer;
 use super::seats::{Admission, Seats};
 use super::unix::{Client, Reader, Writer};
@@ -174,9 +175,14 @@ impl Drop for Seat {
 pub struct Seated<S> {
     stream: S,
     seat: Arc<Seat>,
+    plain: Plain,
 }
 
 impl<S> Seated<S> {
+    fn new(stream: S, seat: Arc<Seat>) -> Self {
+        Seated { stream, seat, plain: Plain::default() }
+    }
+
     /// The connection itself.
     pub fn stream(&self) -> &S {
         &self.stream
@@ -187,28 +193,36 @@ impl Seated<Client> {
     /// Both directions, each of which keeps the seat.
     pub fn into_split(self) -> (Seated<Reader>, Seated<Writer>) {
         let (reader, writer) = self.stream.into_split();
+        // What is sent from here on is no request and no answer.
+        let plain = Plain::over;
         let seat = Arc::clone(&self.seat);
-        (Seated { stream: reader, seat }, Seated { stream: writer, seat: self.seat })
+        let reader = Seated { stream: reader, seat, plain: plain() };
+        (reader, Seated { stream: writer, seat: self.seat, plain: plain() })
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let Seated { stream, plain, .. } = self.get_mut();
+        plain.poll_read(stream, context, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let Seated { stream, plain, .. } = self.get_mut();
+        match plain.poll_write(stream, context, bytes) {
+            Some(written) => written,
+            None => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -224,11 +238,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let Seated { stream, plain, .. } = self.get_mut();
+        let first = slices.iter().find(|slice| !slice.is_empty());
+        match first.and_then(|first| plain.poll_write(stream, context, first)) {
+            Some(written) => written,
+            None => Pin::new(stream).poll_write_vectored(context, slices),
+        }
     }
 }
 
@@ -329,7 +348,7 @@ impl Server {
         let (key, seat) = (seat.key, Arc::new(seat));
         let task = tokio::task::spawn_local(async move {
             let Some(stream) = connect.await else { return };
-            let stream = Seated { stream, seat: Arc::clone(&seat) };
+            let stream = Seated::new(stream, Arc::clone(&seat));
             let service = service_fn(move |request| {
                 let speaking = Speaking::on(Arc::clone(&seat));
                 let handle = handle.clone();

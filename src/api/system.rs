@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use bollard_stubs::models::{
-    LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime, SwarmInfo, SystemInfo,
-    SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemInfoIsolationEnum,
+    Commit, IndexInfo, LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime, SwarmInfo,
+    SystemInfo, SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemInfoIsolationEnum,
     SystemVersion, SystemVersionComponents, SystemVersionPlatform,
 };
 
@@ -77,6 +77,21 @@ fn architecture() -> &'static str {
     }
 }
 
+/// What clients of old look for, whatever registries there are.
+fn registries() -> RegistryServiceConfig {
+    let hub = IndexInfo {
+        name: Some("docker.io".to_owned()),
+        mirrors: Some(Vec::new()),
+        secure: Some(true),
+        official: Some(true),
+    };
+    RegistryServiceConfig {
+        insecure_registry_cidrs: Some(["::1/128", "127.0.0.0/8"].map(str::to_owned).to_vec()),
+        index_configs: Some(HashMap::from([("docker.io".to_owned(), hub)])),
+        mirrors: Some(Vec::new()),
+    }
+}
+
 pub async fn info(handle: &Handle) -> Answer {
     let views = handle.list().await;
     let count = |state: &str| views.iter().filter(|view| view.state == state).count() as i64;
@@ -134,7 +149,13 @@ pub async fn info(handle: &Handle) -> Answer {
         oom_kill_disable: Some(false),
         system_time: Some(timestamp(std::time::SystemTime::now())),
         index_server_address: Some("https://index.docker.io/v1/".to_owned()),
-        registry_config: Some(RegistryServiceConfig::default()),
+        registry_config: Some(registries()),
+        nfd: Some(std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as i64)),
+        n_goroutines: Some(0),
+        n_events_listener: Some(handle.events.listeners() as i64),
+        containerd_commit: Some(Commit::default()),
+        runc_commit: Some(Commit::default()),
+        init_commit: Some(Commit::default()),
         http_proxy: Some(String::new()),
         https_proxy: Some(String::new()),
         no_proxy: Some(String::new()),

@@ -24,7 +24,7 @@ use crate::image::progress::{Event, Sink, Status};
 use crate::image::push::{self, Options};
 use crate::image::registry::Login;
 use crate::image::store::Store;
-use crate::image::{Error, Platform, Reference};
+use crate::image::{Error, Kind, Platform, Reference};
 
 /// An event in Docker's words.
 fn line(event: &Event) -> Value {
@@ -180,6 +180,7 @@ async fn pull(handle: &Handle, head: &Parts, image: &str, query: &Query) -> Answ
             puller = puller.with_client(images.client()?.with_login(name.registry(), login));
         }
         let pulled = puller.pull(&name, platform.as_ref(), &sink).await.map(|_| Vec::new());
+        let pulled = pulled.map_err(|error| not_pulled(error, &name));
         images.changed();
         if pulled.is_ok() {
             let name = name.familiar();
@@ -188,6 +189,31 @@ async fn pull(handle: &Handle, head: &Parts, image: &str, query: &Query) -> Answ
         pulled
     })
     .await
+}
+
+/// Docker's words for an image that its registry has not or does not give: clients look
+/// for them.
+fn not_pulled(error: Error, name: &Reference) -> Error {
+    let (words, kind) = match error.kind() {
+        Kind::NotFound => (
+            format!(
+                "manifest for {} not found: manifest unknown: the repository does not exist or \
+                 has no such tag",
+                name.familiar()
+            ),
+            Kind::NotFound,
+        ),
+        Kind::Denied if error.to_string().to_ascii_lowercase().contains("denied") => (
+            format!(
+                "pull access denied for {}, repository does not exist or may require 'docker \
+                 login'",
+                name.familiar_name()
+            ),
+            Kind::NotFound,
+        ),
+        _ => return error,
+    };
+    Error::new(kind, format!("{words}: {error}"))
 }
 
 pub async fn push(handle: &Handle, head: &Parts, image: &str, query: &Query) -> Answer {

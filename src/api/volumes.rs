@@ -17,6 +17,15 @@ use crate::engine::volumes::is_anonymous;
 use crate::manifest::model::{Mount, MountKind};
 use crate::rootfs::{self, Asked, Volume};
 
+/// Its labels: as with Docker's daemon one says that nobody has named it.
+fn labels(volume: &Volume) -> BTreeMap<String, String> {
+    let mut labels = volume.labels.clone();
+    if is_anonymous(&volume.name) {
+        labels.entry("com.docker.volume.anonymous".to_owned()).or_default();
+    }
+    labels
+}
+
 fn described(handle: &Handle, volume: &Volume) -> Value {
     let data = handle.volumes.data(&volume.name).unwrap_or_default();
     let mut options = volume.options.clone();
@@ -28,7 +37,7 @@ fn described(handle: &Handle, volume: &Volume) -> Value {
         "Driver": "local",
         "Mountpoint": data.display().to_string(),
         "CreatedAt": volume.created,
-        "Labels": volume.labels,
+        "Labels": labels(volume),
         "Options": options,
         "Scope": "local",
     })
@@ -120,7 +129,7 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         dangling.is_none_or(|dangling| users.contains_key(&volume.name) != dangling)
             && names.fit(&volume.name)
             && any("driver", &|driver| driver == "local")
-            && filters::labels_fit(&filters, &volume.labels)
+            && filters::labels_fit(&filters, &labels(volume))
     };
     let volumes: Vec<_> =
         volumes.iter().filter(|volume| fits(volume)).map(|v| described(handle, v)).collect();
@@ -212,13 +221,15 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
         Ok(views) => users(&views),
         Err(refusal) => return refused(refusal),
     };
+    // Before that version there was no difference.
+    let all = all || query.is_before((1, 42));
     let mut removed = Vec::new();
     for volume in volumes {
         let unused = !users.contains_key(&volume.name);
         // Since API 1.42 a name that a person gave is spared.
         if unused
             && (all || is_anonymous(&volume.name))
-            && filters::labels_fit(&filters, &volume.labels)
+            && filters::labels_fit(&filters, &labels(&volume))
             && handle.volumes.remove(&volume.name).unwrap_or(false)
         {
             tell(handle, ("volume", "destroy"), (&volume.name, &volume.name), []);

@@ -29,10 +29,16 @@ pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
     // The head goes out at once: a client starts the container only when it is
     // waited for.
     stream("application/json", move |pieces| async move {
-        let rests = !is_alive(&view) && !view.is_awaited;
-        let (code, error) = match condition == "not-running" && rests {
-            true => (i64::from(view.exit_code.unwrap_or(0)), view.error.clone()),
-            false => match ends(&handle, &view, &condition, &mut events).await {
+        let (code, error) = match has_ended(&view).filter(|_| condition == "not-running") {
+            Some(end) => {
+                // Its end was told before this client came: there will be no other word.
+                if view.ending.is_some() {
+                    let pid = view.pid;
+                    handle.wait_until(&view.id, |now| now.pid != pid).await;
+                }
+                end
+            }
+            None => match ends(&handle, &view, &condition, &mut events).await {
                 Some(end) => end,
                 None => return,
             },
@@ -46,6 +52,16 @@ pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
     })
 }
 
+/// How it ended, if it does not run: or if its payload has ended, and only what is left of
+/// it has not.
+fn has_ended(view: &View) -> Option<(i64, Option<String>)> {
+    if let Some(code) = view.ending {
+        return Some((i64::from(code), None));
+    }
+    let rests = !is_alive(view) && !view.is_awaited;
+    rests.then(|| (i64::from(view.exit_code.unwrap_or(0)), view.error.clone()))
+}
+
 /// Waits until a container has ended as the condition says: its exit status and what
 /// kept it from running. None when Berth itself ends.
 async fn ends(
@@ -54,17 +70,18 @@ async fn ends(
     condition: &str,
     events: &mut Receiver<Arc<Event>>,
 ) -> Option<(i64, Option<String>)> {
-    let (mut code, mut error) = (i64::from(view.exit_code.unwrap_or(0)), None);
+    let before = view.ending.or(view.exit_code).unwrap_or(0);
+    let (mut code, mut error) = (i64::from(before), None);
     loop {
         let event = match events.recv().await {
             Ok(event) if event.id == view.id => event,
             Ok(_) => continue,
             // This client was too slow for some of them: it looks again.
             Err(RecvError::Lagged(_)) => match handle.find(&view.id).await {
-                Ok(now) if condition == "not-running" && !is_alive(&now) => {
-                    return Some((i64::from(now.exit_code.unwrap_or(0)), now.error));
-                }
-                Ok(_) => continue,
+                Ok(now) => match has_ended(&now).filter(|_| condition == "not-running") {
+                    Some(end) => return Some(end),
+                    None => continue,
+                },
                 Err(_) => return Some((code, error)),
             },
             Err(RecvError::Closed) => return None,
@@ -87,5 +104,27 @@ async fn ends(
             "destroy" => return Some((code, error)),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::reconcile::Record;
+    use crate::engine::view::{Declared, view};
+    use crate::manifest::scalar::Name;
+
+    #[test]
+    fn who_comes_after_the_end_was_told_waits_for_no_word_of_it() {
+        let record = Record::new("web".parse().unwrap(), "1".repeat(64), 0, String::new());
+        let mut seen = view(&record, Declared::default(), Duration::ZERO, &Name::clone);
+        assert_eq!(has_ended(&seen), Some((0, None)));
+        seen.state = "running".to_owned();
+        assert_eq!(has_ended(&seen), None);
+        // Its payload has ended, what is left of it has not.
+        seen.ending = Some(3);
+        assert_eq!(has_ended(&seen), Some((3, None)));
     }
 }

@@ -23,6 +23,7 @@ pub struct Packer<'w> {
     linked: HashMap<(u64, u64), Vec<u8>>,
     ids: Option<IdRange>,
     owner: Option<(u32, u32)>,
+    in_seconds: bool,
     buffer: Vec<u8>,
     entries: u64,
 }
@@ -36,6 +37,7 @@ impl<'w> Packer<'w> {
             linked: HashMap::new(),
             ids,
             owner: None,
+            in_seconds: false,
             buffer: vec![0; BUFFER],
             entries: 0,
         }
@@ -44,6 +46,12 @@ impl<'w> Packer<'w> {
     /// The same, but all of it belongs to this user and group.
     pub fn owned_by(self, owner: Option<(u32, u32)>) -> Packer<'w> {
         Packer { owner, ..self }
+    }
+
+    /// The same with times of whole seconds. Others need an entry of PAX beside them, which
+    /// simple readers of archives take for the file.
+    pub fn in_seconds(self) -> Packer<'w> {
+        Packer { in_seconds: true, ..self }
     }
 
     /// Appends one file under a path; a directory alone, without what is in it.
@@ -64,6 +72,9 @@ impl<'w> Packer<'w> {
         let (uid, gid) =
             self.owner.unwrap_or_else(|| (self.inside(entry.uid), self.inside(entry.gid)));
         let mut entry = Entry { uid, gid, ..entry };
+        if self.in_seconds {
+            entry.mtime.nanoseconds = 0;
+        }
         if several && let Some(first) = self.linked.get(&file) {
             entry.kind = Kind::HardLink(first.clone());
             entry.xattrs.clear();

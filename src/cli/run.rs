@@ -165,6 +165,8 @@ fn save(paths: &Paths, name: &str, args: &Create, detach: bool) -> Result {
     let none = |_: &str| None;
     let mut volume = || crate::engine::exec::random_id().unwrap_or_default();
     let mut surroundings = create::Surroundings {
+        name: name.as_str(),
+        image: &|_| Default::default(),
         address: &|_| None,
         container: &none,
         // Whether it is there is seen when the manifest is read.

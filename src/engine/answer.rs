@@ -10,9 +10,9 @@ use super::run::{Engine, monotonic, wall};
 use super::view::{Declared, view};
 use crate::keeper::protocol::{Kind, Message};
 use crate::manifest::Loader;
-use crate::manifest::model::NetworkMode;
+use crate::manifest::model::{MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
-use crate::network::spec::DEFAULT_NETWORK;
+use crate::network::spec::{DEFAULT_NETWORK, Driver};
 
 impl Engine {
     pub(super) fn answer(&mut self, request: Request) {
@@ -341,34 +341,6 @@ impl Engine {
         });
     }
 
-    /// A container comes onto all of its networks with its launch, and leaves them at its end.
-    fn tell_networks(&self, name: &Name, action: &str) {
-        let Some(record) = self.observed.record(name) else { return };
-        let manifest = record.applied.as_ref();
-        let Some(manifest) = manifest.filter(|m| m.network_mode() == NetworkMode::Bridge) else {
-            return;
-        };
-        let seen = self.workshop.networks.seen();
-        for member in manifest.network.members() {
-            let Some(network) = seen.networks.get(&member.name) else { continue };
-            // As its clients know it.
-            let known = match member.name.as_str() {
-                DEFAULT_NETWORK => "bridge",
-                other => other,
-            };
-            self.events.publish(Told {
-                time: wall().unsigned_abs(),
-                kind: "network".to_owned(),
-                action: action.to_owned(),
-                name: known.to_owned(),
-                id: network.id.clone(),
-                attributes: [("container", record.id.as_str()), ("type", "bridge")]
-                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .into(),
-            });
-        }
-    }
-
     fn place(&mut self, name: &Name) -> Result<Place, Refusal> {
         if let Some(live) = self.lives.get_mut(name)
             && live.process.is_none()
@@ -415,11 +387,66 @@ impl Engine {
         self.tell(name, "manifest_error", [("error", error.to_owned())]);
     }
 
+    /// Says of each network of a container, and of each volume, that it is used or no longer.
+    fn tell_places(&self, name: &Name, [network, volume]: [&str; 2]) {
+        let Some(record) = self.observed.record(name) else { return };
+        let Some(manifest) = record.applied.as_ref().or(record.last_good.as_ref()) else { return };
+        let say = |kind: &str, action: &str, name: &str, id: &str, more: &[(&str, &str)]| {
+            let own = [("container", record.id.as_str())];
+            let more = more.iter().chain(&own);
+            let attributes = more.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            self.events.publish(Told {
+                time: wall().unsigned_abs(),
+                kind: kind.to_owned(),
+                action: action.to_owned(),
+                name: name.to_owned(),
+                id: id.to_owned(),
+                attributes: attributes.collect(),
+            });
+        };
+        if manifest.network_mode() == NetworkMode::Bridge {
+            let seen = self.workshop.networks.seen();
+            for member in manifest.network.members() {
+                let Some(view) = seen.networks.get(&member.name) else { continue };
+                let driver = view.spec.as_ref().map(|spec| spec.driver).unwrap_or_default();
+                let kind = match driver {
+                    Driver::Bridge => "bridge",
+                    Driver::Macvlan => "macvlan",
+                    Driver::Ipvlan => "ipvlan",
+                };
+                // As its clients know it.
+                let known = match member.name.as_str() {
+                    DEFAULT_NETWORK => "bridge",
+                    other => other,
+                };
+                say("network", network, known, &view.id, &[("type", kind)]);
+            }
+        }
+        let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
+        let anonymous = super::volumes::of_image(&record.id, manifest, wanted);
+        for mount in manifest.mounts.iter().chain(&anonymous) {
+            let Some(source) = mount.source.as_ref() else { continue };
+            if mount.kind() != MountKind::Volume {
+                continue;
+            }
+            let target = mount.target.display().to_string();
+            let rw = if mount.read_only { "false" } else { "true" };
+            let all = [
+                ("driver", "local"),
+                ("destination", target.as_str()),
+                ("read/write", rw),
+                ("propagation", ""),
+            ];
+            let all = if volume == "mount" { &all[..] } else { &all[..1] };
+            say("volume", volume, source, source, all);
+        }
+    }
+
     /// Says in Docker's words what the reconciler is about to be told.
     pub(super) fn announce(&self, event: &Event) {
         match event {
             Event::Launched { name, .. } => {
-                self.tell_networks(name, "connect");
+                self.tell_places(name, ["connect", "mount"]);
                 self.tell(name, "start", []);
             }
             Event::LaunchFailed { name, code, error, .. } => {
@@ -430,7 +457,7 @@ impl Engine {
                     self.tell(name, "oom", []);
                 }
                 self.tell(name, "die", [("exitCode", how.status.code().to_string())]);
-                self.tell_networks(name, "disconnect");
+                self.tell_places(name, ["disconnect", "unmount"]);
                 if self.observed.record(name).is_some_and(|record| record.held.is_some()) {
                     self.tell(name, "stop", []);
                 }

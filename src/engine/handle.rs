@@ -118,6 +118,11 @@ impl Events {
         let _ = self.sender.send(event);
     }
 
+    /// How many listen.
+    pub fn listeners(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
     /// Some container is not as it was.
     pub fn changed(&self) {
         self.changes.send_modify(|count| *count += 1);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::networks::{EndpointView, PortView};
 use super::probe::Probes;
-use super::reconcile::{Asked, HealthStatus, Phase, Record, Rest, State, StopWhy, Timing};
+use super::reconcile::{Asked, Half, HealthStatus, Phase, Record, Rest, State, StopWhy, Timing};
 use crate::manifest::model::{Container, Mount, MountKind, Start};
 use crate::manifest::scalar::Name;
 
@@ -65,6 +65,10 @@ pub struct View {
     pub finished: Option<SystemTime>,
     /// As a shell says it: 128 + the signal.
     pub exit_code: Option<i32>,
+    /// The same of a payload that has ended while what is left of its container has not:
+    /// the event of its end was told, and the state does not show it yet.
+    #[serde(default)]
+    pub ending: Option<i32>,
     /// The kernel ended it for lack of memory.
     pub oom_killed: bool,
     /// A person stopped it.
@@ -205,6 +209,10 @@ pub fn view(
         started: run.map(|run| time(run.started_wall)).or_else(|| ended?.started.map(time)),
         finished: ended.map(|exit| time(exit.finished)),
         exit_code: ended.map(|exit| exit.status.code()),
+        ending: match &record.phase {
+            Phase::Ending { half: Half::Exit(how), .. } => Some(how.status.code()),
+            _ => None,
+        },
         oom_killed: ended.is_some_and(|exit| exit.oom_killed),
         stopped_by_hand: record.held.is_some(),
         health: run.and_then(|run| run.health).map(|health| {

@@ -82,6 +82,8 @@ pub struct Member {
     pub name: String,
     /// Names that it is found by there, beside its own.
     pub alias: Vec<String>,
+    /// Other containers there, by names that it alone finds them by.
+    pub link: Vec<Link>,
     /// Its IPv4 address.
     pub ip: Option<Ipv4Addr>,
     /// Its IPv6 address.
@@ -92,6 +94,8 @@ pub struct Member {
     pub priority: i64,
     /// What Docker's drivers call options of an endpoint.
     pub options: BTreeMap<String, String>,
+    /// More addresses, which lead no further than the network (RFC 3927).
+    pub link_local: Vec<Ipv4Addr>,
 }
 
 impl Member {
@@ -99,6 +103,60 @@ impl Member {
     pub fn of(name: &str) -> Member {
         Member { name: name.to_owned(), ..Member::default() }
     }
+}
+
+/// Another container, and a name for it that one container alone knows: `db:database`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The other one, by its name or id. It need not be there yet.
+    pub container: String,
+    /// The name.
+    pub alias: String,
+}
+
+impl Link {
+    /// The other one has another name.
+    pub fn follow(&mut self, from: &str, to: &str) {
+        if self.container == from {
+            to.clone_into(&mut self.container);
+        }
+    }
+}
+
+impl std::str::FromStr for Link {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Link, String> {
+        let (container, alias) = text.split_once(':').unwrap_or((text, text));
+        if !is_host_name(container) || !is_host_name(alias) {
+            return Err(format!("{text:?} is not a link: write \"db:database\""));
+        }
+        Ok(Link { container: container.to_owned(), alias: alias.to_owned() })
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.container, self.alias)
+    }
+}
+
+impl Serialize for Link {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Link {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Link, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Whether a text can be looked up as a name.
+pub fn is_host_name(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 /// A named network's place for a container.
@@ -110,6 +168,10 @@ struct MemberTable {
     /// Names that the container is found by there, beside its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     alias: Vec<String>,
+    /// Other containers there, by names that it alone finds them by: `["db:database"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    link: Vec<Link>,
     /// Its IPv4 address there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ip: Option<Ipv4Addr>,
@@ -127,6 +189,9 @@ struct MemberTable {
     /// (`net.ipv4.conf.IFNAME.log_martians=1`). Others are kept and have no effect.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     options: BTreeMap<String, String>,
+    /// More addresses there, of 169.254.0.0/16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    link_local: Vec<Ipv4Addr>,
 }
 
 fn is_zero(number: &i64) -> bool {
@@ -146,8 +211,10 @@ impl Serialize for Member {
         if *self == Member::of(&self.name) {
             return serializer.serialize_str(&self.name);
         }
-        let Member { name, alias, ip, ip6, mac, priority, options } = self.clone();
-        MemberTable { name, alias, ip, ip6, mac, priority, options }.serialize(serializer)
+        let Member { name, alias, link, ip, ip6, mac, priority, options, link_local } =
+            self.clone();
+        MemberTable { name, alias, link, ip, ip6, mac, priority, options, link_local }
+            .serialize(serializer)
     }
 }
 
@@ -158,7 +225,7 @@ impl<'de> Deserialize<'de> for Member {
             type Value = Member;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a network's name, or a table with name, alias, ip, ip6, mac, priority and options")
+                f.write_str("a network's name, or a table with name, alias, link, ip, ip6, mac, …")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Member, E> {
@@ -167,8 +234,9 @@ impl<'de> Deserialize<'de> for Member {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Member, A::Error> {
                 let table = MemberTable::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                let MemberTable { name, alias, ip, ip6, mac, priority, options } = table;
-                Ok(Member { name, alias, ip, ip6, mac, priority, options })
+                let MemberTable { name, alias, link, ip, ip6, mac, priority, options, link_local } =
+                    table;
+                Ok(Member { name, alias, link, ip, ip6, mac, priority, options, link_local })
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -426,9 +494,9 @@ pub struct NetworkFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub ip_range: Option<Ipv4Net>,
-    /// Addresses of `subnet` that no container gets: others have them. A name for each.
+    /// Addresses of the subnets that no container gets: others have them. A name for each.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub reserved: BTreeMap<String, Ipv4Addr>,
+    pub reserved: BTreeMap<String, IpAddr>,
     /// The router's address in it; the first one otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
@@ -438,6 +506,10 @@ pub struct NetworkFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub subnet6: Option<Ipv6Net>,
+    /// The part of `subnet6` from which addresses are given; all of it otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub ip_range6: Option<Ipv6Net>,
     /// The router's address in `subnet6`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway6: Option<Ipv6Addr>,
@@ -475,6 +547,7 @@ impl Default for NetworkFile {
             reserved: BTreeMap::new(),
             ipv6: true,
             subnet6: None,
+            ip_range6: None,
             gateway6: None,
             internal: false,
             isolated: false,
@@ -489,7 +562,8 @@ impl Default for NetworkFile {
 pub fn is_network_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !text.ends_with(' ')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c))
 }
 
 /// Names that mean something else where a network is named.
@@ -533,6 +607,7 @@ mod tests {
         let json = serde_json::to_string(&file).unwrap();
         assert_eq!(serde_json::from_str::<NetworkFile>(&json).unwrap(), file);
         assert!(toml::from_str::<NetworkFile>("subnett = 1").is_err());
+        assert!(is_network_name("my shop") && !is_network_name("my ") && !is_network_name(" my"));
         assert!(is_network_name("shop_back") && !is_network_name("../x") && !is_network_name(""));
     }
 }

@@ -1,13 +1,16 @@
 //! What a manifest says of other containers. Pure.
 
 use super::model::{Container, NetworkMode};
+use super::network::Link;
 use super::scalar::Name;
 
 impl Container {
     /// Whether it names this container.
     pub fn refers_to(&self, name: &Name) -> bool {
         let named = [&self.after, &self.requires, &self.wants, &self.conflicts];
-        named.into_iter().flatten().any(|other| other == name) || self.joined().contains(name)
+        named.into_iter().flatten().any(|other| other == name)
+            || self.joined().contains(name)
+            || self.links().any(|link| link.container == name.as_str())
     }
 
     /// The same, but of a container that has another name now; nothing where it does not
@@ -30,14 +33,21 @@ impl Container {
         for name in network.into_iter().chain(shared).filter(|name| *name == from) {
             to.clone_into(name);
         }
+        for link in other.network.networks.iter_mut().flat_map(|member| &mut member.link) {
+            link.follow(from.as_str(), to.as_str());
+        }
         Some(other)
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.network.networks.iter().flat_map(|member| &member.link)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::model::{Ipc, Sharing};
+    use crate::manifest::model::{Ipc, Member, Sharing};
 
     #[test]
     fn each_way_to_name_another_follows_its_new_name() {
@@ -50,6 +60,8 @@ mod tests {
             ..Container::default()
         };
         container.network.mode = Some(NetworkMode::Container(name("a")));
+        let linked: Link = "a:alias".parse().unwrap();
+        container.network.networks = vec![Member { link: vec![linked], ..Member::of("back") }];
         container.namespaces.pid = Sharing::Container(name("a"));
         container.namespaces.ipc = Ipc::Container(name("z"));
         let other = container.referring(&name("a"), &name("b")).unwrap();
@@ -57,6 +69,7 @@ mod tests {
         assert!(container.refers_to(&name("z")));
         assert_eq!(other.after, [name("b"), name("x")]);
         assert_eq!((&other.requires, &other.wants), (&vec![name("b")], &vec![name("b")]));
+        assert_eq!(other.network.networks[0].link[0].to_string(), "b:alias");
         assert_eq!(other.conflicts, [name("y")]);
         assert_eq!(other.network_mode(), NetworkMode::Container(name("b")));
         assert!(container.refers_to(&name("y")) && !container.refers_to(&name("b")));

@@ -24,6 +24,8 @@ pub struct Endpoint<'a> {
     pub interface: &'a str,
     /// Its addresses.
     pub lease: Lease,
+    /// More of them, which lead no further than the network (RFC 3927).
+    pub link_local: &'a [Ipv4Addr],
     /// Whether this network's gateway is the container's default route.
     pub is_default_route: bool,
 }
@@ -213,8 +215,9 @@ impl Host {
             let addresses = links.addresses(endpoint.interface)?;
             let has = |address: Option<IpAddr>| address.is_none_or(|a| addresses.contains(&a));
             let v6 = endpoint.lease.v6.filter(|_| sysctl::has_ipv6()).map(IpAddr::V6);
+            let is_linked = endpoint.link_local.iter().all(|a| has(Some((*a).into())));
             let is_same = network.driver == Driver::Ipvlan || link.mac == Some(endpoint.lease.mac);
-            Ok(link.up && is_same && has(Some(endpoint.lease.v4.into())) && has(v6))
+            Ok(link.up && is_same && has(Some(endpoint.lease.v4.into())) && has(v6) && is_linked)
         })
     }
 
@@ -275,11 +278,17 @@ impl Host {
     }
 }
 
+/// The prefix of addresses for one link (RFC 3927, section 2.1).
+const LINK_LOCAL: u8 = 16;
+
 /// Inside the container's namespace: addresses, loopback, up, routes.
 fn configure(network: &NetworkSpec, endpoint: &Endpoint<'_>) -> Result<()> {
     let mut links = Links::open()?;
     let name = endpoint.interface;
     links.add_address(name, endpoint.lease.v4.into(), network.subnet.prefix_len())?;
+    for address in endpoint.link_local {
+        links.add_address(name, (*address).into(), LINK_LOCAL)?;
+    }
     let v6 = network.subnet6.zip(endpoint.lease.v6).filter(|_| sysctl::has_ipv6());
     if sysctl::has_ipv6() {
         // Addresses come from Berth, not from whoever advertises a router.

@@ -103,7 +103,7 @@ impl Leases {
                 && *address != network.subnet.network()
                 && *address != network.subnet.broadcast()
                 && *address != network.gateway
-                && !network.reserved.values().any(|reserved| reserved == address)
+                && !network.reserved.values().any(|reserved| *reserved == IpAddr::V4(*address))
         };
         let holder = |leases: &Leases, address: Ipv4Addr| {
             leases
@@ -158,6 +158,7 @@ impl Leases {
         let usable = |address: Ipv6Addr| {
             network.subnet6.is_some_and(|net| net.contains(&address) && net.network() != address)
                 && network.gateway6() != Some(address)
+                && !network.reserved.values().any(|reserved| *reserved == IpAddr::V6(address))
         };
         if let Some(address) = wish {
             return match (usable(address), holder(address)) {
@@ -169,10 +170,18 @@ impl Leases {
         let Some(net) = network.subnet6 else { return Ok(None) };
         let bits = 32 - u32::from(network.subnet.prefix_len());
         let host = u128::from(u32::from(v4) & u32::from(network.subnet.hostmask()));
-        // At most as many are in the way as there are other leases, and a router.
-        let tries = 0..=self.by_container.len() as u128 + 1;
+        // At most as many are in the way as there are other leases, a router, and those
+        // that others have.
+        let tries = 0..=(self.by_container.len() + network.reserved.len()) as u128 + 2;
+        let base = u128::from(network.range6.unwrap_or(net).network());
         tries
-            .map(|beyond| Ipv6Addr::from(u128::from(net.network()) | host | beyond << bits))
+            .map(|beyond| match network.range6 {
+                None => base | host | beyond << bits,
+                // A range may have less room than the other subnet: the next one, round
+                // and round.
+                Some(range) => base | (host + beyond) & u128::from(range.hostmask()),
+            })
+            .map(Ipv6Addr::from)
             .find(|address| usable(*address) && holder(*address).is_none())
             .map(Some)
             .ok_or(Refusal::Full)

@@ -1,7 +1,7 @@
 //! Named networks as plain data, their checks, and the choice of a subnet. Pure.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -43,10 +43,13 @@ pub struct NetworkSpec {
     pub range: Option<Ipv4Net>,
     /// Addresses of it that no container gets: others have them. By a name for each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub reserved: BTreeMap<String, Ipv4Addr>,
+    pub reserved: BTreeMap<String, IpAddr>,
     /// The IPv6 subnet, for a bridge usually a ULA one (RFC 4193); `None`: IPv4 alone.
     #[serde(default)]
     pub subnet6: Option<Ipv6Net>,
+    /// Where IPv6 addresses are chosen from, if not from all of `subnet6`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range6: Option<Ipv6Net>,
     /// The router's address in `subnet6`; its first address when missing.
     #[serde(default)]
     pub gateway6: Option<Ipv6Addr>,
@@ -75,6 +78,7 @@ impl NetworkSpec {
             range: None,
             reserved: BTreeMap::new(),
             subnet6: subnet6.map(|net| net.trunc()),
+            range6: None,
             gateway6: None,
             internal: false,
             isolated: false,
@@ -93,10 +97,11 @@ impl NetworkSpec {
     /// Everything that is wrong with it by itself, as sentences for its author.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_. ".contains(c);
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(is_name) {
             found.push(format!(
-                "{:?} is not a network's name: letters, digits, -, _ and ., at most 64",
+                "{:?} is not a network's name: letters, digits, -, _, . and spaces between, at \
+                 most 64",
                 self.name
             ));
         }
@@ -116,9 +121,20 @@ impl NetworkSpec {
             found.push(format!("the range {range} is not in {}", self.subnet));
         }
         for (name, address) in &self.reserved {
-            if !self.subnet.contains(address) {
-                found.push(format!("the reserved {address} of {name:?} is not in {}", self.subnet));
+            let is_within = self.subnets().any(|net| net.contains(address));
+            if !is_within {
+                let of = match self.subnet6.filter(|_| address.is_ipv6()) {
+                    Some(net) => net.to_string(),
+                    None => self.subnet.to_string(),
+                };
+                found.push(format!("the reserved {address} of {name:?} is not in {of}"));
             }
+        }
+        if let Some(range) = self.range6.filter(|range| {
+            let net = self.subnet6;
+            !net.is_some_and(|net| net.contains(range))
+        }) {
+            found.push(format!("the range {range} is not in the IPv6 subnet"));
         }
         if let Some(net) = self.subnet6 {
             // The host's part of an IPv6 address repeats that of the IPv4 one.

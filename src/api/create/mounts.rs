@@ -68,6 +68,7 @@ pub(super) fn mounts(
                 "invalid mount config: invalid specification: destination can't be '/'".into()
             );
         }
+        mount.target = mount.target.components().collect();
         container.mounts.retain(|earlier| earlier.target != mount.target);
         if mount.kind() == MountKind::Volume && mount.source.is_none() {
             mount.source = Some((surroundings.volume)());

@@ -3,12 +3,14 @@
 //! compare what they asked for with what they got find it. Pure.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::super::inspect::host_config;
-use crate::manifest::model::Container;
+use crate::engine::volumes::is_anonymous;
 use crate::manifest::model::NetworkMode::Bridge;
+use crate::manifest::model::{Container, Mount};
 
 /// Settings of the container itself that inspect would not tell from the manifest.
 const OF_CONTAINER: [&str; 8] = [
@@ -76,7 +78,12 @@ pub fn remembered(asked: &Value, made: &Container) -> BTreeMap<String, String> {
             kept.insert("Hostname".to_owned(), asked["Hostname"].to_string());
         }
     }
+    // Where older clients say it.
+    if let Some(runtime) = asked.get("Runtime").filter(|value| says("", value)) {
+        kept.insert(format!("{HOST}Runtime"), runtime.to_string());
+    }
     kept.extend(of_host(&asked["HostConfig"], made));
+    kept.extend(without_limit(&asked["HostConfig"]));
     kept
 }
 
@@ -95,6 +102,13 @@ fn of_host(asked: &Value, made: &Container) -> BTreeMap<String, String> {
     };
     let asked = asked.as_object().into_iter().flatten().filter(differs);
     asked.map(|(key, value)| (format!("{HOST}{key}"), value.to_string())).collect()
+}
+
+/// No limit of processes that a client asked for is told as 0, as with Docker's daemon:
+/// where none asked for anything it is null.
+fn without_limit(asked: &Value) -> Option<(String, String)> {
+    let pids = asked["PidsLimit"].as_i64()?;
+    (pids <= 0).then(|| (format!("{HOST}PidsLimit"), "0".to_owned()))
 }
 
 /// Bindings with those of all addresses as the manifest has them, without one.
@@ -126,10 +140,12 @@ pub fn updated(asked: &Value, container: &mut Container) {
         }
     }
     container.docker.extend(of_host(asked, container));
+    container.docker.extend(without_limit(asked));
 }
 
 /// Tells again, in an inspected container, what was kept.
 pub fn tell(container: &Container, config: &mut Value, host: &mut Value) {
+    without_repeated(container, host);
     for (key, text) in &container.docker {
         let Ok(value) = serde_json::from_str::<Value>(text) else { continue };
         match (key.strip_prefix(HOST), key.as_str()) {
@@ -154,6 +170,58 @@ pub fn tell(container: &Container, config: &mut Value, host: &mut Value) {
             (None, key) => config[key] = value,
         }
     }
+}
+
+/// Takes out of `Binds` and `Tmpfs` what a client asked for in other words, which are told
+/// too: who makes a container anew of what it is told would have each mount twice.
+fn without_repeated(container: &Container, host: &mut Value) {
+    let kept = |key: &str| kept_of_host(container, key);
+    let typed: Vec<PathBuf> = kept("Mounts")
+        .iter()
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter_map(|mount| mount["Target"].as_str().map(plain))
+        .collect();
+    // Of volumes without a name the paths are told.
+    let unnamed = container.docker.get("Volumes").and_then(|text| {
+        let paths: Map<String, Value> = serde_json::from_str(text).ok()?;
+        Some(paths.keys().map(|path| plain(path)).collect::<Vec<_>>())
+    });
+    let unnamed = unnamed.unwrap_or_default();
+    let is_elsewhere = |mount: &&Mount| {
+        typed.contains(&mount.target)
+            || unnamed.contains(&mount.target) && mount.source.as_deref().is_some_and(is_anonymous)
+    };
+    let elsewhere: Vec<String> = container
+        .mounts
+        .iter()
+        .filter(is_elsewhere)
+        .map(|mount| mount.target.display().to_string())
+        .collect();
+    if let Some(binds) = host["Binds"].as_array_mut() {
+        binds.retain(|bind| {
+            let bind = bind.as_str().unwrap_or_default();
+            !elsewhere.iter().any(|target| bind.split(':').nth(1) == Some(target))
+        });
+        if binds.is_empty() {
+            host["Binds"] = Value::Null;
+        }
+    }
+    if let Some(tmpfs) = host["Tmpfs"].as_object_mut() {
+        tmpfs.retain(|target, _| !elsewhere.contains(target));
+    }
+}
+
+/// A path without what says nothing, as a slash at the end.
+pub fn plain(path: &str) -> PathBuf {
+    Path::new(path).components().collect()
+}
+
+/// Whether a client asked for a tmpfs in `Mounts`, and not by `Tmpfs`.
+pub fn is_typed(container: &Container, target: &Path) -> bool {
+    let kept = kept_of_host(container, "Mounts");
+    let mut all = kept.iter().filter_map(Value::as_array).flatten();
+    all.any(|mount| mount["Target"].as_str().is_some_and(|text| plain(text) == target))
 }
 
 /// One value that was kept of the host's settings.

@@ -15,7 +15,14 @@ fn made(value: Value) -> Result<Made, String> {
             ("db".to_owned(), Container { mounts: vec![data], ..Container::default() })
         })
     };
+    let image = |_: &str| Process {
+        env: vec!["PATH=/bin".to_owned(), "LANG=C".to_owned()],
+        exposed_ports: vec!["5432/tcp".to_owned()],
+        ..Default::default()
+    };
     let mut around = Surroundings {
+        name: "web",
+        image: &image,
         container: &container,
         network: &|which| match which {
             "back" => Some(which.to_owned()),
@@ -105,8 +112,6 @@ fn what_can_t_be_is_said_in_docker_s_words() {
         let config = json!({"EndpointsConfig": {"bridge": settings}});
         made(json!({"Image": "x", "NetworkingConfig": config}))
     };
-    let refused = endpoint(json!({"IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}})).unwrap_err();
-    assert!(refused.contains("not served"), "{refused}");
     let refused = endpoint(json!({"DriverOpts": {"com.docker.network.endpoint.ifname": "a/b"}}));
     assert!(refused.unwrap_err().contains("can't be the name of an interface"));
     let kept = endpoint(json!({"DriverOpts": {"a": "b"}, "GwPriority": 5})).unwrap().container;
@@ -218,11 +223,78 @@ fn links_are_names_that_only_this_container_knows() {
     // The resolver knows it by its name.
     assert_eq!(hosts(&linked(json!(["db", "db:db"]), "default").unwrap()), []);
     assert!(linked(json!(["nobody:x"]), "default").unwrap_err().contains("No such container"));
-    // On a network it may come later, as with Docker.
-    let config = json!({"EndpointsConfig": {"bridge": {"Links": ["nobody:x"]}}});
-    let later = made(json!({"Image": "x", "NetworkingConfig": config})).unwrap();
-    assert!(later.warnings[0].contains("nobody"), "{:?}", later.warnings);
+    // On a network it may come later, as with Docker, and is what the resolver says then.
+    let config = json!({"EndpointsConfig": {"back": {"Links": ["nobody:x", "db"]}}});
+    let asked = json!({"Image": "x", "HostConfig": {"NetworkMode": "back"},
+                       "NetworkingConfig": config});
+    let later = made(asked).unwrap();
+    let links: Vec<String> =
+        later.container.network.networks[0].link.iter().map(ToString::to_string).collect();
+    assert_eq!((links, hosts(&later)), (vec!["nobody:x".to_owned(), "db:db".to_owned()], vec![]));
+    assert!(later.warnings.is_empty() && later.container.env.is_empty());
+    let alone = linked(json!(["/db:/web/x"]), "back").unwrap().container;
+    assert_eq!(alone.network.networks[0].link[0].to_string(), "db:x");
+    let wrong = json!({"EndpointsConfig": {"back": {"Links": ["a:b:c"]}}});
+    assert!(made(json!({"Image": "x", "NetworkingConfig": wrong})).unwrap_err().contains("link"));
     assert_eq!(hosts(&linked(json!(["db:x"]), "none").unwrap()), []);
+}
+
+#[test]
+fn a_link_goes_by_its_name() {
+    let asked = json!({"Image": "x", "HostConfig": {"Links": ["db:a", "/db:/web/b"]}});
+    let mut container = made(asked.clone()).unwrap().container;
+    container.docker = remembered(&asked, &container);
+    assert_eq!(without_link(&container, "db"), None);
+    let one = without_link(&container, "b").unwrap();
+    let hosts: Vec<_> = one.network.extra_hosts.iter().map(|extra| &extra.name).collect();
+    assert_eq!(hosts, ["a"]);
+    assert_eq!(one.docker["HostConfig.Links"], "[\"db:a\"]");
+    assert_eq!(without_link(&one, "b"), None);
+}
+
+#[test]
+fn links_of_the_default_network_tell_of_the_other_in_the_environment() {
+    let asked = json!({"Image": "x", "Env": ["DB_ENV_LANG=own"],
+                       "HostConfig": {"Links": ["db"]}});
+    let env = made(asked).unwrap().container.env;
+    let wanted = [
+        ("DB_NAME", "/web/db"),
+        ("DB_PORT", "tcp://10.0.0.7:5432"),
+        ("DB_PORT_5432_TCP", "tcp://10.0.0.7:5432"),
+        ("DB_PORT_5432_TCP_ADDR", "10.0.0.7"),
+        ("DB_PORT_5432_TCP_PORT", "5432"),
+        ("DB_PORT_5432_TCP_PROTO", "tcp"),
+        ("DB_ENV_LANG", "own"),
+    ];
+    let wanted = wanted.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(env, wanted.into_iter().collect());
+}
+
+#[test]
+fn limits_of_old_clients_count() {
+    let mut asked = json!({"Image": "x", "CpuShares": 50, "Memory": 0, "Cpuset": "0",
+                           "HostConfig": {"CpusetCpus": "1"}});
+    to_their_place(&mut asked);
+    assert_eq!(asked["HostConfig"], json!({"CpusetCpus": "1", "CpuShares": 50}));
+    let mut alone = json!({"Memory": 7, "HostConfig": null});
+    to_their_place(&mut alone);
+    assert_eq!(alone["HostConfig"], json!({"Memory": 7}));
+    let mut other = json!("text");
+    to_their_place(&mut other);
+    assert_eq!(other, "text");
+}
+
+#[test]
+fn a_runtime_is_told_as_it_was_called_and_another_one_is_refused() {
+    for asked in [
+        json!({"Image": "x", "Runtime": "runc"}),
+        json!({"Image": "x", "HostConfig": {"Runtime": "runc"}}),
+    ] {
+        let container = made(asked.clone()).unwrap().container;
+        assert_eq!(remembered(&asked, &container)["HostConfig.Runtime"], "\"runc\"");
+    }
+    let other = made(json!({"Image": "x", "HostConfig": {"Runtime": "kata"}})).unwrap_err();
+    assert_eq!(other, "unknown or invalid runtime name: kata");
 }
 
 #[test]

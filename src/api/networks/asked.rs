@@ -61,6 +61,9 @@ pub fn asked(body: &NetworkCreateRequest) -> Result<Asked, String> {
         for config in ipam.config.iter().flatten() {
             addresses(config, &mut file)?;
         }
+        // Who says all addresses of a network, and none of IPv6, gets no more than that.
+        let is_v4_alone = file.subnet.is_some() && file.subnet6.is_none();
+        file.ipv6 = body.enable_ipv6.unwrap_or(!is_v4_alone) || file.subnet6.is_some();
     }
     let mut warning = Vec::new();
     for (key, value) in body.options.iter().flatten() {
@@ -93,22 +96,21 @@ fn addresses(config: &IpamConfig, file: &mut NetworkFile) -> Result<(), String> 
             file.subnet = Some(net.trunc());
             file.ip_range =
                 range.map(|net| net.parse()).transpose().map_err(|_| wrong("IPRange"))?;
-            for (name, address) in reserved {
-                let address = address.parse().map_err(|_| wrong("auxiliary address"))?;
-                file.reserved.insert(name, address);
-            }
             file.gateway =
                 gateway.map(|ip| ip.parse()).transpose().map_err(|_| wrong("gateway"))?;
         }
         Ok(ipnet::IpNet::V6(net)) => {
-            // The host's part of an IPv6 address is that of the IPv4 one.
-            refuse("IPRange of an IPv6 subnet", range.is_some())?;
-            refuse("AuxiliaryAddresses of an IPv6 subnet", !reserved.is_empty())?;
+            file.ip_range6 =
+                range.map(|net| net.parse()).transpose().map_err(|_| wrong("IPRange"))?;
             (file.subnet6, file.ipv6) = (Some(net.trunc()), true);
             file.gateway6 =
                 gateway.map(|ip| ip.parse()).transpose().map_err(|_| wrong("gateway"))?;
         }
         Err(_) => return Err(wrong("subnet")),
+    }
+    for (name, address) in reserved {
+        let address = address.parse().map_err(|_| wrong("auxiliary address"))?;
+        file.reserved.insert(name, address);
     }
     Ok(())
 }
@@ -173,6 +175,20 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_an_ipv6_subnet_and_no_ipv6_beside_ipv4_that_is_said() {
+        let config = |config: Value| of(json!({"Name": "n", "IPAM": {"Config": config}})).unwrap();
+        let six = config(json!([{"Subnet": "fd00::/64", "IPRange": "fd00::8/125",
+                                 "AuxiliaryAddresses": {"a": "fd00::9"}}]));
+        assert_eq!(six.file.ip_range6.unwrap().to_string(), "fd00::8/125");
+        assert_eq!(six.file.reserved["a"].to_string(), "fd00::9");
+        assert!(six.file.ipv6 && config(json!([])).file.ipv6);
+        assert!(!config(json!([{"Subnet": "10.9.1.0/24"}])).file.ipv6);
+        let both = json!({"Name": "n", "EnableIPv6": true,
+                          "IPAM": {"Config": [{"Subnet": "10.9.1.0/24"}]}});
+        assert!(of(both).unwrap().file.ipv6);
+    }
+
+    #[test]
     fn what_is_not_served_is_said() {
         let with = |key: &str, value: Value| {
             let mut body = json!({"Name": "n"});
@@ -180,13 +196,7 @@ mod tests {
             of(body).unwrap_err()
         };
         let config = |config: Value| with("IPAM", json!({"Config": [config]}));
-        for of_v6 in
-            [json!({"IPRange": "fd00::8/125"}), json!({"AuxiliaryAddresses": {"a": "fd00::9"}})]
-        {
-            let mut asked = of_v6;
-            asked["Subnet"] = json!("fd00::/64");
-            assert!(config(asked).contains("of an IPv6 subnet"));
-        }
+        assert!(config(json!({"Subnet": "fd00::/64", "IPRange": "x"})).contains("IPRange"));
         assert!(config(json!({"Subnet": "10.9.0.0/16", "IPRange": "x"})).contains("IPRange"));
         assert!(config(json!({"Gateway": "10.9.0.1"})).contains("no subnet"));
         let two = json!({"Config": [{"Subnet": "10.1.0.0/16"}, {"Subnet": "10.2.0.0/16"}]});

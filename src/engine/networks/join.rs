@@ -10,10 +10,11 @@ use super::resolvers::Inside;
 use super::{Etc, State, Wanted, told};
 use crate::engine::run::Effect;
 use crate::manifest::model::Member;
+use crate::manifest::network::Link;
 use crate::network::NetworkSpec;
 use crate::network::firewall::{Plan, Port, Published};
 use crate::network::host::{self, Endpoint};
-use crate::network::ipam::{Lease, Wish};
+use crate::network::ipam::{Lease, Refusal, Wish};
 use crate::network::spec::Driver;
 
 /// A container on its networks.
@@ -59,6 +60,8 @@ pub(super) struct Place {
     /// What its manifest fixes of that.
     pub wish: Wish,
     pub aliases: Vec<String>,
+    pub links: Vec<Link>,
+    pub link_local: Vec<Ipv4Addr>,
     pub is_default_route: bool,
     /// See [`Member::priority`].
     pub priority: i64,
@@ -79,6 +82,7 @@ impl Place {
             container,
             interface: &self.interface,
             lease: self.lease,
+            link_local: &self.link_local,
             is_default_route: self.is_default_route,
         }
     }
@@ -227,6 +231,8 @@ impl State {
                 lease,
                 wish,
                 aliases: member.alias.clone(),
+                links: member.link.clone(),
+                link_local: member.link_local.clone(),
                 is_default_route: way_out.as_ref() == Some(&member.name),
                 priority: member.priority,
                 sysctls: member.sysctls()?,
@@ -284,15 +290,27 @@ impl State {
         Some((interface, Some(address).filter(|_| lease.is_none())))
     }
 
-    /// A container's addresses on a network, on disk before they are used.
+    /// A container's addresses on a network, on disk before they are used. One that rests
+    /// gives way to who asks for its address: Compose starts the next one of a service
+    /// before it removes the last.
     fn lease(&mut self, container: &str, network: &str, wish: Wish) -> Result<Lease, String> {
         let up = self.up.get(network).ok_or("the network is not made")?;
         let mut leases = up.leases.clone();
         let before = leases.of(container).copied();
-        let lease = leases.lease(&self.instance, &up.spec, container, wish).map_err(|refusal| {
-            let asked = wish.v4.map(|ip| format!("{ip} ")).unwrap_or_default();
-            format!("no address {asked}on the network {network}: {refusal}")
-        })?;
+        // While an engine finds out who runs, nobody is known to rest.
+        let rests = |by: &str| !self.recovering && !self.joined.contains_key(by);
+        let lease = loop {
+            match leases.lease(&self.instance, &up.spec, container, wish) {
+                Ok(lease) => break lease,
+                Err(Refusal::Held(by)) if rests(&by) && leases.release(&by) => {
+                    tracing::info!("{by}, which rests, gives way to {container} on {network}");
+                }
+                Err(refusal) => {
+                    let asked = wish.v4.map(|ip| format!("{ip} ")).unwrap_or_default();
+                    return Err(format!("no address {asked}on the network {network}: {refusal}"));
+                }
+            }
+        };
         if before != Some(lease) {
             self.commit_leases(network, leases)?;
         }
@@ -377,10 +395,16 @@ impl State {
         let Some(joined) = self.joined.get_mut(name).filter(|joined| joined.id == id) else {
             return;
         };
-        if let Some(first) = joined.names.first_mut().filter(|first| *first != called) {
-            called.clone_into(first);
-            self.answer_names();
+        let Some(first) = joined.names.first_mut().filter(|first| *first != called) else {
+            return;
+        };
+        let before = std::mem::replace(first, called.to_owned());
+        for place in self.joined.values_mut().flat_map(|joined| &mut joined.endpoints) {
+            for link in &mut place.links {
+                link.follow(&before, called);
+            }
         }
+        self.answer_names();
     }
 
     /// See [`super::Networks::rename`].

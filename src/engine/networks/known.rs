@@ -167,7 +167,10 @@ impl State {
         spec.driver = file.driver;
         spec.range = file.ip_range.map(|range| range.trunc());
         spec.reserved = file.reserved.clone();
+        // A host without IPv6 has none of it.
+        spec.reserved.retain(|_, address| address.is_ipv4() || spec.subnet6.is_some());
         spec.gateway = file.gateway.unwrap_or(spec.gateway);
+        spec.range6 = file.ip_range6.map(|range| range.trunc()).filter(|_| spec.subnet6.is_some());
         spec.gateway6 = file.gateway6.filter(|_| spec.subnet6.is_some());
         spec.internal = file.internal;
         spec.isolated = file.isolated;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::State;
+use super::join::Joined;
 use crate::network::dns::{Guest, Names, Zone};
 
 /// The names of every network.
@@ -76,12 +77,16 @@ impl State {
             let Some(place) = joined.endpoints.iter().find(|place| place.network == network) else {
                 continue;
             };
-            if joined.endpoints.len() == 1 && joined.servers.is_empty() {
+            let linked = self.linked(joined);
+            if joined.endpoints.len() == 1 && joined.servers.is_empty() && linked.is_none() {
                 continue;
             }
             let others = joined.endpoints.iter().filter(|place| place.network != network);
             let guest = Guest {
-                names: others.filter_map(|place| names.get(&place.network).cloned()).collect(),
+                names: others
+                    .filter_map(|place| names.get(&place.network).cloned())
+                    .chain(linked.map(Arc::new))
+                    .collect(),
                 servers: joined.servers.clone(),
                 outside: joined
                     .endpoints
@@ -94,6 +99,31 @@ impl State {
             }
         }
         guests
+    }
+
+    /// The names that a container alone knows others by, on any of its networks.
+    pub(super) fn linked(&self, joined: &Joined) -> Option<Names> {
+        let links = joined
+            .endpoints
+            .iter()
+            .flat_map(|place| place.links.iter().map(move |link| (place.network.as_str(), link)));
+        let mut names = None::<Names>;
+        for (network, link) in links {
+            let is_meant = |other: &&Joined| {
+                other.runs
+                    && (other.names.first() == Some(&link.container)
+                        || link.container.len() >= 12 && other.id.starts_with(&link.container))
+            };
+            let other = self.joined.values().find(is_meant);
+            let place = other
+                .and_then(|other| other.endpoints.iter().find(|place| place.network == network));
+            let Some(place) = place else { continue };
+            let v6 = place.lease.v6.map(IpAddr::V6);
+            for address in [Some(IpAddr::V4(place.lease.v4)), v6].into_iter().flatten() {
+                names.get_or_insert_default().add(&link.alias, address);
+            }
+        }
+        names
     }
 }
 

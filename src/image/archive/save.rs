@@ -75,8 +75,13 @@ fn index(images: &[(Image, Vec<Reference>)]) -> Index {
         }
         for name in names {
             let mut named = plain.clone();
-            for annotation in ["org.opencontainers.image.ref.name", "io.containerd.image.name"] {
-                named.annotations.insert(annotation.to_owned(), name.to_string());
+            // As Docker writes it: a name of the tag alone, and the whole one beside it.
+            if let Some(tag) = name.tag() {
+                let mut say = |key: &str, value: String| {
+                    named.annotations.insert(key.to_owned(), value);
+                };
+                say("org.opencontainers.image.ref.name", tag.to_owned());
+                say("io.containerd.image.name", name.to_string());
             }
             manifests.push(named);
         }

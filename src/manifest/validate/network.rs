@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use super::{Objection, objection};
 use crate::manifest::model::{Container, NetworkFile, NetworkMode, Start};
-use crate::manifest::network::{RESERVED_NETWORKS, is_network_name};
+use crate::manifest::network::{RESERVED_NETWORKS, is_host_name, is_network_name};
 use crate::network::spec::{Driver, NetworkSpec};
 use crate::sandbox::plan::SOCKETS_MAX;
 
@@ -41,6 +41,10 @@ pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
         if let Err(why) = member.check() {
             found.push(objection("network.networks", why, ""));
         }
+        if let Some(other) = member.link_local.iter().find(|address| !address.is_link_local()) {
+            let message = format!("{other} is not in 169.254.0.0/16");
+            found.push(objection("network.networks", message, "write it as `ip`"));
+        }
         if !seen.insert(&member.name) {
             let message = format!("it is on the network {} twice", member.name);
             found.push(objection("network.networks", message, "take one of them out"));
@@ -48,8 +52,7 @@ pub(super) fn network(container: &Container, found: &mut Vec<Objection>) {
     }
     let aliases = network.networks.iter().flat_map(|member| &member.alias);
     for alias in aliases.chain(&network.alias) {
-        let usable = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if alias.is_empty() || alias.len() > 253 || !alias.chars().all(usable) {
+        if !is_host_name(alias) {
             let message = format!("{alias:?} can't be looked up as a name");
             found.push(objection("network.alias", message, "letters, digits, '-', '_' and '.'"));
         }
@@ -120,14 +123,21 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
         if file.gateway.is_some() {
             found.push(objection("gateway", "there is no `subnet` that it could be in", ""));
         }
-        let parts =
-            [("ip-range", file.ip_range.is_some()), ("reserved", !file.reserved.is_empty())];
+        let reserves = file.reserved.values().any(IpAddr::is_ipv4);
+        let parts = [("ip-range", file.ip_range.is_some()), ("reserved", reserves)];
         for (key, _) in parts.iter().filter(|(_, said)| *said) {
             found.push(objection(key, "there is no `subnet` that it could be in", ""));
         }
         if file.driver != Driver::Bridge {
             let why = "a macvlan or ipvlan is in the subnet of its parent: `subnet` is missing";
             found.push(objection("driver", why, "write the subnet that the parent is in"));
+        }
+    }
+    if file.subnet6.is_none() {
+        let reserves = file.reserved.values().any(IpAddr::is_ipv6);
+        let parts = [("ip-range6", file.ip_range6.is_some()), ("reserved", reserves)];
+        for (key, _) in parts.iter().filter(|(_, said)| *said) {
+            found.push(objection(key, "there is no `subnet6` that it could be in", ""));
         }
     }
     if !file.ipv6 && (file.subnet6.is_some() || file.gateway6.is_some()) {
@@ -139,10 +149,14 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
     spec.driver = file.driver;
     spec.gateway = file.gateway.filter(|_| file.subnet.is_some()).unwrap_or(spec.gateway);
     spec.range = file.ip_range.filter(|_| file.subnet.is_some());
+    spec.range6 = file.ip_range6.filter(|_| file.subnet6.is_some());
     spec.gateway6 = file.gateway6;
-    if file.subnet.is_some() {
-        spec.reserved.clone_from(&file.reserved);
-    }
+    let judged = |address: &IpAddr| match address {
+        IpAddr::V4(_) => file.subnet.is_some(),
+        IpAddr::V6(_) => file.subnet6.is_some(),
+    };
+    let reserved = file.reserved.iter().filter(|(_, address)| judged(address));
+    spec.reserved = reserved.map(|(name, address)| (name.clone(), *address)).collect();
     spec.internal = file.internal;
     spec.isolated = file.isolated;
     spec.mtu = file.mtu;
@@ -152,7 +166,11 @@ pub fn network_alone(name: &str, file: &NetworkFile) -> Vec<Objection> {
             .into_iter()
             .find(|word| problem.contains(word))
             .unwrap_or("subnet");
-        let key = if key == "range" { "ip-range" } else { key };
+        let key = match key {
+            "range" if problem.contains("IPv6") => "ip-range6",
+            "range" => "ip-range",
+            key => key,
+        };
         objection(&key.to_ascii_lowercase(), problem, "")
     }));
     found

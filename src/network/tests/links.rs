@@ -37,7 +37,13 @@ fn several_networks_fixed_mtu_and_macvlan() {
         let (netns, _) = world.container(&one, "a");
         let lease =
             Leases::default().lease(world.host.instance(), &two, "a", Wish::default()).unwrap();
-        let second = Endpoint { container: "a", interface: "eth1", lease, is_default_route: false };
+        let second = Endpoint {
+            container: "a",
+            interface: "eth1",
+            lease,
+            link_local: &[],
+            is_default_route: false,
+        };
         world.host.attach(&two, &second, netns.as_fd()).unwrap();
         let _outside = outside();
         let mut lan = NetworkSpec::bridge("lan", "192.0.2.0/24".parse().unwrap(), None);
@@ -45,7 +51,13 @@ fn several_networks_fixed_mtu_and_macvlan() {
         lan.parent = Some("uplink".into());
         world.host.ensure(&lan).unwrap();
         let lease = Lease { v4: "192.0.2.50".parse().unwrap(), v6: None, mac: lease.mac };
-        let third = Endpoint { container: "a", interface: "eth2", lease, is_default_route: false };
+        let third = Endpoint {
+            container: "a",
+            interface: "eth2",
+            lease,
+            link_local: &[],
+            is_default_route: false,
+        };
         world.host.attach(&lan, &third, netns.as_fd()).unwrap();
         within(&netns, || {
             let mut links = Links::open().unwrap();
@@ -118,6 +130,7 @@ fn nothing_leaks_over_many_rounds_that_end_anywhere() {
                     container: &name,
                     interface: &interface,
                     lease,
+                    link_local: &[],
                     is_default_route: false,
                 };
                 host.attach(&net, &endpoint, netns.as_fd()).unwrap();

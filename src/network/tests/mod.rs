@@ -120,8 +120,13 @@ impl World {
         let netns = container_netns();
         let lease =
             self.leases.lease(self.host.instance(), network, name, Wish::default()).unwrap();
-        let endpoint =
-            Endpoint { container: name, interface: "eth0", lease, is_default_route: true };
+        let endpoint = Endpoint {
+            container: name,
+            interface: "eth0",
+            lease,
+            link_local: &[],
+            is_default_route: true,
+        };
         self.host.attach(network, &endpoint, netns.as_fd()).unwrap();
         let host_end = self.host.instance().port(name, &network.name);
         self.plan.ports.push(Port { host_end, lease });

@@ -107,7 +107,8 @@ impl Found {
     /// the contents of a directory were asked for. With `ids`, owners are those
     /// inside that user namespace.
     pub fn write_to(&self, out: &mut dyn Write, ids: Option<IdRange>) -> Result<(), Error> {
-        self.write(&self.base, Packer::new(out, ids))
+        // As Docker's daemon writes it for its clients.
+        self.write(&self.base, Packer::new(out, ids).in_seconds())
     }
 
     /// The same with another first name, and all of it owned by `owner`.

@@ -200,6 +200,62 @@ fn a_client_that_comes_back_gets_what_it_has_not_seen() {
     assert_eq!(String::from_utf8_lossy(&stderr), "error\n");
 }
 
+/// As with Docker: a client is attached to one run of a container.
+#[test]
+fn a_client_is_attached_until_the_run_ends() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let script = "echo x >> /runs; echo run $(wc -l < /runs); echo end; sleep 0.3";
+    let body = json!({"Image": "/", "Cmd": ["sh", "-c", script],
+                      "HostConfig": {"RestartPolicy": {"Name": "always"}}});
+    make(&berth, "again", body);
+    let path = "/containers/again/attach?stream=1&stdout=1&stderr=1";
+    let mut first = hijack(&socket, path, None);
+    api(&berth, "POST", "/containers/again/start", None);
+    let (stdout, _) = frames(&first.rest());
+    assert_eq!(String::from_utf8_lossy(&stdout), "run 1\nend\n");
+    berth.wait("another run", || berth.logs("again").contains("run 2"));
+    berth.ok(&["rm", "-f", "again"]);
+    // Our own command, too, with the status of that run.
+    let output = berth.cli(&["run", "--restart", "always", "/", "sh", "-c", "echo one; exit 3"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "one\n");
+    // One that rests and is started again is another run for whoever was attached before.
+    make(&berth, "rests", shell("echo hello; sleep 1000"));
+    for _ in 0..3 {
+        let mut attached = hijack(&socket, "/containers/rests/attach?stream=1&stdout=1", None);
+        api(&berth, "POST", "/containers/rests/start", None);
+        attached.until("hello\n");
+        api(&berth, "POST", "/containers/rests/restart?t=0", None);
+        attached.rest();
+        assert_eq!(berth.status("rests"), "running");
+        api(&berth, "POST", "/containers/rests/stop?t=0", None);
+    }
+}
+
+/// As of a program that runs here.
+#[test]
+fn what_can_not_be_written_is_no_success() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let berth_in = |script: &str| {
+        let line = script.replace("berth", &format!("{} --root $ROOT", binary().display()));
+        let root = berth.root();
+        Command::new("sh").args(["-c", &line]).env("ROOT", root).output().unwrap()
+    };
+    for verb in ["exec web", "run --rm /"] {
+        let full = berth_in(&format!("berth {verb} echo hello > /dev/full"));
+        assert_eq!(full.status.code(), Some(125), "{verb}");
+        assert!(String::from_utf8_lossy(&full.stderr).contains("No space left"), "{verb}");
+        let pipe = berth_in(&format!(
+            "{{ berth {verb} sh -c 'while echo x; do :; done'; echo $? >&2; }} | head -c 2"
+        ));
+        assert_eq!(String::from_utf8_lossy(&pipe.stderr), "141\n", "{verb}");
+    }
+    assert_eq!(berth.cli(&["exec", "--nosuch", "web", "true"]).status.code(), Some(125));
+    assert_eq!(berth.cli(&["ps", "--nosuch"]).status.code(), Some(2));
+}
+
 #[test]
 fn a_slow_client_gets_all_of_what_is_more_than_the_log_keeps() {
     let berth = Berth::up_with(&[]);

@@ -3,13 +3,15 @@
 
 use base64::Engine as _;
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode, header};
+use hyper::{HeaderMap, Request, StatusCode, Version, header};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use super::hijack::{self, Input, Output};
 use super::respond::{Answer, failure, switching};
 
+/// The only version of the protocol that became a standard.
+const VERSION: &str = "13";
 /// Appended to a client's key (RFC 6455, 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The longest frame of a client's that is taken.
@@ -28,6 +30,21 @@ fn accept_key(key: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(sha1(format!("{key}{MAGIC}").as_bytes()))
 }
 
+/// The client's key, if it asks for what is spoken here (RFC 6455, 4.2.1).
+fn handshake(version: Version, headers: &HeaderMap) -> Result<&str, &'static str> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let has = |name, word| text(name).split(',').any(|one| one.trim().eq_ignore_ascii_case(word));
+    let upgrades = has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade");
+    if !upgrades || version < Version::HTTP_11 {
+        return Err("this route is for websockets (RFC 6455)");
+    }
+    match (text(header::SEC_WEBSOCKET_VERSION), text(header::SEC_WEBSOCKET_KEY)) {
+        (VERSION, key) if !key.is_empty() => Ok(key),
+        (VERSION, _) => Err("the handshake has no Sec-WebSocket-Key (RFC 6455)"),
+        _ => Err("version 13 of the WebSocket protocol is spoken here, and no other"),
+    }
+}
+
 /// Answers a handshake and gives the connection to `serve`.
 pub fn accept<F>(
     mut request: Request<Incoming>,
@@ -36,9 +53,14 @@ pub fn accept<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    let key = request.headers().get("sec-websocket-key").and_then(|key| key.to_str().ok());
-    let Some(key) = key.map(accept_key) else {
-        return failure(StatusCode::BAD_REQUEST, "this route is for websockets (RFC 6455)");
+    let key = match handshake(request.version(), request.headers()) {
+        Ok(key) => accept_key(key),
+        Err(why) => {
+            let mut answer = failure(StatusCode::BAD_REQUEST, why);
+            let version = header::HeaderValue::from_static(VERSION);
+            answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
+            return answer;
+        }
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
@@ -206,6 +228,35 @@ mod tests {
         let long = sha1(&[b'a'; 119]);
         assert_eq!(hex::encode(long), "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56");
         assert_eq!(hex::encode(sha1(b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    }
+
+    #[test]
+    fn what_asks_for_no_websocket_gets_none() {
+        let asked = |headers: &[(&'static str, &'static str)], version| {
+            let pairs = headers.iter().map(|(name, value)| {
+                let name = header::HeaderName::from_static(name);
+                (name, header::HeaderValue::from_static(value))
+            });
+            handshake(version, &pairs.collect()).map(str::to_owned)
+        };
+        let whole = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        assert!(asked(&whole, Version::HTTP_11).is_ok());
+        assert!(asked(&whole, Version::HTTP_10).is_err());
+        for without in 0..whole.len() {
+            let mut headers = whole.to_vec();
+            headers.remove(without);
+            assert!(asked(&headers, Version::HTTP_11).is_err(), "{headers:?}");
+        }
+        for (at, other) in [(1, ("upgrade", "tcp")), (2, ("sec-websocket-version", "7"))] {
+            let mut headers = whole;
+            headers[at] = other;
+            assert!(asked(&headers, Version::HTTP_11).is_err(), "{other:?}");
+        }
     }
 
     #[tokio::test]

@@ -184,6 +184,7 @@ fn health(args: &Create) -> Result<Value> {
         "Interval": nanos(&args.health_interval)?,
         "Timeout": nanos(&args.health_timeout)?,
         "StartPeriod": nanos(&args.health_start_period)?,
+        "StartInterval": nanos(&args.health_start_interval)?,
         "Retries": args.health_retries,
     }))
 }

@@ -431,6 +431,10 @@ pub struct Health {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub start_period: Duration,
+    /// The time between two probes while it starts, at most `interval`; 1s if it is not said.
+    #[serde(with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub start_interval: Option<Duration>,
 }
 
 impl Default for Health {
@@ -443,6 +447,7 @@ impl Default for Health {
             timeout: Duration::from_secs(30),
             retries: 3,
             start_period: Duration::ZERO,
+            start_interval: None,
         }
     }
 }

@@ -387,7 +387,9 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
         let asked: bollard_stubs::models::HostConfig = serde_json::from_value(said.clone())
             .map_err(|error| Refusal::Invalid(format!("invalid JSON: {error}")))?;
         let view = handle.find(which).await?;
+        let (tell, before) = std::sync::mpsc::channel();
         let edit = move |manifest: &Container| {
+            let _ = tell.send(manifest.clone());
             let mut manifest = manifest.clone();
             create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
             if asked.restart_policy.as_ref().is_some_and(|policy| policy.name.is_some()) {
@@ -405,11 +407,27 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
             Ok(manifest)
         };
         let changed = handle.change(&view.name, edit).await?;
-        settled(handle, &view.name, "the change", |view| view.manifest == changed).await
+        let is_so = settled(handle, &view.name, "the change", |view| view.manifest == changed);
+        let is_so = is_so.await;
+        if let (Err(_), Ok(before)) = (&is_so, before.try_recv()) {
+            undo(handle, &view.name, changed, before).await;
+        }
+        is_so
     };
     match updated.await {
         Ok(()) => as_json(&json!({ "Warnings": [] })),
         Err(refusal) => refused(refusal),
+    }
+}
+
+/// What the system refused must not stand in the way of the next start. A change that
+/// another client has made meanwhile stays.
+async fn undo(handle: &Handle, name: &Name, refused: Container, before: Container) {
+    let was = before.clone();
+    let edit = move |now: &Container| Ok(if *now == refused { before } else { now.clone() });
+    if handle.change(name, edit).await.is_ok_and(|now| now == was) {
+        let back = handle.wait_until(name, |view| view.manifest == was && view.error.is_none());
+        let _ = tokio::time::timeout(Duration::from_secs(2), back).await;
     }
 }
 

@@ -111,7 +111,11 @@ fn run(args: Args) -> Result {
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, talk(Client::new(paths.socket()), &paths, command))
+            let result =
+                local.block_on(&runtime, talk(Client::new(paths.socket()), &paths, command));
+            // A thread that waits for a key would be waited for.
+            runtime.shutdown_background();
+            result
         }
     }
 }

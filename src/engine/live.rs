@@ -80,7 +80,7 @@ pub struct Live {
     /// What it last said of itself (sd_notify(3), `STATUS=`).
     pub said: Option<String>,
     /// Moves what its terminal prints to its log.
-    pub pump: Option<Pump>,
+    pub pump: Option<Arc<Pump>>,
     /// The size that its terminal has, or will have.
     pub size: Size,
     /// How many processes of it the kernel had ended for memory at its launch.

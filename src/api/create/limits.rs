@@ -55,10 +55,7 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
         limits.memory_reservation = Some(Size(reservation));
     }
     let cpus = match (positive(host.nano_cpus), positive(host.cpu_quota)) {
-        (Some(_), Some(_)) => {
-            return Err("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".into());
-        }
-        (Some(nano), None) => Some(nano / 1_000_000),
+        (Some(nano), _) => Some(nano / 1_000_000),
         (None, Some(quota)) => {
             Some(quota.saturating_mul(1000) / positive(host.cpu_period).unwrap_or(100_000))
         }
@@ -106,6 +103,9 @@ fn sensible(host: &HostConfig, online: usize) -> Result<(), String> {
     let said = |number: Option<i64>| number.filter(|number| *number != 0);
     if let Some(shares) = host.cpu_shares.filter(|shares| *shares < 0) {
         return Err(format!("invalid CPU shares ({shares}): value must be a positive integer"));
+    }
+    if positive(host.nano_cpus).is_some() && positive(host.cpu_quota).is_some() {
+        return Err("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".to_owned());
     }
     let all = i64::try_from(online).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
     if said(host.nano_cpus).is_some_and(|nano| !(0..=all).contains(&nano)) {

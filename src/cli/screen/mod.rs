@@ -74,8 +74,10 @@ pub async fn top(client: &Client, root: &Path) -> Result {
     ended
 }
 
-/// Those that end a program: the terminal must be as it was before.
-const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// What ends a program: the terminal must be as it was before.
+const ENDING: [i32; 2] = [libc::SIGTERM, libc::SIGHUP];
+/// The same by a key, where the terminal is not raw.
+const TYPED: [i32; 2] = [libc::SIGINT, libc::SIGQUIT];
 
 /// What comes to the screen from elsewhere.
 enum News {
@@ -89,7 +91,7 @@ async fn show(
     screen: &mut ratatui::DefaultTerminal,
     state: &mut State,
 ) -> Result {
-    let mut signals = Signals::of(&ENDING)?;
+    let (mut ending, mut typed) = (Signals::of(&ENDING)?, Signals::of(&TYPED)?);
     let (tell, mut news) = mpsc::unbounded_channel();
     let mut looked = Instant::now();
     let mut is_looking = false;
@@ -103,9 +105,8 @@ async fn show(
         };
         let event = tokio::select! {
             event = &mut key => event??,
-            number = signals.next() => {
-                return Ok(ExitCode::from(128 + u8::try_from(number).unwrap_or(0)));
-            }
+            number = ending.next() => return Ok(signalled(number)),
+            number = typed.next() => return Ok(signalled(number)),
             Some(news) = news.recv() => {
                 match news {
                     News::Seen(Ok(seen)) => {
@@ -148,14 +149,20 @@ async fn show(
                 Wish::Shell | Wish::Logs => {
                     let what = if wish == Wish::Shell { Aside::Shell } else { Aside::Logs };
                     aside(screen, state, root, what)?;
-                    // Ctrl-C was for that command alone.
-                    signals = Signals::of(&ENDING)?;
+                    // Ctrl-C was for that command alone: it comes in now, and is left.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    typed = Signals::of(&TYPED)?;
                 }
                 Wish::Nothing => {}
             }
         }
         key = read_event();
     }
+}
+
+/// The exit status of a program that a signal has ended.
+fn signalled(number: i32) -> ExitCode {
+    ExitCode::from(128 + u8::try_from(number).unwrap_or(0))
 }
 
 /// The next key or change of the size.

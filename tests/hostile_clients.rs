@@ -62,6 +62,137 @@ fn what_is_no_http_is_refused_and_nobody_suffers() {
     assert_eq!(api(&berth, "GET", "/_ping", None).status, 200);
 }
 
+/// `printf … | nc -N -U`: whoever sends nothing more still gets the answer.
+#[test]
+fn a_client_that_closes_its_half_is_answered() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let answered = |text: &str| String::from_utf8_lossy(&raw(&berth, text.as_bytes())).into_owned();
+    let ping = answered("GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(ping.starts_with("HTTP/1.1 200 OK") && ping.ends_with("OK"), "{ping}");
+    let head = "POST /volumes/create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let made = answered(&format!("{head}c\r\n{{\"Name\":\"v\"}}\r\n0\r\n\r\n"));
+    assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+    // A body that broke off is none.
+    let cut = answered(&format!("{head}c\r\n{{\"Na"));
+    assert!(cut.starts_with("HTTP/1.1 400"), "{cut}");
+    let top = answered("GET /containers/web/top HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(top.contains("sleep"), "{top}");
+    // What goes on without an end does so, until the client has left for good.
+    let of_engine = format!("/proc/{}/fd", berth.engine_pid().unwrap());
+    let descriptors = || std::fs::read_dir(&of_engine).unwrap().count();
+    let before = descriptors();
+    let follow = |path: &str| {
+        let mut stream = connect(&berth.path("run/berth/berth.sock"));
+        write!(stream, "{path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200", "{path}");
+        stream
+    };
+    let followers: Vec<UnixStream> = [
+        "GET /events",
+        "GET /containers/web/logs?stdout=1&follow=1",
+        "POST /containers/web/wait",
+        "POST /containers/web/attach?stream=1&stdout=1",
+    ]
+    .map(follow)
+    .into_iter()
+    .collect();
+    assert!(descriptors() >= before + followers.len());
+    drop(followers);
+    berth.wait("the connections to go", || descriptors() <= before);
+}
+
+/// More commands than are remembered: made and never started, and one after the other.
+#[test]
+fn commands_that_were_never_started_keep_none_from_being_made() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let socket = berth.path("run/berth/berth.sock");
+    let body = json!({"Cmd": ["true"]}).to_string();
+    let mut stream = connect(&socket);
+    let mut read = std::io::BufReader::new(stream.try_clone().unwrap());
+    for number in 0..4_200 {
+        let path = "POST /containers/web/exec HTTP/1.1\r\nHost: x";
+        write!(stream, "{path}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut read, &mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 201"), "{number}: {line}");
+        let mut len = 0;
+        loop {
+            line.clear();
+            std::io::BufRead::read_line(&mut read, &mut line).unwrap();
+            if let Some(text) = line.strip_prefix("content-length: ") {
+                len = text.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        read.read_exact(&mut vec![0; len]).unwrap();
+    }
+    assert!(berth.cli(&["exec", "web", "true"]).status.success());
+}
+
+/// Many that ask for much and take nothing: what waits for them is bounded in bytes.
+#[test]
+fn who_takes_nothing_of_large_answers_takes_no_memory() {
+    let berth = Berth::up_with(&[]);
+    let labels: serde_json::Map<String, Value> =
+        (0..4000).map(|n| (format!("label-{n}"), json!("x".repeat(200)))).collect();
+    for number in 0..20 {
+        let path = format!("/containers/create?name=c{number}");
+        let body = json!({"Image": "/", "Cmd": ["true"], "Labels": labels});
+        assert_eq!(api(&berth, "POST", &path, Some(body)).status, 201);
+    }
+    let before = memory(&berth);
+    let ask = |path: &str| {
+        let mut stream = connect(&berth.path("run/berth/berth.sock"));
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        stream
+    };
+    let stuck: Vec<UnixStream> = (0..50).map(|_| ask("/events?since=0")).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let grown = memory(&berth).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    drop(stuck);
+    let archive = |name| ask(&format!("/containers/{name}/archive?path=/usr/lib"));
+    let stuck: Vec<UnixStream> = (0..40).map(|_| archive("c0")).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let grown = memory(&berth).saturating_sub(before);
+    assert!(grown < 128 << 20, "{grown} bytes more");
+    drop(stuck);
+}
+
+/// What can't be read again must not be made, and what is not understood not be done.
+#[test]
+fn what_makes_no_sense_is_refused_and_nothing_is_done() {
+    let berth = Berth::up_with(&[]);
+    let labels: serde_json::Map<String, Value> =
+        (0..20_000).map(|n| (format!("label-{n}"), json!("x".repeat(100)))).collect();
+    let body = json!({"Image": "/", "Cmd": ["true"], "Labels": labels});
+    let made = api(&berth, "POST", "/containers/create?name=large", Some(body));
+    assert_eq!(made.status, 400, "{}", made.message());
+    assert!(made.message().contains("1MiB"), "{}", made.message());
+    assert_eq!(api(&berth, "GET", "/containers/large/json", None).status, 404);
+    let body = json!({"Image": "/", "Cmd": ["true"]});
+    assert_eq!(api(&berth, "POST", "/containers/create?name=kept", Some(body)).status, 201);
+    for filters in ["{%22label%22:%22x%22}", "{%22until%22:[1]}", "{%22label%22:null}"] {
+        let path = format!("/containers/prune?filters={filters}");
+        let pruned = api(&berth, "POST", &path, None);
+        assert_eq!(pruned.status, 400, "{filters}");
+    }
+    assert_eq!(berth.status("kept"), "created");
+    let upgrade = "POST /containers/kept/attach?logs=1&stdout=1 HTTP/1.0\r\nConnection: Upgrade\r\n\
+                   Upgrade: tcp\r\n\r\n";
+    let answer = raw(&berth, upgrade.as_bytes());
+    assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer));
+}
+
 #[test]
 fn names_lead_nowhere_and_ids_must_be_one_s_own() {
     let berth = Berth::up_with(&[("web.toml", SLEEPER)]);

@@ -200,6 +200,89 @@ fn a_client_that_comes_back_gets_what_it_has_not_seen() {
     assert_eq!(String::from_utf8_lossy(&stderr), "error\n");
 }
 
+/// As with Docker: a client is attached to one run of a container.
+#[test]
+fn a_client_is_attached_until_the_run_ends() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    let script = "echo x >> /runs; echo run $(wc -l < /runs); echo end; sleep 0.3";
+    let body = json!({"Image": "/", "Cmd": ["sh", "-c", script],
+                      "HostConfig": {"RestartPolicy": {"Name": "always"}}});
+    make(&berth, "again", body);
+    let path = "/containers/again/attach?stream=1&stdout=1&stderr=1";
+    let mut first = hijack(&socket, path, None);
+    api(&berth, "POST", "/containers/again/start", None);
+    let (stdout, _) = frames(&first.rest());
+    assert_eq!(String::from_utf8_lossy(&stdout), "run 1\nend\n");
+    berth.wait("another run", || berth.logs("again").contains("run 2"));
+    berth.ok(&["rm", "-f", "again"]);
+    // Our own command, too, with the status of that run.
+    let output = berth.cli(&["run", "--restart", "always", "/", "sh", "-c", "echo one; exit 3"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "one\n");
+    // One that rests and is started again is another run for whoever was attached before.
+    make(&berth, "rests", shell("echo hello; sleep 1000"));
+    for _ in 0..3 {
+        let mut attached = hijack(&socket, "/containers/rests/attach?stream=1&stdout=1", None);
+        api(&berth, "POST", "/containers/rests/start", None);
+        attached.until("hello\n");
+        api(&berth, "POST", "/containers/rests/restart?t=0", None);
+        attached.rest();
+        assert_eq!(berth.status("rests"), "running");
+        api(&berth, "POST", "/containers/rests/stop?t=0", None);
+    }
+}
+
+/// Of programs that end at once nothing is lost, however busy the machine is.
+#[test]
+fn all_that_a_short_program_prints_on_a_terminal_is_there() {
+    let berth = Berth::up_with(&[]);
+    let socket = berth.path("run/berth/berth.sock");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (berth, socket) = (&berth, &socket);
+            scope.spawn(move || {
+                for number in 0..15 {
+                    let name = format!("short-{thread}-{number}");
+                    let body = json!({"Image": "/", "Cmd": ["sh", "-c", "echo a; (echo b)"],
+                                      "Tty": true});
+                    make(berth, &name, body);
+                    let path = format!("/containers/{name}/attach?stream=1&stdout=1");
+                    let mut attached = hijack(socket, &path, None);
+                    api(berth, "POST", &format!("/containers/{name}/start"), None);
+                    let printed = attached.rest();
+                    assert_eq!(String::from_utf8_lossy(&printed), "a\r\nb\r\n", "{name}");
+                    assert_eq!(berth.logs(&name), "a\r\nb\r\n", "{name}");
+                    berth.ok(&["rm", &name]);
+                }
+            });
+        }
+    });
+}
+
+/// As of a program that runs here.
+#[test]
+fn what_can_not_be_written_is_no_success() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let berth_in = |script: &str| {
+        let line = script.replace("berth", &format!("{} --root $ROOT", binary().display()));
+        let root = berth.root();
+        Command::new("sh").args(["-c", &line]).env("ROOT", root).output().unwrap()
+    };
+    for verb in ["exec web", "run --rm /"] {
+        let full = berth_in(&format!("berth {verb} echo hello > /dev/full"));
+        assert_eq!(full.status.code(), Some(125), "{verb}");
+        assert!(String::from_utf8_lossy(&full.stderr).contains("No space left"), "{verb}");
+        let pipe = berth_in(&format!(
+            "{{ berth {verb} sh -c 'while echo x; do :; done'; echo $? >&2; }} | head -c 2"
+        ));
+        assert_eq!(String::from_utf8_lossy(&pipe.stderr), "141\n", "{verb}");
+    }
+    assert_eq!(berth.cli(&["exec", "--nosuch", "web", "true"]).status.code(), Some(125));
+    assert_eq!(berth.cli(&["ps", "--nosuch"]).status.code(), Some(2));
+}
+
 #[test]
 fn a_slow_client_gets_all_of_what_is_more_than_the_log_keeps() {
     let berth = Berth::up_with(&[]);
@@ -315,6 +398,107 @@ fn limits_change_and_names_too() {
     assert_eq!(api(&berth, "GET", "/containers/other/json", None).status, 404);
     let pruned = api(&berth, "POST", "/containers/prune", None).json();
     assert_eq!(pruned["ContainersDeleted"], json!([id]));
+}
+
+/// An update that fails must not keep the container from its next start.
+#[test]
+fn a_limit_that_the_system_refuses_changes_nothing() {
+    let berth = Berth::up_with(&[]);
+    make(&berth, "web", shell("sleep 1000"));
+    berth.ok(&["start", "web"]);
+    berth.wait_status("web", "running");
+    let update = |limits: Value| api(&berth, "POST", "/containers/web/update", Some(limits));
+    let refused = update(json!({"CpusetCpus": "4095", "PidsLimit": 77}));
+    if refused.status == 200 {
+        println!("skipped: this kernel takes processors that are not there");
+        return;
+    }
+    assert_eq!(refused.status, 500, "{}", refused.message());
+    let host = berth.inspect("web")["HostConfig"].clone();
+    assert_eq!((&host["CpusetCpus"], &host["PidsLimit"]), (&json!(""), &json!(null)));
+    assert_eq!(update(json!({"PidsLimit": 88})).status, 200);
+    berth.ok(&["restart", "-t", "0", "web"]);
+    berth.wait_status("web", "running");
+    assert_eq!(berth.inspect("web")["HostConfig"]["PidsLimit"], 88);
+}
+
+#[test]
+fn what_a_health_check_prints_is_told_and_is_not_the_container_s_output() {
+    let berth = Berth::up_with(&[]);
+    let make_with = |name: &str, check: &str, health: Value| {
+        let mut body = shell(
+            "echo own; while [ ! -e /go ]; do sleep 0.1; done; touch /ready; \
+                              sleep 1000",
+        );
+        body["Healthcheck"] = health;
+        body["Healthcheck"]["Test"] = json!(["CMD-SHELL", check]);
+        make(&berth, name, body);
+        berth.ok(&["start", name]);
+    };
+    let (tenth, hour) = (100_000_000u64, 3_600_000_000_000u64);
+    let every = json!({"Interval": tenth, "Timeout": 5 * tenth, "Retries": 2});
+    make_with("sick", "echo why; echo more >&2; exit 3", every.clone());
+    make_with("hung", "echo begun; sleep 777 & sleep 777", every);
+    make_with("slow", "test -e /ready", json!({"Interval": hour, "StartInterval": tenth}));
+    let health = |name: &str| berth.inspect(name)["State"]["Health"].clone();
+    for name in ["sick", "hung"] {
+        berth.wait(&format!("{name} to be unhealthy"), || health(name)["Status"] == "unhealthy");
+    }
+    let log = &health("sick")["Log"][0];
+    assert_eq!((&log["ExitCode"], &log["Output"]), (&json!(3), &json!("why\nmore\n")));
+    assert_eq!(berth.logs("sick"), "own\n");
+    let log = &health("hung")["Log"][0];
+    let output = log["Output"].as_str().unwrap();
+    assert!(log["ExitCode"] == -1 && output.ends_with("begun\n"), "{log}");
+    // What a hung check has started goes with it.
+    let sleeps = || berth.ok(&["top", "hung"]).matches("sleep 777").count();
+    berth.wait("the check's processes to go", || sleeps() <= 3);
+    // It was looked at many times, and has failed not once by its own interval.
+    assert_eq!(health("slow")["Status"], "starting");
+    berth.ok(&["exec", "slow", "touch", "/go"]);
+    berth.wait("it to be healthy", || health("slow")["Status"] == "healthy");
+}
+
+/// A screen that is ended by a signal leaves the terminal as it was.
+#[test]
+fn top_gives_the_terminal_back() {
+    let berth = Berth::up_with(&[("web.toml", SLEEPER)]);
+    berth.wait_status("web", "running");
+    let path = |name: &str| berth.path(name).display().to_string();
+    for signal in [15, 1, 2, 3] {
+        let line = format!(
+            "stty -g > {}; sh -c 'echo $$ > {}; exec {} --root {} top'; echo $? > {}; stty -g > {}",
+            path("before"),
+            path("pid"),
+            binary().display(),
+            berth.root().display(),
+            path("status"),
+            path("after"),
+        );
+        let mut script = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut screen = script.stdout.take().unwrap();
+        let mut seen = Vec::new();
+        let mut part = [0; 4096];
+        while !String::from_utf8_lossy(&seen).contains("web") {
+            let len = screen.read(&mut part).unwrap();
+            assert!(len > 0, "{}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&part[..len]);
+        }
+        let pid = fs::read_to_string(path("pid")).unwrap();
+        kill(pid.trim().parse().unwrap(), signal);
+        screen.read_to_end(&mut seen).unwrap();
+        script.wait().unwrap();
+        let read = |name: &str| fs::read_to_string(path(name)).unwrap();
+        assert_eq!(read("status").trim(), (128 + signal).to_string());
+        assert_eq!(read("before"), read("after"));
+        // It has left the other screen (xterm's alternate one).
+        assert!(String::from_utf8_lossy(&seen).contains("\u{1b}[?1049l"), "signal {signal}");
+    }
 }
 
 /// An engine that is killed while a container comes to be kept under another name leaves

@@ -59,7 +59,8 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
     let follower = handle
         .logs
         .follow(&handle.paths.log_dir(&view.kept), from)
-        .map_err(|error| bad(format!("reading the log: {error}")))?;
+        .map_err(|error| bad(format!("reading the log: {error}")))?
+        .for_one_run(view.ended);
     if let From::At(position) = from
         && follower.position() != position
     {

@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 use super::respond::{Answer, failure, stream};
 use super::turns::Turn;
 
-/// Pieces on their way between a connection and a thread that blocks.
+/// Pieces on their way from a connection to a thread that blocks.
 const QUEUE: usize = 16;
+/// The same from such a thread; they can be larger, and more wait with the connection.
+const WRITTEN: usize = 2;
 /// A thread that waits for a client waits no longer than this for its next move.
 const STUCK: std::time::Duration = std::time::Duration::from_secs(600);
 /// Bytes that are gathered before a piece goes out.
@@ -118,7 +120,7 @@ pub fn written<E: std::fmt::Display + Send + 'static>(
     write: impl FnOnce(&mut dyn Write) -> Result<(), E> + Send + 'static,
 ) -> Answer {
     stream(kind, move |pieces| async move {
-        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        let (sender, mut receiver) = mpsc::channel(WRITTEN);
         let writing = tokio::task::spawn_blocking(turn.with(move || {
             let mut writer = Writer { pieces: sender, gathered: Vec::new() };
             write(&mut writer).map_err(|error| error.to_string())?;

@@ -477,7 +477,9 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
         let asked: bollard_stubs::models::HostConfig = serde_json::from_value(said.clone())
             .map_err(|error| Refusal::Invalid(format!("invalid JSON: {error}")))?;
         let view = handle.find(which).await?;
+        let (tell, before) = std::sync::mpsc::channel();
         let edit = move |manifest: &Container| {
+            let _ = tell.send(manifest.clone());
             let mut manifest = manifest.clone();
             create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
             // Docker's command sends an empty one where nothing is said of it.
@@ -499,11 +501,27 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
             Ok(manifest)
         };
         let changed = handle.change(view.which(), edit).await?;
-        settled(handle, &view, "the change", |view| view.manifest == changed).await
+        let is_so = settled(handle, &view, "the change", |view| view.manifest == changed).await;
+        if let (Err(_), Ok(before)) = (&is_so, before.try_recv()) {
+            undo(handle, &view, changed, before).await;
+        }
+        is_so
     };
     match updated.await {
         Ok(()) => as_json(&json!({ "Warnings": [] })),
         Err(refusal) => refused(refusal),
+    }
+}
+
+/// What the system refused must not stand in the way of the next start. A change that
+/// another client has made meanwhile stays.
+async fn undo(handle: &Handle, view: &View, refused: Container, before: Container) {
+    let was = before.clone();
+    let edit = move |now: &Container| Ok(if *now == refused { before } else { now.clone() });
+    if handle.change(view.which(), edit).await.is_ok_and(|now| now == was) {
+        let is_back = |view: &View| view.manifest == was && view.error.is_none();
+        let back = handle.wait_until(&view.id, is_back);
+        let _ = tokio::time::timeout(Duration::from_secs(2), back).await;
     }
 }
 

@@ -318,10 +318,7 @@ pub(super) fn health(asked: HealthConfig) -> Result<Option<Health>, String> {
         interval: time(asked.interval, default.interval),
         timeout: time(asked.timeout, default.timeout),
         start_period: time(asked.start_period, default.start_period),
-        start_interval: asked
-            .start_interval
-            .filter(|nanos| *nanos > 0)
-            .map(|nanos| Duration::from_nanos(nanos.unsigned_abs())),
+        start_interval: positive(asked.start_interval).map(Duration::from_nanos),
         retries: match asked.retries {
             Some(retries @ 1..) => u32::try_from(retries).unwrap_or(u32::MAX),
             _ => default.retries,
@@ -355,6 +352,9 @@ fn rest(
         .filter(|score| *score != 0)
         .map(|score| i32::try_from(score).map_err(|_| "Invalid value for oom score adj"))
         .transpose()?;
+    if host.shm_size.is_some_and(|size| size < 0) {
+        return Err("SHM size can not be less than 0".to_owned());
+    }
     container.shm_size = positive(host.shm_size).map(Size);
     container.sysctls = host.sysctls.unwrap_or_default().into_iter().collect();
     for limit in host.ulimits.into_iter().flatten() {

@@ -100,8 +100,7 @@ fn is_raw(asked: &ExecStartConfig) -> bool {
 }
 
 pub async fn start(handle: &Handle, id: &str, mut request: Request<Incoming>) -> Answer {
-    let upgrading = request.headers().contains_key(hyper::header::UPGRADE);
-    let upgrade = upgrading.then(|| hyper::upgrade::on(&mut request));
+    let upgrade = super::hijack::upgrade(&mut request);
     let asked: ExecStartConfig = match body::read(request.into_body()).await {
         Ok(asked) => asked,
         Err(answer) => return *answer,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{Request, header};
+use hyper::{Request, Version, header};
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
@@ -147,6 +147,12 @@ fn kind(raw: bool) -> &'static str {
     }
 }
 
+/// The connection itself, if a client asks for it; HTTP/1.0 knows no such thing.
+pub fn upgrade(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+    let asks = request.headers().contains_key(header::UPGRADE);
+    (asks && request.version() >= Version::HTTP_11).then(|| hyper::upgrade::on(request))
+}
+
 /// Gives the connection to `serve`.
 pub fn hijack<F>(
     mut request: Request<Incoming>,
@@ -156,8 +162,7 @@ pub fn hijack<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    if request.headers().contains_key(header::UPGRADE) {
-        let upgrade = hyper::upgrade::on(&mut request);
+    if let Some(upgrade) = upgrade(&mut request) {
         return over(Some(upgrade), raw, serve);
     }
     let body = request.into_body();

@@ -80,8 +80,13 @@ fn probed(probed: &Probed) -> Value {
     json!({
         "Start": timestamp(probed.start),
         "End": timestamp(probed.end),
-        "ExitCode": i32::from(probed.failure.is_some()),
-        "Output": probed.failure.clone().unwrap_or_default(),
+        "ExitCode": probed.code,
+        "Output": match (probed.output.as_str(), &probed.failure) {
+            ("", Some(why)) => why.clone(),
+            // As Docker's daemon does where it did not wait for the end.
+            (output, Some(why)) if probed.code == -1 => format!("{why}: {output}"),
+            (output, _) => output.to_owned(),
+        },
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http_body_util::combinators::UnsyncBoxBody;
@@ -10,7 +11,7 @@ use hyper::body::{Body, Bytes, Frame};
 use hyper::{Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::handle::Refusal;
 
@@ -118,10 +119,21 @@ pub fn refused(refusal: Refusal) -> Answer {
 
 /// Pieces of a stream that wait for a slow reader.
 const WAITING: usize = 16;
+/// Bytes of them; a piece that is longer waits alone.
+const WAITING_BYTES: u32 = 256 << 10;
+
+/// What a piece takes of these.
+fn weight(piece: &io::Result<Bytes>) -> u32 {
+    let len = piece.as_ref().map_or(0, Bytes::len);
+    u32::try_from(len).unwrap_or(u32::MAX).min(WAITING_BYTES)
+}
 
 /// The sending end of a stream.
 #[derive(Debug, Clone)]
-pub struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+pub struct Pieces {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    room: Arc<Semaphore>,
+}
 
 /// The client went away.
 #[derive(Debug)]
@@ -130,21 +142,38 @@ pub struct Gone;
 impl Pieces {
     /// Sends one piece; waits while the client is slow.
     pub async fn send(&self, piece: Bytes) -> Result<(), Gone> {
-        self.0.send(Ok(piece)).await.map_err(|_| Gone)
+        self.put(Ok(piece)).await
     }
 
     /// Breaks the connection off, so that nobody takes the part for the whole.
     pub async fn break_off(&self, error: io::Error) {
-        let _ = self.0.send(Err(error)).await;
+        let _ = self.put(Err(error)).await;
+    }
+
+    async fn put(&self, piece: io::Result<Bytes>) -> Result<(), Gone> {
+        let room = self.room.acquire_many(weight(&piece)).await.map_err(|_| Gone)?;
+        self.sender.send(piece).await.map_err(|_| Gone)?;
+        // Given back by who takes the piece.
+        room.forget();
+        Ok(())
     }
 
     /// Returns when the client has gone away.
     pub async fn closed(&self) {
-        self.0.closed().await;
+        self.sender.closed().await;
     }
 }
 
-struct Stream(mpsc::Receiver<io::Result<Bytes>>);
+struct Stream {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    room: Arc<Semaphore>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.room.close();
+    }
+}
 
 impl Body for Stream {
     type Data = Bytes;
@@ -154,7 +183,11 @@ impl Body for Stream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+        self.pieces.poll_recv(context).map(|piece| {
+            let piece = piece?;
+            self.room.add_permits(weight(&piece) as usize);
+            Some(piece.map(Frame::data))
+        })
     }
 }
 
@@ -164,8 +197,9 @@ pub fn stream<F>(kind: &'static str, produce: impl FnOnce(Pieces) -> F) -> Answe
 where
     F: Future<Output = ()> + 'static,
 {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let sender = Pieces(sender);
+    let (sender, pieces) = mpsc::channel(WAITING);
+    let room = Arc::new(Semaphore::new(WAITING_BYTES as usize));
+    let sender = Pieces { sender, room: Arc::clone(&room) };
     let gone = sender.clone();
     let producing = produce(sender);
     tokio::task::spawn_local(async move {
@@ -174,5 +208,39 @@ where
             () = gone.closed() => {}
         }
     });
-    with_body(StatusCode::OK, kind, Stream(receiver))
+    with_body(StatusCode::OK, kind, Stream { pieces, room })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn what_waits_for_a_slow_reader_is_bounded_in_bytes() {
+        let local = tokio::task::LocalSet::new();
+        let sent = std::rc::Rc::new(std::cell::Cell::new(0));
+        let count = std::rc::Rc::clone(&sent);
+        local
+            .run_until(async move {
+                let answer = stream("", move |pieces| async move {
+                    for _ in 0..10 {
+                        let piece = Bytes::from(vec![b'x'; WAITING_BYTES as usize / 2]);
+                        if pieces.send(piece).await.is_err() {
+                            return;
+                        }
+                        count.set(count.get() + 1);
+                    }
+                    // Larger than all the room there is.
+                    let _ = pieces.send(Bytes::from(vec![b'y'; 1 << 20])).await;
+                    count.set(count.get() + 1);
+                });
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                assert_eq!(sent.get(), 2);
+                let all = answer.into_body().collect().await.unwrap().to_bytes();
+                assert_eq!(all.len(), 5 * WAITING_BYTES as usize + (1 << 20));
+                assert_eq!(sent.get(), 11);
+            })
+            .await;
+    }
 }

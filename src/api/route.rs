@@ -61,17 +61,19 @@ impl Query {
         let value: serde_json::Value =
             serde_json::from_str(text).map_err(|error| format!("invalid filter: {error}"))?;
         let object = value.as_object().ok_or("invalid filter: not an object")?;
-        let filters = object.iter().map(|(key, values)| {
-            let values = match values {
+        // What is not understood must not count as not said: a prune would take everything.
+        let read = |(key, values): (&String, &serde_json::Value)| {
+            let strings = match values {
                 serde_json::Value::Array(list) => {
-                    list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+                    list.iter().map(|value| value.as_str().map(str::to_owned)).collect()
                 }
-                serde_json::Value::Object(map) => map.keys().cloned().collect(),
-                _ => Vec::new(),
+                serde_json::Value::Object(map) => Some(map.keys().cloned().collect()),
+                _ => None,
             };
-            (key.clone(), values)
-        });
-        Ok(filters.collect())
+            let values: Option<Vec<String>> = strings;
+            Ok((key.clone(), values.ok_or(format!("invalid filter '{key}': not a list of words"))?))
+        };
+        object.iter().map(read).collect()
     }
 
     /// The same, of which these are known.
@@ -333,7 +335,9 @@ mod tests {
         assert!(query.is_on("all") && !query.is_on("none"));
         assert_eq!(query.get("name"), Some("a/b c"));
         assert_eq!(query.filters().unwrap()["name"], ["w"]);
-        assert!(Query::parse("filters=x").filters().is_err());
+        for wrong in ["x", "{\"label\":\"x\"}", "{\"label\":[1]}", "{\"label\":null}", "[]"] {
+            assert!(Query::parse(&format!("filters={wrong}")).filters().is_err(), "{wrong}");
+        }
         assert_eq!(decode("%zz%4"), "%zz%4");
     }
 }

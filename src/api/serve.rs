@@ -26,6 +26,7 @@ use super::seats::{Admission, Seats};
 use super::unix::{Client, Reader, Writer};
 use super::{readonly, route};
 use crate::engine::handle::Handle;
+use crate::sys::readiness::Hangup;
 use crate::sys::rights;
 
 /// A client that has not sent its request's head by then is hung up on.
@@ -65,7 +66,11 @@ pub async fn serve(listener: UnixListener, handle: Handle, access: Access) -> io
                 let user = stream.peer_cred().map(|peer| peer.uid()).ok();
                 let bounded = access == Access::ReadOnly && user != Some(0);
                 match server.seat(user.filter(|_| bounded)).await {
-                    Some(seat) => drop(server.take(seat, async move { Client::new(stream).ok() })),
+                    Some(seat) => drop(server.take(seat, async move {
+                        let client = Client::new(stream).ok()?;
+                        let hangup = Hangup::of(client.as_fd()).ok()?;
+                        Some((client, Some(hangup)))
+                    })),
                     // If there is no room for a word either, the end says it.
                     None => drop(stream.try_write(TOO_MANY)),
                 }
@@ -115,7 +120,9 @@ pub async fn serve_tls(
                     let shaken = tokio::time::timeout(HANDSHAKE, handshake).await;
                     drop(stranger);
                     match shaken {
-                        Ok(Ok(stream)) => Some(stream),
+                        // Over TCP a client that is gone looks like one that only sends
+                        // nothing more: its end is taken for the former.
+                        Ok(Ok(stream)) => Some((stream, None)),
                         Ok(Err(error)) => {
                             tracing::warn!("a client of the API from {peer}: {error}");
                             None
@@ -339,15 +346,20 @@ impl Server {
         }
     }
 
-    /// Serves what `connect` gives, on a task of its own.
-    fn take<S>(&self, seat: Seat, connect: impl Future<Output = Option<S>> + 'static) -> AbortHandle
+    /// Serves what `connect` gives, on a task of its own. Where it tells when its client is
+    /// gone, one that only sends nothing more is answered.
+    fn take<S>(
+        &self,
+        seat: Seat,
+        connect: impl Future<Output = Option<(S, Option<Hangup>)>> + 'static,
+    ) -> AbortHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (handle, access) = (self.handle.clone(), self.access);
         let (key, seat) = (seat.key, Arc::new(seat));
         let task = tokio::task::spawn_local(async move {
-            let Some(stream) = connect.await else { return };
+            let Some((stream, hangup)) = connect.await else { return };
             let stream = Seated::new(stream, Arc::clone(&seat));
             let service = service_fn(move |request| {
                 let speaking = Speaking::on(Arc::clone(&seat));
@@ -361,13 +373,22 @@ impl Server {
                 }
             });
             // What a client does wrong ends its connection and nothing else.
-            let _ = hyper::server::conn::http1::Builder::new()
+            let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(HEAD_MAX)
+                .half_close(hangup.is_some())
                 .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-                .await;
+                .with_upgrades();
+            match hangup {
+                // What it sent before it left is read first.
+                Some(hangup) => tokio::select! {
+                    biased;
+                    _ = served => {}
+                    () = hangup.wait() => {}
+                },
+                None => drop(served.await),
+            }
         });
         let task = task.abort_handle();
         locked(&self.seats).sit(key, task.clone());

@@ -3,17 +3,17 @@
 
 use base64::Engine as _;
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode, header};
+use hyper::{HeaderMap, Request, StatusCode, Version, header};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use super::hijack::{self, Input, Output};
+use super::hijack::{self, Input, Output, PART};
 use super::respond::{Answer, failure, switching};
 
+/// The only version of the protocol that became a standard.
+const VERSION: &str = "13";
 /// Appended to a client's key (RFC 6455, 1.3).
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// The longest frame of a client's that is taken.
-const LONGEST: u64 = 1 << 20;
 /// Messages that wait for a slow reader.
 const WAITING: usize = 16;
 
@@ -28,6 +28,21 @@ fn accept_key(key: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(sha1(format!("{key}{MAGIC}").as_bytes()))
 }
 
+/// The client's key, if it asks for what is spoken here (RFC 6455, 4.2.1).
+fn handshake(version: Version, headers: &HeaderMap) -> Result<&str, &'static str> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let has = |name, word| text(name).split(',').any(|one| one.trim().eq_ignore_ascii_case(word));
+    let upgrades = has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade");
+    if !upgrades || version < Version::HTTP_11 {
+        return Err("this route is for websockets (RFC 6455)");
+    }
+    match (text(header::SEC_WEBSOCKET_VERSION), text(header::SEC_WEBSOCKET_KEY)) {
+        (VERSION, key) if !key.is_empty() => Ok(key),
+        (VERSION, _) => Err("the handshake has no Sec-WebSocket-Key (RFC 6455)"),
+        _ => Err("version 13 of the WebSocket protocol is spoken here, and no other"),
+    }
+}
+
 /// Answers a handshake and gives the connection to `serve`.
 pub fn accept<F>(
     mut request: Request<Incoming>,
@@ -36,9 +51,14 @@ pub fn accept<F>(
 where
     F: Future<Output = ()> + 'static,
 {
-    let key = request.headers().get("sec-websocket-key").and_then(|key| key.to_str().ok());
-    let Some(key) = key.map(accept_key) else {
-        return failure(StatusCode::BAD_REQUEST, "this route is for websockets (RFC 6455)");
+    let key = match handshake(request.version(), request.headers()) {
+        Ok(key) => accept_key(key),
+        Err(why) => {
+            let mut answer = failure(StatusCode::BAD_REQUEST, why);
+            let version = header::HeaderValue::from_static(VERSION);
+            answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
+            return answer;
+        }
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
@@ -104,49 +124,74 @@ async fn read(
     typed: mpsc::Sender<Vec<u8>>,
     controls: mpsc::Sender<Vec<u8>>,
 ) {
-    while let Some((opcode, payload)) = read_frame(&mut reader).await {
-        let sent = match opcode {
-            CLOSE => return,
-            PING => controls.send(frame(PONG, &payload)).await.is_ok(),
+    while let Some(mut head) = Head::read(&mut reader).await {
+        match head.opcode {
             // A continuation goes on with what the frame before it was.
             0 | TEXT | BINARY => {
-                // Also when nobody takes it: the end must be seen.
-                let _ = typed.send(payload).await;
-                true
+                while head.left > 0 {
+                    let Some(part) = head.part(&mut reader).await else { return };
+                    // Also when nobody takes it: the end must be seen.
+                    let _ = typed.send(part).await;
+                }
             }
-            _ => true,
-        };
-        if !sent {
-            return;
+            PING => {
+                let Some(payload) = head.part(&mut reader).await else { return };
+                if controls.send(frame(PONG, &payload)).await.is_err() {
+                    return;
+                }
+            }
+            PONG => {
+                if head.part(&mut reader).await.is_none() {
+                    return;
+                }
+            }
+            _ => return,
         }
     }
 }
 
-/// The next frame; none at the end or at one that no client may send.
-async fn read_frame(reader: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, Vec<u8>)> {
-    let mut head = [0; 2];
-    reader.read_exact(&mut head).await.ok()?;
-    let opcode = head[0] & 0x0f;
-    // A client's frames are masked (RFC 6455, 5.1).
-    if head[1] & 0x80 == 0 {
-        return None;
+/// What stands before a frame's payload, and what of that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    opcode: u8,
+    mask: [u8; 4],
+    left: u64,
+}
+
+impl Head {
+    /// The next frame's; none at the end or of one that no client may send (RFC 6455, 5.1,
+    /// 5.2, 5.5).
+    async fn read(reader: &mut (impl AsyncReadExt + Unpin)) -> Option<Self> {
+        let mut head = [0; 2];
+        reader.read_exact(&mut head).await.ok()?;
+        let (is_last, reserved, opcode) = (head[0] & 0x80 != 0, head[0] & 0x70, head[0] & 0x0f);
+        let (is_masked, len) = (head[1] & 0x80 != 0, head[1] & 0x7f);
+        let is_control = opcode >= CLOSE;
+        if reserved != 0 || !is_masked || is_control && (!is_last || len > 125) {
+            return None;
+        }
+        let left = match len {
+            126 => u64::from(reader.read_u16().await.ok()?),
+            127 => reader.read_u64().await.ok()?,
+            len => u64::from(len),
+        };
+        let mut mask = [0; 4];
+        reader.read_exact(&mut mask).await.ok()?;
+        Some(Head { opcode, mask, left })
     }
-    let len = match head[1] & 0x7f {
-        126 => u64::from(reader.read_u16().await.ok()?),
-        127 => reader.read_u64().await.ok()?,
-        len => u64::from(len),
-    };
-    if len > LONGEST {
-        return None;
+
+    /// The next part of the payload: however long that is, no more of it is held.
+    async fn part(&mut self, reader: &mut (impl AsyncReadExt + Unpin)) -> Option<Vec<u8>> {
+        let mut part = vec![0; usize::try_from(self.left).map_or(PART, |left| left.min(PART))];
+        reader.read_exact(&mut part).await.ok()?;
+        self.left -= part.len() as u64;
+        // A whole number of masks, so that each part begins with the first byte of it.
+        const { assert!(PART % 4 == 0) };
+        for (byte, mask) in part.iter_mut().zip(self.mask.iter().cycle()) {
+            *byte ^= mask;
+        }
+        Some(part)
     }
-    let mut mask = [0; 4];
-    reader.read_exact(&mut mask).await.ok()?;
-    let mut payload = vec![0; usize::try_from(len).ok()?];
-    reader.read_exact(&mut payload).await.ok()?;
-    for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
-        *byte ^= mask;
-    }
-    Some((opcode, payload))
 }
 
 /// SHA-1 (FIPS 180-4), which the handshake prescribes; it protects nothing here.
@@ -208,14 +253,72 @@ mod tests {
         assert_eq!(hex::encode(sha1(b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
     }
 
+    #[test]
+    fn what_asks_for_no_websocket_gets_none() {
+        let asked = |headers: &[(&'static str, &'static str)], version| {
+            let pairs = headers.iter().map(|(name, value)| {
+                let name = header::HeaderName::from_static(name);
+                (name, header::HeaderValue::from_static(value))
+            });
+            handshake(version, &pairs.collect()).map(str::to_owned)
+        };
+        let whole = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        assert!(asked(&whole, Version::HTTP_11).is_ok());
+        assert!(asked(&whole, Version::HTTP_10).is_err());
+        for without in 0..whole.len() {
+            let mut headers = whole.to_vec();
+            headers.remove(without);
+            assert!(asked(&headers, Version::HTTP_11).is_err(), "{headers:?}");
+        }
+        for (at, other) in [(1, ("upgrade", "tcp")), (2, ("sec-websocket-version", "7"))] {
+            let mut headers = whole;
+            headers[at] = other;
+            assert!(asked(&headers, Version::HTTP_11).is_err(), "{other:?}");
+        }
+    }
+
     #[tokio::test]
     async fn masked_frames_are_read_and_others_refused() {
         let masked = [0x81u8, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
-        let read = read_frame(&mut &masked[..]).await;
-        assert_eq!(read, Some((TEXT, b"Hello".to_vec())));
-        assert_eq!(read_frame(&mut &[0x81u8, 0x05, b'H'][..]).await, None);
-        let huge = [0x82u8, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(read_frame(&mut &huge[..]).await, None);
+        let mut reader = &masked[..];
+        let mut head = Head::read(&mut reader).await.unwrap();
+        assert_eq!((head.opcode, head.left), (TEXT, 5));
+        assert_eq!(head.part(&mut reader).await, Some(b"Hello".to_vec()));
+        for wrong in [
+            // Not masked, a reserved bit, a ping in parts, a long ping.
+            [0x81, 0x05],
+            [0xc1, 0x85],
+            [0x09, 0x85],
+            [0x89, 0xfe],
+        ] {
+            assert_eq!(Head::read(&mut &[&wrong[..], &[0; 20]].concat()[..]).await, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_long_frame_only_a_part_is_held() {
+        let len = 3 * PART + 1;
+        let mask = [1, 2, 3, 4];
+        let mut sent = vec![0x82, 0xff];
+        sent.extend_from_slice(&(len as u64).to_be_bytes());
+        sent.extend_from_slice(&mask);
+        sent.extend((0..len).map(|at| b'x' ^ mask[at % 4]));
+        // Its end is missing in the next one.
+        sent.extend_from_slice(&[0x82, 0x85, 0, 0, 0, 0, b'y']);
+        let (typed, mut typing) = mpsc::channel(10);
+        let (controls, _control) = mpsc::channel(1);
+        read(&sent[..], typed, controls).await;
+        let mut all = Vec::new();
+        while let Some(part) = typing.recv().await {
+            assert!(part.len() <= PART);
+            all.extend(part);
+        }
+        assert_eq!(all, vec![b'x'; len]);
     }
 
     #[test]

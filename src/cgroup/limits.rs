@@ -208,6 +208,11 @@ impl Cgroup {
             controller
                 .set_weight(weight)
                 .map_err(|error| refused(&dir, "io weight", weight, &error))
+        } else if dir.join("blkio.bfq.weight").exists() {
+            // v1 where BFQ is all that weighs: cgroups-rs does not know its name.
+            fs::write(dir.join("blkio.bfq.weight"), weight.clamp(1, 1000).to_string()).map_err(
+                |error| Error::new(format!("setting {}/blkio.bfq.weight", dir.display()), error),
+            )
         } else {
             if resources.io_weight.is_some() {
                 missing.push("this kernel has no io weight: it is not in force".to_owned());

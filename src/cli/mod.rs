@@ -53,7 +53,14 @@ pub fn main() -> ExitCode {
     if crate::boot::is_init() {
         crate::boot::main();
     }
-    let args = Args::parse_from(machine::by_name(std::env::args_os()));
+    let words: Vec<_> = machine::by_name(std::env::args_os());
+    let args = match Args::try_parse_from(&words) {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return usage_status(&error, &words);
+        }
+    };
     let result = run(args);
     match result {
         Ok(code) => code,
@@ -62,6 +69,17 @@ pub fn main() -> ExitCode {
             complain(&format!("berth: {message}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The exit status of a line that is not understood. Where it would be taken for a
+/// payload's, Docker's own.
+fn usage_status(error: &clap::Error, words: &[std::ffi::OsString]) -> ExitCode {
+    let is_verb = |word: &std::ffi::OsString| ["run", "exec"].iter().any(|verb| word == verb);
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if words.iter().skip(1).any(is_verb) => ExitCode::from(125),
+        code => ExitCode::from(u8::try_from(code).unwrap_or(2)),
     }
 }
 
@@ -93,7 +111,11 @@ fn run(args: Args) -> Result {
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, talk(Client::new(paths.socket()), &paths, command))
+            let result =
+                local.block_on(&runtime, talk(Client::new(paths.socket()), &paths, command));
+            // A thread that waits for a key would be waited for.
+            runtime.shutdown_background();
+            result
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::client::{Client, encode, message};
 use super::image::{Pull, Shown, pull_with};
 use super::run_args::{Attach, Create, Exec, Run};
-use super::session::{Options, Over, Session, Target, exec_status};
+use super::session::{NEVER, Options, Over, Session, Target, exec_status};
 use super::{Failure, Result, complain, print, request, terminal};
 use crate::api::create;
 use crate::engine::paths::Paths;
@@ -46,6 +46,7 @@ async fn try_run(client: &Client, paths: &Paths, args: &Run) -> Result {
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options {
+        ended_before: Some(NEVER.to_owned()),
         tty: asked.tty,
         stdin: asked.interactive,
         stdout: true,
@@ -78,6 +79,12 @@ async fn exit_code(over: Over, payload: impl Future<Output = Result<u8>>) -> Res
     Ok(match over {
         Over::Ended => ExitCode::from(payload.await?),
         Over::Detached => ExitCode::SUCCESS,
+        // As a program of this machine would end.
+        Over::Unwritable(Some(libc::EPIPE)) => ExitCode::from(128 + libc::SIGPIPE as u8),
+        Over::Unwritable(errno) => {
+            let error = std::io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO));
+            return Err(Failure(format!("writing what it prints: {error}")));
+        }
         Over::Signalled(number) => ExitCode::from(128 + u8::try_from(number).unwrap_or(0)),
     })
 }
@@ -247,6 +254,7 @@ async fn try_exec(client: &Client, args: &Exec) -> Result {
         };
     }
     let options = Options {
+        ended_before: None,
         tty: args.tty,
         stdin: args.interactive,
         stdout: true,
@@ -263,12 +271,16 @@ async fn try_exec(client: &Client, args: &Exec) -> Result {
 
 pub async fn attach(client: &Client, args: &Attach) -> Result {
     let found: Value = client.get(&format!("/containers/{}/json", encode(&args.name))).await?;
+    if found["State"]["Status"] == "restarting" {
+        return Err("you cannot attach to a restarting container, wait until it is running".into());
+    }
     if found["State"]["Running"] != true {
         return Err("you cannot attach to a stopped container, start it first".into());
     }
     let id = found["Id"].as_str().unwrap_or_default().to_owned();
     let is_on = |key: &str| found["Config"][key] == true;
     let options = Options {
+        ended_before: found["State"]["FinishedAt"].as_str().map(str::to_owned),
         tty: is_on("Tty"),
         stdin: is_on("OpenStdin") && !args.no_stdin,
         stdout: true,

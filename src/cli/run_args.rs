@@ -240,7 +240,7 @@ pub struct Create {
     /// Failures within this time after a start don't count.
     #[arg(long, value_name = "DURATION")]
     pub health_start_period: Option<String>,
-    /// The time between two looks until it is well.
+    /// The time between two looks while it starts.
     #[arg(long, value_name = "DURATION")]
     pub health_start_interval: Option<String>,
     /// No health check, whatever the image says.

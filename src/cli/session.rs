@@ -26,9 +26,14 @@ pub enum Target {
     Exec(String),
 }
 
+/// When a container ended that has not: Go's zero time.
+pub const NEVER: &str = "0001-01-01T00:00:00Z";
+
 /// How it is attached to.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// When the container had ended last before it was attached to, as the API tells it.
+    pub ended_before: Option<String>,
     /// It has a terminal.
     pub tty: bool,
     /// What is typed goes to it.
@@ -50,6 +55,8 @@ pub enum Over {
     Ended,
     /// The person detached.
     Detached,
+    /// What it prints can't be written any more; a broken pipe is SIGPIPE.
+    Unwritable(Option<i32>),
     /// This program was told to end by a signal that it does not pass on.
     Signalled(i32),
 }
@@ -162,14 +169,19 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the target still runs: asked when its stream has ended.
+    /// Whether that run of the target still goes on: asked when its stream has ended.
     async fn lives(&self) -> Result<bool> {
         let (path, field) = match &self.target {
             Target::Container(id) => (format!("/containers/{}/json", encode(id)), "/State/Running"),
             Target::Exec(id) => (format!("/exec/{}/json", encode(id)), "/Running"),
         };
         match self.client.get::<Value>(&path).await {
-            Ok(value) => Ok(value.pointer(field) == Some(&Value::Bool(true))),
+            Ok(value) => {
+                let ended = value.pointer("/State/FinishedAt").and_then(Value::as_str);
+                let before = self.options.ended_before.as_deref();
+                let is_another = before.is_some() && ended != before;
+                Ok(value.pointer(field) == Some(&Value::Bool(true)) && !is_another)
+            }
             // It is gone already (`--rm`).
             Err(_) => Ok(false),
         }
@@ -197,9 +209,8 @@ impl<'a> Session<'a> {
             tokio::select! {
                 read = reader.read(&mut bytes) => match read {
                     Ok(len @ 1..) => {
-                        if self.show(&mut buffer, &bytes[..len]).is_err() {
-                            // Nobody reads our output: as with a broken pipe.
-                            break Over::Detached;
+                        if let Err(error) = self.show(&mut buffer, &bytes[..len]) {
+                            break Over::Unwritable(error.raw_os_error());
                         }
                     }
                     Ok(0) | Err(_) => break Over::Ended,

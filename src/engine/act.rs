@@ -421,7 +421,9 @@ impl Engine {
         let emptied = Event::CgroupEmptied { name: name.clone(), incarnation };
         let cgroup = live.cgroup().filter(|cgroup| cgroup.is_populated());
         let written_to = live.output.as_ref().is_some_and(|output| output.waiting() > 0);
-        let pump = live.pump.take();
+        // Not taken: that somebody waits for it already does not mean that it is over. What
+        // sweeps up the last processes comes here once more.
+        let pump = live.pump.clone().filter(|pump| !pump.is_over());
         let patience = match self.attached.any(&id) {
             true => super::live::SLOW_READER,
             false => super::live::STUCK,

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use super::failure::{refusal, sentence};
 use super::flight::Outcome;
+use super::heard::Unwell;
 use super::prepare::{self, Job, Ready};
 use super::reconcile::{Image, OfImage};
 use super::run::{Effect, Engine, Purpose};
@@ -17,9 +18,12 @@ impl Engine {
     pub(super) fn end_abandoned(&self) {
         for flight in self.flights.values() {
             if let (Some(Purpose::Probe(asked)), Some(pidfd)) = (&flight.command, &flight.pidfd)
-                && asked.is_closed()
+                && asked.answer.is_closed()
             {
-                let _ = signals::send(pidfd.as_fd(), libc::SIGKILL);
+                // With what it started; before Linux 6.9 it alone.
+                if signals::send_to_group(pidfd.as_fd(), libc::SIGKILL).is_err() {
+                    let _ = signals::send(pidfd.as_fd(), libc::SIGKILL);
+                }
             }
         }
     }
@@ -75,11 +79,14 @@ impl Engine {
     ) {
         match (result, purpose) {
             (result, Purpose::Exec(id)) => self.exec_ready(name, id, result),
-            (Ok(ready), purpose) => {
+            (Ok(mut ready), mut purpose) => {
+                if let Purpose::Probe(asked) = &mut purpose {
+                    asked.listening = asked.heard.listen(std::mem::take(&mut ready.ends));
+                }
                 let incarnation = self.observed.record(&name).map_or(0, |r| r.incarnation);
                 self.take_off(name, incarnation, *ready, Some(purpose));
             }
-            (Err(error), Purpose::Probe(asked)) => drop(asked.send(Err(error))),
+            (Err(error), Purpose::Probe(asked)) => drop(asked.answer.send(Err(error.into()))),
             (Err(error), Purpose::Reload) => tracing::warn!("{name}: reload: {error}"),
         }
     }
@@ -94,17 +101,26 @@ impl Engine {
         let result = match outcome {
             Outcome::Launched { .. } => return,
             Outcome::Failed { status: Status { failure: Some(failure), .. }, .. } => {
-                Err(sentence(&failure, flight.plan.as_ref()))
+                let code = if failure.exit_code() == 127 { 127 } else { 126 };
+                Err(Unwell { code, why: sentence(&failure, flight.plan.as_ref()) })
             }
-            Outcome::Failed { errno: Some(errno), .. } => Err(refusal(errno)),
-            Outcome::Failed { .. } => Err("it ended before it was executed".to_owned()),
+            Outcome::Failed { errno: Some(errno), .. } => Err(refusal(errno).into()),
+            Outcome::Failed { .. } => Err("it ended before it was executed".to_owned().into()),
             Outcome::Ended(Some(End::Exit(0))) => Ok(()),
-            Outcome::Ended(Some(end)) => Err(format!("it ended with status {}", end.code())),
-            Outcome::Ended(None) => Err("how it ended is not known".to_owned()),
+            Outcome::Ended(Some(end)) => {
+                let why = format!("it ended with status {}", end.code());
+                Err(Unwell { code: end.code(), why })
+            }
+            Outcome::Ended(None) => Err("how it ended is not known".to_owned().into()),
         };
         match (flight.command.replace(Purpose::Reload), result) {
-            (Some(Purpose::Probe(asked)), result) => drop(asked.send(result)),
-            (_, Err(error)) => tracing::warn!("{name}: reload: {error}"),
+            (Some(Purpose::Probe(asked)), result) => {
+                tokio::task::spawn_local(async move {
+                    asked.listening.finish().await;
+                    asked.answer.send(result)
+                });
+            }
+            (_, Err(error)) => tracing::warn!("{name}: reload: {}", error.why),
             (_, Ok(())) => {}
         }
     }

@@ -259,10 +259,10 @@ impl Engine {
 /// What the manifest's reader would object to.
 fn check(container: &Container) -> Result<(), Refusal> {
     let objections = crate::manifest::objections(container);
-    match objections.is_empty() {
-        true => Ok(()),
-        false => Err(Refusal::Invalid(objections.join("; "))),
+    if !objections.is_empty() {
+        return Err(Refusal::Invalid(objections.join("; ")));
     }
+    crate::manifest::to_toml(container).map(drop).map_err(Refusal::Invalid)
 }
 
 pub(super) fn sync_dir(path: &Path) -> std::io::Result<()> {

@@ -75,6 +75,9 @@ pub struct Exec {
     pub name: Name,
     /// Its id.
     pub container: String,
+    /// When it was made.
+    #[serde(default = "long_ago")]
+    pub created: SystemTime,
     /// What was asked for.
     pub config: Config,
     /// Whether it was started.
@@ -85,6 +88,11 @@ pub struct Exec {
     pub exit: Option<i32>,
     /// When it ended.
     pub finished: Option<SystemTime>,
+}
+
+/// An exec that does not say it was made by an older Berth.
+fn long_ago() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 impl Exec {
@@ -204,21 +212,19 @@ impl Execs {
         let _ = std::fs::remove_file(self.dir.join(id));
     }
 
-    /// Forgets what ended long ago.
+    /// Forgets what ended long ago, and where there is no room for one more, a part of what
+    /// does not run: that was made or ended first.
     fn tidy(&mut self) {
         let now = SystemTime::now();
-        let old: Vec<String> = self
-            .entries
-            .values()
-            .filter(|entry| {
-                let since = entry.exec.finished.and_then(|at| now.duration_since(at).ok());
-                since.is_some_and(|since| since > REMEMBERED)
-            })
-            .map(|entry| entry.exec.id.clone())
-            .collect();
-        for id in old {
+        let all = self.entries.values().map(|entry| &entry.exec);
+        for id in superfluous(all, now, MOST) {
             self.forget(&id);
         }
+    }
+
+    /// Whether one more can be remembered.
+    fn has_room(&self) -> bool {
+        self.entries.len() < MOST
     }
 
     /// The ids of the execs that run in a container.
@@ -254,6 +260,26 @@ impl Execs {
             .get_mut(id)
             .ok_or_else(|| Refusal::NotFound(format!("No such exec instance: {id}")))
     }
+}
+
+/// Which of these are to be forgotten so that one more may come: those that ended long ago,
+/// and if that leaves `most`, the older half of those that do not run.
+fn superfluous<'a>(
+    all: impl Iterator<Item = &'a Exec> + Clone,
+    now: SystemTime,
+    most: usize,
+) -> Vec<String> {
+    let age = |since: Option<SystemTime>| since.and_then(|at| now.duration_since(at).ok());
+    let is_old = |exec: &&Exec| age(exec.finished).is_some_and(|age| age > REMEMBERED);
+    let mut going: Vec<&Exec> = all.clone().filter(is_old).collect();
+    if all.clone().count() - going.len() >= most {
+        let rests = |exec: &&Exec| !exec.is_running() && !is_old(exec);
+        let mut resting: Vec<&Exec> = all.filter(rests).collect();
+        resting.sort_by_key(|exec| exec.finished.unwrap_or(exec.created));
+        resting.truncate(resting.len().div_ceil(2));
+        going.extend(resting);
+    }
+    going.into_iter().map(|exec| exec.id.clone()).collect()
 }
 
 /// `/run` is gone with a reboot, and so is what is written here: no fsync.
@@ -325,8 +351,8 @@ impl Engine {
             return Err(Refusal::Invalid("No exec command specified".to_owned()));
         }
         self.execs.tidy();
-        if self.execs.entries.len() >= MOST {
-            return Err(Refusal::Failed(format!("{MOST} execs are remembered; no more fit now")));
+        if !self.execs.has_room() {
+            return Err(Refusal::Failed(format!("{MOST} execs run; there is no room for more")));
         }
         let id = random_id().map_err(|error| Refusal::Failed(format!("making an id: {error}")))?;
         let command = config.command.join(" ");
@@ -335,6 +361,7 @@ impl Engine {
             id: id.clone(),
             name: name.clone(),
             container: view.id,
+            created: SystemTime::now(),
             config,
             started: false,
             pid: 0,

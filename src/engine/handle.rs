@@ -84,6 +84,22 @@ pub struct Event {
 
 /// How many events are kept for those who ask for the past.
 const KEPT_EVENTS: usize = 1024;
+/// How long an attribute of one may be, and all of them together: they are labels and
+/// commands of clients, and each event is sent to all who listen. What is beyond is left out.
+const ATTRIBUTE: usize = 4 << 10;
+const ATTRIBUTES: usize = 32 << 10;
+
+/// Attributes without what is too long.
+fn bounded(attributes: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut left = ATTRIBUTES;
+    let fits = |(key, value): &(String, String)| {
+        let len = key.len() + value.len();
+        let fits = len <= ATTRIBUTE.min(left);
+        left -= if fits { len } else { 0 };
+        fits
+    };
+    attributes.into_iter().filter(fits).collect()
+}
 
 /// Events that were, and a way to get those that come.
 #[derive(Debug, Clone)]
@@ -107,6 +123,9 @@ impl Default for Events {
 impl Events {
     /// Tells everyone.
     pub fn publish(&self, event: Event) {
+        let mut event = event;
+        event.attributes = bounded(event.attributes);
+        event.action.truncate(event.action.floor_char_boundary(ATTRIBUTE));
         let event = Arc::new(event);
         if let Ok(mut past) = self.past.lock() {
             if past.len() >= KEPT_EVENTS {
@@ -307,6 +326,7 @@ impl Handle {
             // What a check printed, and lines of a file that may have a password in them.
             for probed in &mut view.probes {
                 probed.failure = probed.failure.take().map(|_| "hidden".to_owned());
+                probed.output.clear();
             }
             let hidden = |_| "it is wrong; `berth status` says how to those who may know".into();
             view.manifest_error = view.manifest_error.take().map(hidden);

@@ -277,7 +277,7 @@ fn health(config: &ImageConfig) -> Option<Health> {
         start_period: time(check.start_period, usual.start_period),
         start_interval: u64::try_from(check.start_interval)
             .ok()
-            .filter(|nanos| *nanos > 0)
+            .filter(|nanoseconds| *nanoseconds > 0)
             .map(Duration::from_nanos),
         retries: u32::try_from(check.retries).ok().filter(|n| *n > 0).unwrap_or(usual.retries),
         ..usual

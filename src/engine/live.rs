@@ -86,6 +86,8 @@ pub struct Live {
     pub probing: Option<tokio::task::AbortHandle>,
     /// What its health checks said last.
     pub probes: Arc<Mutex<Probes>>,
+    /// Which run of it that is about, and since when it was looked at.
+    pub watched: Option<(u64, tokio::time::Instant)>,
     /// Kills that are under way: while there is one, nothing may be born in the
     /// cgroup, for it would be killed too.
     pub kills: u32,
@@ -100,7 +102,7 @@ pub struct Live {
     /// What it last said of itself (sd_notify(3), `STATUS=`).
     pub said: Option<String>,
     /// Moves what its terminal prints to its log.
-    pub pump: Option<Pump>,
+    pub pump: Option<Arc<Pump>>,
     /// The size that its terminal has, or will have.
     pub size: Size,
     /// How many processes of it the kernel had ended for memory at its launch.

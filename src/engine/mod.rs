@@ -17,6 +17,7 @@ pub mod files;
 pub mod flight;
 pub mod garbage;
 pub mod handle;
+mod heard;
 pub mod images;
 pub mod link;
 mod live;

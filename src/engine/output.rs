@@ -142,7 +142,8 @@ impl Engine {
         if let (Some(terminal), None) = (&live.ends.terminal, &live.pump) {
             let master = terminal.try_clone().map_err(|error| format!("dup: {error}"))?;
             let pump = Pump::start(master, output.stdout()?);
-            live.pump = Some(pump.map_err(|error| format!("watching its terminal: {error}"))?);
+            let pump = pump.map_err(|error| format!("watching its terminal: {error}"))?;
+            live.pump = Some(Arc::new(pump));
         }
         if let Some(capture) = &live.capture {
             self.logs.resumed(&log_dir);
@@ -194,7 +195,8 @@ impl Engine {
             let Some(live) = self.lives.get_mut(name) else { continue };
             // With a disk that is full something may wait still.
             let is_read = live.output.as_ref().is_some_and(|output| output.waiting() == 0);
-            if rests && is_read && live.pump.is_none() {
+            if rests && is_read && live.pump.as_ref().is_none_or(|pump| pump.is_over()) {
+                live.pump = None;
                 live.output = None;
                 live.capture = None;
                 self.release_output(name);

@@ -12,9 +12,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::handle::Probed;
-use super::prepare::Job;
+use super::heard::{Asked, Heard, Listening, Unwell};
+use super::prepare::{Job, Stdio};
 use super::reconcile::{Event, HealthStatus};
-use super::run::{Answer, Effect, Engine, Purpose};
+use super::run::{Effect, Engine, Purpose};
 use crate::manifest::model::Health;
 use crate::manifest::scalar::Name;
 
@@ -34,11 +35,8 @@ pub struct Probes {
 }
 
 impl Probes {
-    fn add(&mut self, probed: Probed) {
-        self.failing_streak = match &probed.failure {
-            Some(_) => self.failing_streak.saturating_add(1),
-            None => 0,
-        };
+    fn add(&mut self, probed: Probed, failing_streak: u32) {
+        self.failing_streak = failing_streak;
         while self.last.len() >= REMEMBERED {
             self.last.pop_front();
         }
@@ -50,17 +48,28 @@ impl Probes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Watchman {
     status: HealthStatus,
+    /// In a row, that count.
     failures: u32,
+    /// Its container's age when the last one of them was counted.
+    counted: Duration,
 }
 
 impl Watchman {
+    fn new(status: HealthStatus) -> Self {
+        Watchman { status, failures: 0, counted: Duration::ZERO }
+    }
+
     /// Takes a probe's result; gives the status if it is another one now. Failures
-    /// within the start period do not count.
+    /// within the start period do not count; nor, while it is looked more often than
+    /// after each interval to see a good start at once, those between.
     fn told(&mut self, health: &Health, well: bool, age: Duration) -> Option<HealthStatus> {
         let before = self.status;
         if well {
             (self.status, self.failures) = (HealthStatus::Healthy, 0);
-        } else if self.status != HealthStatus::Starting || age >= health.start_period {
+        } else if self.status != HealthStatus::Starting
+            || age >= health.start_period && age >= self.counted.saturating_add(health.interval)
+        {
+            self.counted = age;
             self.failures = self.failures.saturating_add(1);
             if self.failures >= health.retries.max(1) {
                 self.status = HealthStatus::Unhealthy;
@@ -72,7 +81,7 @@ impl Watchman {
     /// How long until the next probe.
     fn pause(&self, health: &Health) -> Duration {
         match self.status {
-            HealthStatus::Starting => health.start_interval.unwrap_or(health.interval.min(EAGER)),
+            HealthStatus::Starting => health.start_interval.unwrap_or(EAGER).min(health.interval),
             _ => health.interval,
         }
     }
@@ -83,18 +92,24 @@ impl Engine {
     pub(super) fn watch_health(&mut self, name: &Name, incarnation: u64) {
         let record = self.observed.record(name);
         let health = record.and_then(|record| record.health_check().cloned());
+        // One that went on after a pause, or that an engine before us knew, does not start.
+        let run = record.and_then(|record| record.phase.run());
+        let status = run.and_then(|run| run.health).unwrap_or(HealthStatus::Starting);
         let effects = self.effects.clone();
         self.unwatch_health(name);
         let Some(health) = health else { return };
         let live = self.lives.entry(name.clone()).or_default();
         let name = name.clone();
-        // Another run, another list.
-        live.probes = Arc::new(Mutex::new(Probes::default()));
+        if live.watched.is_none_or(|(of, _)| of != incarnation) {
+            // Another run, another list.
+            live.probes = Arc::new(Mutex::new(Probes::default()));
+            live.watched = Some((incarnation, Instant::now()));
+        }
+        let began = live.watched.map_or_else(Instant::now, |(_, began)| began);
         let cgroup = live.cgroup();
         let probes = Arc::clone(&live.probes);
         let task = tokio::task::spawn_local(async move {
-            let began = Instant::now();
-            let mut watchman = Watchman { status: HealthStatus::Starting, failures: 0 };
+            let mut watchman = Watchman::new(status);
             let mut last = Ok(());
             loop {
                 // Of what we hold still (for a commit, a clone) nothing is expected until it
@@ -107,11 +122,12 @@ impl Engine {
                 }
                 let start = SystemTime::now();
                 let (answer, answered) = oneshot::channel();
+                let heard = Heard::default();
                 let probe = Effect::Probe {
                     name: name.clone(),
                     incarnation,
                     health: Box::new(health.clone()),
-                    answer,
+                    asked: Asked { answer, heard: heard.clone(), listening: Listening::default() },
                 };
                 if effects.send(probe).is_err() {
                     return;
@@ -123,26 +139,30 @@ impl Engine {
                     Err(_) => {
                         let _ = effects.send(Effect::Abandoned);
                         let timeout = humantime::format_duration(health.timeout);
-                        Err(format!("no answer within {timeout}"))
+                        Err(Unwell { code: -1, why: format!("no answer within {timeout}") })
                     }
                 };
                 if result.is_err() && standstills() != before {
                     tokio::time::sleep(watchman.pause(&health)).await;
                     continue;
                 }
-                if let Ok(mut probes) = probes.lock() {
-                    let failure = result.clone().err();
-                    probes.add(Probed { start, end: SystemTime::now(), failure });
-                }
                 // A failure is told when it is news.
-                if let Err(why) = &result
-                    && last.as_ref() != Err(why)
+                if let Err(Unwell { why, .. }) = &result
+                    && last != result
                 {
                     let _ = effects.send(Effect::Problem(format!("{name}: health check: {why}")));
                 }
                 let well = result.is_ok();
+                let changed = watchman.told(&health, well, began.elapsed());
+                if let Ok(mut probes) = probes.lock() {
+                    let (end, output) = (SystemTime::now(), heard.text());
+                    let code = result.as_ref().err().map_or(0, |unwell| unwell.code);
+                    let failure = result.as_ref().err().map(|unwell| unwell.why.clone());
+                    let probed = Probed { start, end, failure, code, output };
+                    probes.add(probed, watchman.failures);
+                }
                 last = result;
-                if let Some(health) = watchman.told(&health, well, began.elapsed()) {
+                if let Some(health) = changed {
                     let changed = Event::HealthChanged { name: name.clone(), incarnation, health };
                     let _ = effects.send(Effect::Event(changed));
                 }
@@ -164,21 +184,22 @@ impl Engine {
     }
 
     /// Looks once. Of one that is paused nothing is expected until it goes on.
-    pub(super) fn probe(&mut self, name: Name, incarnation: u64, health: Health, answer: Answer) {
+    pub(super) fn probe(&mut self, name: Name, incarnation: u64, health: Health, asked: Asked) {
         let run = self.observed.record(&name).and_then(|record| record.phase.run());
         if run.is_none_or(|run| run.paused) {
             return;
         }
         if let Some(command) = health.exec {
-            let job = Job { command, ..Job::default() };
-            self.command(name, incarnation, job, Purpose::Probe(answer));
+            let stdio = Stdio::Pipes { stdin: false, stdout: true, stderr: true };
+            let job = Job { command, stdio, ..Job::default() };
+            self.command(name, incarnation, job, Purpose::Probe(asked));
             return;
         }
         let running = self.lives.get(&name).and_then(|live| live.running(incarnation));
         let Some(pid) = running.map(|process| process.pid) else { return };
         let Ok(network) = std::fs::File::open(format!("/proc/{pid}/ns/net")) else { return };
         tokio::task::spawn_blocking(move || {
-            let _ = answer.send(look(network.into(), &health));
+            let _ = asked.answer.send(look(network.into(), &health).map_err(Unwell::from));
         });
     }
 }
@@ -258,7 +279,7 @@ mod tests {
             interval: Duration::from_secs(30),
             ..Health::default()
         };
-        let mut watchman = Watchman { status: HealthStatus::Starting, failures: 0 };
+        let mut watchman = Watchman::new(HealthStatus::Starting);
         let early = Duration::from_secs(1);
         let late = Duration::from_secs(11);
         for _ in 0..5 {
@@ -275,6 +296,26 @@ mod tests {
         assert_eq!(watchman.told(&health, false, late), None);
         assert_eq!(watchman.told(&health, false, late), Some(HealthStatus::Unhealthy));
         assert_eq!(watchman.told(&health, false, late), None);
+    }
+
+    /// A program that takes twenty seconds to begin, looked at each second.
+    #[test]
+    fn looking_more_often_at_a_start_makes_no_failures() {
+        let health = Health { retries: 2, interval: Duration::from_secs(30), ..Health::default() };
+        let at = Duration::from_secs;
+        let mut watchman = Watchman::new(HealthStatus::Starting);
+        for second in 0..20 {
+            assert_eq!(watchman.told(&health, false, at(second)), None);
+        }
+        assert_eq!(watchman.told(&health, true, at(20)), Some(HealthStatus::Healthy));
+        let mut watchman = Watchman::new(HealthStatus::Starting);
+        let told: Vec<u64> = (0..100)
+            .filter(|second| watchman.told(&health, false, at(*second)).is_some())
+            .collect();
+        assert_eq!(told, [60]);
+        let slower = Health { start_interval: Some(at(5)), ..health };
+        assert_eq!(Watchman::new(HealthStatus::Starting).pause(&slower), at(5));
+        assert_eq!(Watchman::new(HealthStatus::Healthy).pause(&slower), at(30));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::adopt::same_process;
 use super::flight::Flight;
 use super::handle::{Attachments, Events, Handle, Request};
+use super::heard::Asked;
 use super::link::Link;
 use super::live::Live;
 use super::prepare::{Kept, Order, Ready, Workshop};
@@ -41,7 +42,7 @@ pub(super) enum Effect {
     /// A command for inside a container is ready, or can't be made.
     CommandReady { name: Name, result: Result<Box<Ready>, String>, purpose: Purpose },
     /// A container's health is to be looked at.
-    Probe { name: Name, incarnation: u64, health: Box<Health>, answer: Answer },
+    Probe { name: Name, incarnation: u64, health: Box<Health>, asked: Asked },
     /// A container says something of itself; `done` when it is written down.
     Said { name: Name, incarnation: u64, text: String, done: oneshot::Sender<()> },
     /// Nobody waits for a command's answer any more.
@@ -76,14 +77,11 @@ pub(super) enum Effect {
     Rest,
 }
 
-/// To whoever asked how a command or a probe ended; the error says how it failed.
-pub(super) type Answer = oneshot::Sender<Result<(), String>>;
-
 /// What a command inside a container is for.
 #[derive(Debug)]
 pub(super) enum Purpose {
     /// A health check.
-    Probe(Answer),
+    Probe(Asked),
     /// `signals.reload`: nobody waits for its end.
     Reload,
     /// An exec of a client, by its id.
@@ -390,14 +388,17 @@ impl Engine {
         }
     }
 
-    /// Whoever follows the log of a container that came to rest has seen all.
+    /// Whoever follows the log of a container that came to rest has seen all; who follows
+    /// one run of it, when that has ended.
     fn end_followers(&self, changed: &[Name]) {
         for name in changed {
-            let rests = self.observed.record(name).is_some_and(|record| {
-                matches!(record.phase, Phase::Exited(_) | Phase::Dead { .. })
-            });
-            if rests {
-                self.logs.ended(&self.workshop.paths.log_dir(name.as_str()));
+            let Some(record) = self.observed.record(name) else { continue };
+            let log_dir = self.workshop.paths.log_dir(name.as_str());
+            if let Some(exit) = &record.last_exit {
+                self.logs.run_ended(&log_dir, exit.incarnation);
+            }
+            if matches!(record.phase, Phase::Exited(_) | Phase::Dead { .. }) {
+                self.logs.ended(&log_dir);
             }
         }
     }
@@ -434,8 +435,8 @@ impl Engine {
             Effect::CommandReady { name, result, purpose } => {
                 self.command_ready(name, result, purpose);
             }
-            Effect::Probe { name, incarnation, health, answer } => {
-                self.probe(name, incarnation, *health, answer);
+            Effect::Probe { name, incarnation, health, asked } => {
+                self.probe(name, incarnation, *health, asked);
             }
             Effect::Said { name, incarnation, text, done } => {
                 self.said(&name, incarnation, &text, done);

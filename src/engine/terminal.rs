@@ -18,8 +18,8 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 
 use crate::sys::readiness;
 
@@ -157,8 +157,10 @@ pub fn give_to(slave: BorrowedFd<'_>, uid: u32) -> Result<(), String> {
 /// Moves what a terminal prints to a FIFO.
 #[derive(Debug)]
 pub struct Pump {
-    task: JoinHandle<()>,
+    task: AbortHandle,
     ending: Arc<Notify>,
+    /// Closed when it has come to its end.
+    over: watch::Receiver<()>,
 }
 
 impl Pump {
@@ -171,15 +173,29 @@ impl Pump {
         let fifo = readiness::watch(fifo, Interest::WRITABLE)?;
         let ending = Arc::new(Notify::new());
         let told = Arc::clone(&ending);
-        let task = tokio::task::spawn_local(async move { pump(&master, &fifo, &told).await });
-        Ok(Pump { task, ending })
+        let (goes_on, over) = watch::channel(());
+        let task = tokio::task::spawn_local(async move {
+            pump(&master, &fifo, &told).await;
+            drop(goes_on);
+        });
+        Ok(Pump { task: task.abort_handle(), ending, over })
     }
 
-    /// No process is left: waits until all that they printed is in the FIFO.
+    /// No process is left: waits until all that they printed is in the FIFO. Whoever asks
+    /// for it waits for the same end.
     /// A FIFO that nobody empties (a full disk) holds the container up for `patience`.
-    pub async fn finish(mut self, patience: Duration) {
+    pub async fn finish(&self, patience: Duration) {
         self.ending.notify_one();
-        let _ = tokio::time::timeout(patience, &mut self.task).await;
+        let mut over = self.over.clone();
+        let end = async { while over.changed().await.is_ok() {} };
+        if tokio::time::timeout(patience, end).await.is_err() {
+            self.task.abort();
+        }
+    }
+
+    /// Whether it has come to its end.
+    pub fn is_over(&self) -> bool {
+        self.over.has_changed().is_err()
     }
 }
 
@@ -239,5 +255,55 @@ async fn pump(master: &AsyncFd<OwnedFd>, fifo: &AsyncFd<OwnedFd>, ending: &Notif
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use std::io::Write;
+
+    /// The end of a container is looked for twice: after its payload, and after the last of
+    /// its processes was swept up.
+    #[tokio::test]
+    async fn whoever_waits_for_the_end_of_a_terminal_waits_for_all_it_printed() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let Pty { master, slave } = host(Size::default()).unwrap();
+                let (read, write) = std::io::pipe().unwrap();
+                let (read, mut full) = (OwnedFd::from(read), write.try_clone().unwrap());
+                let write = OwnedFd::from(write);
+                for end in [&read, &write] {
+                    rustix::io::ioctl_fionbio(end, true).unwrap();
+                }
+                while full.write(&[b'x'; 4096]).is_ok() {}
+                let pump = Arc::new(Pump::start(master, write).unwrap());
+                std::fs::File::from(slave).write_all(b"last words").unwrap();
+                let first = Arc::clone(&pump);
+                let first = tokio::task::spawn_local(async move {
+                    first.finish(Duration::from_secs(60)).await;
+                });
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let second = pump.finish(Duration::from_secs(60));
+                tokio::pin!(second);
+                let early = tokio::time::timeout(Duration::from_millis(20), &mut second);
+                assert!(early.await.is_err() && !pump.is_over());
+                let mut seen = Vec::new();
+                let mut bytes = [0; 8192];
+                while !second.as_mut().now_or_never().is_some() {
+                    match rustix::io::read(&read, &mut bytes[..]) {
+                        Ok(len) => seen.extend_from_slice(&bytes[..len]),
+                        Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    }
+                }
+                first.await.unwrap();
+                assert!(pump.is_over());
+                let left = rustix::io::read(&read, &mut bytes[..]).unwrap_or(0);
+                seen.extend_from_slice(&bytes[..left]);
+                assert!(seen.ends_with(b"last words"), "{:?}", &seen[seen.len() - 20..]);
+            })
+            .await;
     }
 }

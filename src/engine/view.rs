@@ -61,6 +61,9 @@ pub struct View {
     pub created: SystemTime,
     /// When the last incarnation began.
     pub started: Option<SystemTime>,
+    /// The number of the last incarnation that ended, 0 before the first one did.
+    #[serde(default)]
+    pub ended: u64,
     /// When the last incarnation ended.
     pub finished: Option<SystemTime>,
     /// As a shell says it: 128 + the signal.
@@ -122,6 +125,12 @@ pub struct Probed {
     pub end: SystemTime,
     /// Why it is not well; none if it is.
     pub failure: Option<String>,
+    /// The exit status of the check; -1 where it did not end in time.
+    #[serde(default)]
+    pub code: i32,
+    /// What it printed.
+    #[serde(default)]
+    pub output: String,
 }
 
 /// What the manifests say of the same name.
@@ -207,6 +216,7 @@ pub fn view(
         restarts: u32::try_from(record.restarts).unwrap_or(u32::MAX),
         created: time(record.created),
         started: run.map(|run| time(run.started_wall)).or_else(|| ended?.started.map(time)),
+        ended: ended.map_or(0, |exit| exit.incarnation),
         finished: ended.map(|exit| time(exit.finished)),
         exit_code: ended.map(|exit| exit.status.code()),
         ending: match &record.phase {

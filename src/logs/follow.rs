@@ -9,7 +9,7 @@ use super::layout;
 use super::read::{Segment, open_from};
 use super::registry::{Progress, Pulse};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
@@ -27,12 +27,23 @@ pub enum From {
 }
 
 /// A place in a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The number of the file.
     pub seq: u64,
     /// The offset in it.
     pub offset: u64,
+}
+
+impl Position {
+    /// By how many bytes a later place is beyond this one; all where that is in another file.
+    fn is_passed_by(self, later: Position) -> u64 {
+        match self.seq == later.seq {
+            true => later.offset.saturating_sub(self.offset),
+            false if later > self => u64::MAX,
+            false => 0,
+        }
+    }
 }
 
 impl std::fmt::Display for Position {
@@ -52,6 +63,19 @@ impl std::str::FromStr for Position {
             .map(|(seq, offset)| Position { seq, offset })
             .ok_or_else(|| format!("{text:?} is not a place in a log: write FILE.OFFSET"))
     }
+}
+
+/// Where a log ends now.
+pub(super) fn end_of(dir: &Path) -> io::Result<Position> {
+    let newest = layout::scan(dir)?.segments.last_key_value().map(|(seq, _)| *seq);
+    let segment = newest.map(|seq| open_from(dir, seq)).transpose()?.flatten();
+    let Some(mut segment) = segment else { return Ok(Position { seq: 0, offset: 0 }) };
+    segment.seek_end()?;
+    Ok(match segment.plain() {
+        Some(_) => Position { seq: segment.seq(), offset: segment.offset() },
+        // Nothing is added to a compressed one.
+        None => Position { seq: segment.seq() + 1, offset: 0 },
+    })
 }
 
 /// Bytes of one stream.
@@ -118,6 +142,19 @@ impl Follower {
         let follower = Follower { dir, pulse, state, progress };
         follower.progressed(seq);
         Ok(follower)
+    }
+
+    /// The same that comes to its end when the first of the container's runs does that
+    /// had not `ended` when it came: see [`super::Logs::run_ended`].
+    #[must_use]
+    pub fn for_one_run(self, ended: u64) -> Self {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).ended = Some(ended);
+        self
+    }
+
+    /// Where it comes to its end, if that is known.
+    fn end(&self) -> Option<Position> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).end
     }
 
     fn progressed(&self, seq: u64) {
@@ -187,11 +224,21 @@ impl Follower {
         loop {
             // Asked before looking: what is written before the end is seen.
             let ended = self.pulse.borrow_and_update().ended;
-            if let Some(piece) = self.take()? {
-                tokio::task::coop::consume_budget().await;
-                return Ok(Some(piece));
+            let end = self.end();
+            if end.is_some_and(|end| self.position() >= end) {
+                return Ok(None);
             }
-            if ended || self.pulse.changed().await.is_err() {
+            if let Some(mut piece) = self.take()? {
+                tokio::task::coop::consume_budget().await;
+                // Looked at again: the run that it was to be of may have ended, and the
+                // next one have begun, between that look and this.
+                let beyond = self.end().map_or(0, |end| end.is_passed_by(self.position()));
+                let len =
+                    usize::try_from(beyond).map_or(0, |n| piece.bytes.len().saturating_sub(n));
+                piece.bytes.truncate(len);
+                return Ok(Some(piece).filter(|piece| !piece.bytes.is_empty()));
+            }
+            if ended || end.is_some() || self.pulse.changed().await.is_err() {
                 return Ok(None);
             }
         }

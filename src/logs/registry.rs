@@ -1,6 +1,6 @@
 //! What the captures and readers of one engine share.
 
-use super::{Capture, Fifos, Follower, From, Query, Reader, cut};
+use super::{Capture, Fifos, Follower, From, Position, Query, Reader, cut, follow};
 use crate::manifest::model::Log;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -47,6 +47,11 @@ pub(super) struct Progress {
     pub seq: u64,
     pub at: Instant,
     given_up: bool,
+    /// The last of the container's runs that had ended before this follower came; none if
+    /// it goes on over their ends.
+    pub ended: Option<u64>,
+    /// Where the first run after that one ended.
+    pub end: Option<Position>,
 }
 
 /// A follower that took nothing for so long is not waited for any more, ever: it may
@@ -102,7 +107,8 @@ impl Logs {
     /// # Errors
     /// The folder can't be read.
     pub fn follow(&self, dir: &Path, from: From) -> io::Result<Follower> {
-        let progress = Progress { seq: u64::MAX, at: Instant::now(), given_up: false };
+        let progress =
+            Progress { seq: u64::MAX, at: Instant::now(), given_up: false, ended: None, end: None };
         let progress = Arc::new(Mutex::new(progress));
         let follower =
             Follower::new(dir.to_owned(), self.pulse(dir).subscribe(), from, progress.clone())?;
@@ -131,6 +137,23 @@ impl Logs {
             }
             late && !progress.given_up
         })
+    }
+
+    /// Says that a container's run of this number has ended, and that all it printed is in
+    /// the log. To be called before the next one begins.
+    pub fn run_ended(&self, dir: &Path, run: u64) {
+        let followers = lock(&self.0.followers).get(dir).cloned().unwrap_or_default();
+        let mut place = None;
+        for progress in followers.iter().filter_map(Weak::upgrade) {
+            let mut progress = lock(&progress);
+            if progress.end.is_none() && progress.ended.is_some_and(|ended| ended < run) {
+                let end = || follow::end_of(dir).unwrap_or(Position { seq: 0, offset: 0 });
+                progress.end = Some(*place.get_or_insert_with(end));
+            }
+        }
+        if place.is_some() {
+            self.pulse(dir).send_modify(|_| {});
+        }
     }
 
     /// Says that nothing more comes (until the next capture): followers end when

@@ -16,7 +16,7 @@ use super::scalar::Name;
 use super::{decode, read_kdl, read_toml, validate};
 
 /// A manifest is read up to this size.
-const SIZE_MAX: u64 = 1 << 20;
+pub(super) const SIZE_MAX: u64 = 1 << 20;
 
 /// What a manifest and its drop-ins are, before anything is understood.
 #[derive(Debug, Clone, PartialEq, Eq)]

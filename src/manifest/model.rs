@@ -464,7 +464,6 @@ impl Default for Health {
     fn default() -> Self {
         Health {
             none: false,
-            start_interval: None,
             exec: None,
             http: None,
             tcp: None,
@@ -472,6 +471,7 @@ impl Default for Health {
             timeout: Duration::from_secs(30),
             retries: 3,
             start_period: Duration::ZERO,
+            start_interval: None,
         }
     }
 }

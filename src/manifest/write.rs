@@ -4,12 +4,24 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::file::SIZE_MAX;
 use super::model::{Container, NetworkFile};
+
+/// The text, if it is not too long to be read again.
+fn bounded(text: String) -> Result<String, String> {
+    match text.len() as u64 <= SIZE_MAX {
+        true => Ok(text),
+        false => Err(format!(
+            "as a manifest it would be {} bytes long, and one has at most 1MiB",
+            text.len()
+        )),
+    }
+}
 
 /// The manifest of a container.
 ///
 /// # Errors
-/// A number that TOML can't hold.
+/// A number that TOML can't hold, or more than a manifest may have.
 pub fn to_toml(container: &Container) -> Result<String, String> {
     let mut table = said(container)?;
     if let Some(Value::Object(limits)) = table.get_mut("rlimits") {
@@ -19,18 +31,20 @@ pub fn to_toml(container: &Container) -> Result<String, String> {
             }
         }
     }
-    toml::to_string_pretty(&table).map_err(|error| format!("writing the manifest: {error}"))
+    toml::to_string_pretty(&table)
+        .map_err(|error| format!("writing the manifest: {error}"))
+        .and_then(bounded)
 }
 
 /// The manifest of a network.
 ///
 /// # Errors
-/// A number that TOML can't hold.
+/// See [`to_toml`].
 pub fn network_to_toml(network: &NetworkFile) -> Result<String, String> {
     let text = toml::to_string_pretty(&said(network)?)
         .map_err(|error| format!("writing the network's manifest: {error}"))?;
     // An empty file would be taken for one that was cut off.
-    Ok(if text.trim().is_empty() { "driver = \"bridge\"\n".to_owned() } else { text })
+    bounded(if text.trim().is_empty() { "driver = \"bridge\"\n".to_owned() } else { text })
 }
 
 /// What differs from the defaults.

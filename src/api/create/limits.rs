@@ -26,20 +26,8 @@ pub fn weight_of_shares(shares: u64) -> u32 {
 /// # Errors
 /// A sentence for the client.
 pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), String> {
-    if let Some(shares) = host.cpu_shares.filter(|shares| *shares < 0) {
-        return Err(format!("invalid CPU shares ({shares}): value must be a positive integer"));
-    }
-    if host.blkio_weight.is_some_and(|weight| weight != 0 && !(10..=1000).contains(&weight)) {
-        return Err("Range of blkio weight is from 10 to 1000".to_owned());
-    }
-    if host.cpu_period.is_some_and(|period| period != 0 && !(1000..=1_000_000).contains(&period)) {
-        return Err("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. \
-                    1000000)"
-            .to_owned());
-    }
-    if host.cpu_quota.is_some_and(|quota| (1..1000).contains(&quota)) {
-        return Err("CPU cfs quota can not be less than 1ms (i.e. 1000)".to_owned());
-    }
+    let online = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    sensible(host, online)?;
     let limits = &mut container.resources;
     if let Some(memory) = positive(host.memory) {
         if memory < LEAST_MEMORY {
@@ -75,10 +63,7 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
         limits.memory_reservation = Some(Size(reservation));
     }
     let cpus = match (positive(host.nano_cpus), positive(host.cpu_quota)) {
-        (Some(_), Some(_)) => {
-            return Err("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".into());
-        }
-        (Some(nano), None) => Some(nano / 1_000_000),
+        (Some(nano), _) => Some(nano / 1_000_000),
         (None, Some(quota)) => {
             Some(quota.saturating_mul(1000) / positive(host.cpu_period).unwrap_or(100_000))
         }
@@ -121,6 +106,70 @@ pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), Str
     Ok(())
 }
 
+/// Refuses numbers that are none of a limit, as Docker's daemon does and in its words.
+fn sensible(host: &HostConfig, online: usize) -> Result<(), String> {
+    let said = |number: Option<i64>| number.filter(|number| *number != 0);
+    if let Some(shares) = host.cpu_shares.filter(|shares| *shares < 0) {
+        return Err(format!("invalid CPU shares ({shares}): value must be a positive integer"));
+    }
+    if positive(host.nano_cpus).is_some() && positive(host.cpu_quota).is_some() {
+        return Err("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".to_owned());
+    }
+    let all = i64::try_from(online).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+    if said(host.nano_cpus).is_some_and(|nano| !(0..=all).contains(&nano)) {
+        return Err(format!(
+            "range of CPUs is from 0.01 to {online}.00, as there are only {online} CPUs available"
+        ));
+    }
+    if said(host.cpu_period).is_some_and(|period| !(1_000..=1_000_000).contains(&period)) {
+        return Err("CPU cfs period cannot be less than 1ms (i.e. 1000) or larger than 1s (i.e. \
+                    1000000)"
+            .to_owned());
+    }
+    if host.cpu_quota.is_some_and(|quota| (1..1_000).contains(&quota)) {
+        return Err("CPU cfs quota cannot be less than 1ms (i.e. 1000)".to_owned());
+    }
+    for (set, what) in [(&host.cpuset_cpus, "cpus"), (&host.cpuset_mems, "mems")] {
+        if let Some(set) = some(set.clone())
+            && !is_set(&set)
+        {
+            return Err(format!("Invalid value {set} for cpuset {what}"));
+        }
+    }
+    let least = 1..i64::try_from(LEAST_MEMORY).unwrap_or(i64::MAX);
+    if host.memory_reservation.is_some_and(|reserved| least.contains(&reserved)) {
+        return Err("Minimum memory reservation allowed is 6MB".to_owned());
+    }
+    if let (Some(memory), Some(reserved)) =
+        (positive(host.memory), positive(host.memory_reservation))
+        && memory < reserved
+    {
+        return Err(
+            "Minimum memory limit can not be less than memory reservation limit, see usage"
+                .to_owned(),
+        );
+    }
+    if host.memory_swappiness.is_some_and(|percent| !(-1..=100).contains(&percent)) {
+        let percent = host.memory_swappiness.unwrap_or(0);
+        return Err(format!("Invalid value: {percent}, valid memory swappiness range is 0-100"));
+    }
+    if host.blkio_weight.is_some_and(|weight| weight != 0 && !(10..=1000).contains(&weight)) {
+        return Err("Range of blkio weight is from 10 to 1000".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether it is a list of numbers and ranges: `0-3,8` (cpuset(7), List format).
+fn is_set(text: &str) -> bool {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|_| !text.starts_with('+'));
+    text.split(',').all(|part| match part.split_once('-') {
+        Some((first, last)) => {
+            number(first).zip(number(last)).is_some_and(|(first, last)| first <= last)
+        }
+        None => number(part).is_some(),
+    })
+}
+
 fn io_limit(device: &ThrottleDevice, limits: &mut Vec<IoLimit>, set: fn(&mut IoLimit, u64)) {
     let (Some(path), Some(rate)) = (&device.path, positive(device.rate)) else {
         return;
@@ -137,4 +186,37 @@ fn io_limit(device: &ThrottleDevice, limits: &mut Vec<IoLimit>, set: fn(&mut IoL
         limits.len() - 1
     });
     set(&mut limits[at], rate);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_limit_is_refused_in_docker_s_words() {
+        let refused = |host: serde_json::Value| {
+            sensible(&serde_json::from_value(host).unwrap(), 2).unwrap_err()
+        };
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        for (host, why) in [
+            ("{\"CpuShares\":-1}", "invalid CPU shares"),
+            ("{\"NanoCpus\":-1}", "range of CPUs is from 0.01 to 2.00"),
+            ("{\"NanoCpus\":2000000001}", "range of CPUs is from 0.01 to 2.00"),
+            ("{\"CpuPeriod\":999}", "CPU cfs period cannot be less"),
+            ("{\"CpuPeriod\":-1}", "CPU cfs period cannot be less"),
+            ("{\"CpuQuota\":999}", "CPU cfs quota cannot be less"),
+            ("{\"CpusetCpus\":\"0-\"}", "Invalid value 0- for cpuset cpus"),
+            ("{\"CpusetMems\":\"+1\"}", "Invalid value +1 for cpuset mems"),
+            ("{\"MemoryReservation\":5}", "Minimum memory reservation allowed is 6MB"),
+            ("{\"Memory\":9000000,\"MemoryReservation\":9000001}", "Minimum memory limit can"),
+            ("{\"MemorySwappiness\":101}", "Invalid value: 101"),
+            ("{\"BlkioWeight\":9}", "Range of blkio weight"),
+        ] {
+            let refused = refused(json(host));
+            assert!(refused.starts_with(why), "{host}: {refused}");
+        }
+        let fine = "{\"NanoCpus\":2000000000,\"CpuPeriod\":0,\"CpuQuota\":-1,\"CpusetCpus\":\"0-1,7\",\
+                    \"MemorySwappiness\":-1,\"BlkioWeight\":0}";
+        assert_eq!(sensible(&serde_json::from_str(fine).unwrap(), 2), Ok(()));
+    }
 }

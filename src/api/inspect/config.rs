@@ -86,12 +86,15 @@ fn health_config(health: &Health) -> Value {
         },
         None => vec!["NONE".to_owned()],
     };
-    json!({
+    let mut config = json!({
         "Test": test,
         "Interval": health.interval.as_nanos() as u64,
         "Timeout": health.timeout.as_nanos() as u64,
         "StartPeriod": health.start_period.as_nanos() as u64,
-        "StartInterval": health.start_interval.map_or(0, |time| time.as_nanos() as u64),
         "Retries": health.retries,
-    })
+    });
+    if let Some(start_interval) = health.start_interval {
+        config["StartInterval"] = json!(start_interval.as_nanos() as u64);
+    }
+    config
 }

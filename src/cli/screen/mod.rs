@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::client::{Client, encode};
 use super::printable::plain;
+use super::session::Signals;
 use super::{Failure, Result, print, terminal};
 use look::{Seen, look};
 use state::State;
@@ -70,8 +71,13 @@ pub async fn top(client: &Client, root: &Path) -> Result {
     let ended = show(client, root, &mut screen, &mut state).await;
     ratatui::restore();
     // What is still asked is not waited for.
-    ended.map(|()| ExitCode::SUCCESS)
+    ended
 }
+
+/// What ends a program: the terminal must be as it was before.
+const ENDING: [i32; 2] = [libc::SIGTERM, libc::SIGHUP];
+/// The same by a key, where the terminal is not raw.
+const TYPED: [i32; 2] = [libc::SIGINT, libc::SIGQUIT];
 
 /// What comes to the screen from elsewhere.
 enum News {
@@ -84,7 +90,8 @@ async fn show(
     root: &Path,
     screen: &mut ratatui::DefaultTerminal,
     state: &mut State,
-) -> Result<()> {
+) -> Result {
+    let (mut ending, mut typed) = (Signals::of(&ENDING)?, Signals::of(&TYPED)?);
     let (tell, mut news) = mpsc::unbounded_channel();
     let mut looked = Instant::now();
     let mut is_looking = false;
@@ -98,6 +105,8 @@ async fn show(
         };
         let event = tokio::select! {
             event = &mut key => event??,
+            number = ending.next() => return Ok(signalled(number)),
+            number = typed.next() => return Ok(signalled(number)),
             Some(news) = news.recv() => {
                 match news {
                     News::Seen(Ok(seen)) => {
@@ -131,18 +140,29 @@ async fn show(
             }
         };
         if let Event::Key(pressed) = event {
-            match wish(pressed) {
-                Wish::Quit => return Ok(()),
+            let wish = wish(pressed);
+            match wish {
+                Wish::Quit => return Ok(ExitCode::SUCCESS),
                 Wish::Up => state.choose(-1),
                 Wish::Down => state.choose(1),
                 Wish::Order(verb) => order(client, state, verb, tell.clone()),
-                Wish::Shell => aside(screen, state, root, Aside::Shell)?,
-                Wish::Logs => aside(screen, state, root, Aside::Logs)?,
+                Wish::Shell | Wish::Logs => {
+                    let what = if wish == Wish::Shell { Aside::Shell } else { Aside::Logs };
+                    aside(screen, state, root, what)?;
+                    // Ctrl-C was for that command alone: it comes in now, and is left.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    typed = Signals::of(&TYPED)?;
+                }
                 Wish::Nothing => {}
             }
         }
         key = read_event();
     }
+}
+
+/// The exit status of a program that a signal has ended.
+fn signalled(number: i32) -> ExitCode {
+    ExitCode::from(128 + u8::try_from(number).unwrap_or(0))
 }
 
 /// The next key or change of the size.
@@ -202,11 +222,6 @@ fn aside(
 ) -> Result<()> {
     let Some(view) = state.chosen() else { return Ok(()) };
     ratatui::restore();
-    // Ctrl-C is for that command alone.
-    let kept = signal_hook::flag::register(
-        signal_hook::consts::SIGINT,
-        std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)),
-    )?;
     let ran = std::process::Command::new(std::env::current_exe()?)
         .arg("--root")
         .arg(root)
@@ -219,7 +234,6 @@ fn aside(
         print("Enter goes back to the list ")?;
         let _ = std::io::stdin().read_line(&mut String::new());
     }
-    signal_hook::low_level::unregister(kept);
     *screen = ratatui::init();
     screen.clear()?;
     ran.map(drop).map_err(Failure::from)

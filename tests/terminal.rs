@@ -533,8 +533,8 @@ fn top_gives_the_terminal_back() {
     }
 }
 
-/// An engine that is killed in the midst of a rename leaves two records of one container,
-/// and one manifest. What the container wrote is there under that name.
+/// An engine that is killed while a container comes to be kept under another name leaves
+/// two records of it, and one manifest. What the container wrote is there under that name.
 #[test]
 fn half_a_rename_loses_nothing() {
     let mut berth = Berth::up_with(&[]);
@@ -560,6 +560,16 @@ fn half_a_rename_loses_nothing() {
         berth.wait("one record", || berth.status(gone) == "none");
         assert_eq!(berth.inspect(stays)["Id"], id.as_str());
     }
+    berth.kill_both();
+    for dir in ["var/lib/berth/records", "run/berth/records"] {
+        let text = fs::read_to_string(berth.path(&format!("{dir}/new.json"))).unwrap();
+        let text = text.replace("\"name\": \"new\"", "\"name\": \"a\", \"called\": \"new\"");
+        fs::write(berth.path(&format!("{dir}/a.json")), text).unwrap();
+    }
+    berth.up();
+    berth.wait("it to be known", || berth.status("new") == "exited");
+    let left = || fs::read_dir(berth.path("var/lib/berth/records")).unwrap().count();
+    berth.wait("one record", || left() == 1);
     berth.ok(&["start", "new"]);
     berth.wait("what it wrote before", || berth.logs("new").contains('2'));
 }

@@ -58,10 +58,10 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
         .map(|key| query.get(key).and_then(|count| count.parse().ok()).unwrap_or(0));
     // The place is taken before the client is answered: what is printed from then on
     // it gets.
-    let attached = handle.attached.enter(&view.name);
+    let attached = handle.attached.enter(&view.id);
     let follower = handle
         .logs
-        .follow(&handle.paths.log_dir(view.name.as_str()), from)
+        .follow(&handle.paths.log_dir(view.kept.as_str()), from)
         .map_err(|error| bad(format!("reading the log: {error}")))?
         .for_one_run(view.ended);
     if let From::At(position) = from
@@ -203,7 +203,7 @@ async fn starts(handle: &Handle, before: &View) {
             || view.finished != before.finished
             || view.started != before.started
     };
-    handle.wait_until(&before.name, runs).await;
+    handle.wait_until(&before.id, runs).await;
 }
 
 /// Passes on what the client types, over restarts of the container; whether it
@@ -237,10 +237,14 @@ async fn type_in(
     }
     drop(sink);
     if view.manifest.stdin_once && !view.manifest.tty {
-        let launched = handle.wait_until(&view.name, super::model::is_running);
+        let launched = handle.wait_until(&view.id, super::model::is_running);
         // One that was never started has nothing to close.
-        if super::model::is_running(view) || launched.await.is_some() {
-            handle.close_stdin(&view.name).await;
+        let now = match super::model::is_running(view) {
+            true => handle.find(&view.id).await.ok(),
+            false => launched.await,
+        };
+        if let Some(now) = now {
+            handle.close_stdin(&now.kept).await;
         }
     }
     false
@@ -248,8 +252,8 @@ async fn type_in(
 
 /// The way to a container's input, once it runs.
 async fn way_in(handle: &Handle, view: &View) -> Option<Sink> {
-    handle.wait_until(&view.name, super::model::is_running).await?;
-    let ends = handle.attach(&view.name).await.ok()?;
+    let now = handle.wait_until(&view.id, super::model::is_running).await?;
+    let ends = handle.attach(&now.kept).await.ok()?;
     Sink::new(ends.terminal.or(ends.stdin)?).ok()
 }
 
@@ -266,7 +270,7 @@ pub async fn resize(handle: &Handle, which: &str, query: &Query) -> Answer {
         let why = format!("container {} is not running", view.id);
         return failure(StatusCode::CONFLICT, &why);
     }
-    match handle.resize(&view.name, size).await {
+    match handle.resize(&view.kept, size).await {
         Ok(()) => empty(),
         Err(refusal) => refused(refusal),
     }

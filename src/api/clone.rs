@@ -27,7 +27,7 @@ fn failed(error: impl std::fmt::Display) -> Refusal {
 
 async fn make(handle: &Handle, which: &str, query: &Query) -> Result<String, Refusal> {
     let view = handle.find(which).await?;
-    let files = handle.files(&view.name).await?;
+    let files = handle.files(&view.kept).await?;
     let views = handle.list().await;
     let taken = |name: &str| views.iter().any(|view| view.name.as_str() == name);
     let name: Name = match query.get("name") {

@@ -20,7 +20,7 @@ use crate::manifest::scalar::{Name, Signal};
 pub async fn inspect(handle: &Handle, which: &str, query: &Query) -> Answer {
     match handle.find(which).await {
         Ok(view) => {
-            let log = handle.paths.log_dir(view.name.as_str()).join("current.log");
+            let log = handle.paths.log_dir(view.kept.as_str()).join("current.log");
             let upper = crate::rootfs::Writable::at(&handle.paths.state_dir(), &view.id);
             let mounts = view.manifest.mounts.iter().chain(&view.anonymous);
             let volumes = mounts.filter_map(|mount| mount.source.as_ref());
@@ -106,9 +106,9 @@ pub async fn act(handle: &Handle, which: &str, verb: &str, query: &Query) -> Ans
 
 /// Orders and waits until it is so, as Docker's daemon does.
 pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refusal> {
-    let name = &view.name;
+    let (name, id) = (&view.kept, view.id.as_str());
     // One that is removed at its end is not before the outcome was seen here.
-    let _attached = matches!(verb, Verb::Start).then(|| handle.attached.enter(name));
+    let _attached = matches!(verb, Verb::Start).then(|| handle.attached.enter(id));
     match &verb {
         Verb::Start if model::is_running(view) => return Err(Refusal::AlreadySo),
         Verb::Start | Verb::Restart { .. } => {
@@ -135,7 +135,7 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
     match verb {
         Verb::Start | Verb::Restart { .. } => {
             let reached = handle
-                .wait_until(name, |view| {
+                .wait_until(id, |view| {
                     let is_new = (view.pid, view.finished) != before;
                     let ended = matches!(view.state.as_str(), "exited" | "restarting" | "dead");
                     is_new && (view.state == "running" || ended)
@@ -158,15 +158,15 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
             }
         }
         Verb::Stop { .. } => {
-            handle.wait_until(name, |view| view.pid == 0 && !is_alive(view)).await;
+            handle.wait_until(id, |view| view.pid == 0 && !is_alive(view)).await;
             Ok(())
         }
         Verb::Remove { .. } => {
-            handle.wait_until(name, |_| false).await;
+            handle.wait_until(id, |_| false).await;
             Ok(())
         }
         Verb::Kill(Signal::KILL) => {
-            handle.wait_until(name, |view| view.pid != before.0).await;
+            handle.wait_until(id, |view| view.pid != before.0).await;
             Ok(())
         }
         _ => Ok(()),
@@ -406,11 +406,11 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
             create::updated(&said, &mut manifest);
             Ok(manifest)
         };
-        let changed = handle.change(&view.name, edit).await?;
-        let is_so = settled(handle, &view.name, "the change", |view| view.manifest == changed);
+        let changed = handle.change(&view.kept, edit).await?;
+        let is_so = settled(handle, &view, "the change", |view| view.manifest == changed);
         let is_so = is_so.await;
         if let (Err(_), Ok(before)) = (&is_so, before.try_recv()) {
-            undo(handle, &view.name, changed, before).await;
+            undo(handle, &view, changed, before).await;
         }
         is_so
     };
@@ -422,11 +422,12 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
 
 /// What the system refused must not stand in the way of the next start. A change that
 /// another client has made meanwhile stays.
-async fn undo(handle: &Handle, name: &Name, refused: Container, before: Container) {
+async fn undo(handle: &Handle, view: &View, refused: Container, before: Container) {
     let was = before.clone();
     let edit = move |now: &Container| Ok(if *now == refused { before } else { now.clone() });
-    if handle.change(name, edit).await.is_ok_and(|now| now == was) {
-        let back = handle.wait_until(name, |view| view.manifest == was && view.error.is_none());
+    if handle.change(&view.kept, edit).await.is_ok_and(|now| now == was) {
+        let is_back = |view: &View| view.manifest == was && view.error.is_none();
+        let back = handle.wait_until(&view.id, is_back);
         let _ = tokio::time::timeout(Duration::from_secs(2), back).await;
     }
 }
@@ -444,7 +445,7 @@ pub async fn rename(handle: &Handle, which: &str, query: &Query) -> Answer {
                 "Renaming a container with the same name as its current name".to_owned(),
             ));
         }
-        handle.rename(&view.name, &to).await
+        handle.rename(&view.kept, &to).await
     };
     match renamed.await {
         Ok(()) => no_content(),

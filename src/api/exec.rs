@@ -45,7 +45,7 @@ pub async fn create(handle: &Handle, which: &str, request: Request<Incoming>) ->
     if let Err(message) = DetachKeys::parse(config.detach_keys.as_deref()) {
         return failure(StatusCode::BAD_REQUEST, &message);
     }
-    match handle.create_exec(&view.name, config).await {
+    match handle.create_exec(&view.kept, config).await {
         Ok(id) => created(&json!({ "Id": id })),
         Err(refusal) => refused(refusal),
     }

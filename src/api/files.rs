@@ -29,7 +29,7 @@ use crate::rootfs::copy::{self, Into};
 /// Where what is asked about lies, or the answer that says why not.
 async fn files(handle: &Handle, which: &str) -> Result<(View, Files), Refusal> {
     let view = handle.find(which).await?;
-    let files = handle.files(&view.name).await?;
+    let files = handle.files(&view.kept).await?;
     Ok((view, files))
 }
 
@@ -81,7 +81,7 @@ pub async fn archive(
     };
     let found = async {
         let view = handle.find(which).await?;
-        let files = handle.files_to_enter(&view.name).await?;
+        let files = handle.files_to_enter(&view.kept).await?;
         Ok::<_, Refusal>((view, files))
     };
     let (view, files) = match found.await {

@@ -64,7 +64,7 @@ pub async fn logs(handle: &Handle, which: &str, query: &Query) -> Answer {
         stdout,
         stderr,
     };
-    let mut lines = handle.logs.read(&handle.paths.log_dir(view.name.as_str()), wanted);
+    let mut lines = handle.logs.read(&handle.paths.log_dir(view.kept.as_str()), wanted);
     // Our own command asks for frames in any case: by them it knows where lines end.
     let raw = view.manifest.tty && !query.is_on("framed");
     let with_time = query.is_on("timestamps");

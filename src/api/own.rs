@@ -29,7 +29,7 @@ pub async fn dispatch(handle: &Handle, method: &Method, parts: &[&str], query: &
         ["images", "verify"] if post => usage::verify(handle, query).await,
         ["df"] if get => usage::own(handle).await,
         ["containers", which, "stats"] if get => match handle.find(which).await {
-            Ok(view) => match handle.stats(&view.name).await {
+            Ok(view) => match handle.stats(&view.kept).await {
                 Ok(stats) => json(&stats),
                 Err(refusal) => refused(refusal),
             },

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::model::is_running;
 use crate::engine::handle::{Handle, Refusal, View};
-use crate::manifest::scalar::Name;
 
 /// What changes in a running container takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -15,12 +14,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The system refused it, or it has not come about in ten seconds; it stays written down.
 pub async fn settled(
     handle: &Handle,
-    name: &Name,
+    view: &View,
     what: &str,
     mut is_so: impl FnMut(&View) -> bool,
 ) -> Result<(), Refusal> {
-    let reached =
-        handle.wait_until(name, |view| is_so(view) || view.error.is_some() || !is_running(view));
+    let reached = handle
+        .wait_until(&view.id, |view| is_so(view) || view.error.is_some() || !is_running(view));
     match tokio::time::timeout(PATIENCE, reached).await {
         // Whoever rests has what it was told from the next start on.
         Ok(view) => match view.filter(is_running).and_then(|view| view.error) {
@@ -28,7 +27,8 @@ pub async fn settled(
             None => Ok(()),
         },
         Err(_) => Err(Refusal::Failed(format!(
-            "{name}: {what} is written down, but it does not hold after {PATIENCE:?}"
+            "{}: {what} is written down, but it does not hold after {PATIENCE:?}",
+            view.name
         ))),
     }
 }

@@ -24,7 +24,7 @@ pub async fn top(handle: &Handle, which: &str, query: &Query) -> Answer {
         }
         Err(refusal) => return refused(refusal),
     };
-    let mut processes: Vec<[String; 4]> = handle.processes(&view.name).await;
+    let mut processes: Vec<[String; 4]> = handle.processes(&view.kept).await;
     if view.manifest.has_init() {
         // Berth's own init is not what a person looks for.
         let init = view.pid.to_string();

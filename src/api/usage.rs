@@ -36,7 +36,7 @@ struct Counted {
 async fn count(handle: &Handle, views: &[View]) -> Result<Counted, Error> {
     let store = handle.images.store().await?;
     let (paths, volumes) = (handle.paths.clone(), handle.volumes.clone());
-    let names: Vec<_> = views.iter().map(|view| (view.id.clone(), view.name.to_string())).collect();
+    let names: Vec<_> = views.iter().map(|view| (view.id.clone(), view.kept.to_string())).collect();
     let look = LOOKS.turn().await.with(move || {
         let state = paths.state_dir();
         let known = volumes.list().unwrap_or_default();

@@ -81,7 +81,7 @@ async fn ends(
                 // What is told of it next shows the end.
                 let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(event.time);
                 let told = |now: &View| now.pid == 0 || now.started.is_some_and(|s| s >= at);
-                handle.wait_until(&view.name, told).await;
+                handle.wait_until(&view.id, told).await;
                 return Some((code, error));
             }
             "destroy" => return Some((code, error)),

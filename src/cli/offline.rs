@@ -101,7 +101,7 @@ pub fn plan(paths: &Paths, dirs: Vec<PathBuf>, format: Format) -> Result {
     let containers = loaded
         .containers
         .into_iter()
-        .map(|(name, definition)| (name, definition.container))
+        .map(|(name, definition)| (observed.meant(&name), definition.container))
         .collect();
     desired.replace(containers, std::collections::BTreeMap::new());
     let changes: Vec<_> = crate::engine::plan::plan(&desired, &observed)

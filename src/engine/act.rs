@@ -8,7 +8,7 @@ use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
-use super::prepare::{Ends, Job, Kept, Order, Ready, status_path};
+use super::prepare::{Ends, Job, Kept, Order, Ready, Shared, status_path};
 use super::reconcile::{Action, Event, ExitStatus, How};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use crate::cgroup::Cgroup;
@@ -109,7 +109,7 @@ impl Engine {
             .clone()
             .filter(|image| !renew && super::images::named(&manifest) == Some(image.name.clone()));
         let network = match manifest.network_mode() {
-            NetworkMode::Container(other) => self.network_of(&other),
+            NetworkMode::Container(other) => self.network_of(&self.observed.meant(&other)),
             _ => None,
         };
         if let Err(unheld) = self.hold_sockets(&name, &manifest) {
@@ -130,6 +130,7 @@ impl Engine {
         }
         let order = Box::new(Order {
             name: name.to_string(),
+            called: self.observed.called(&name).to_string(),
             id,
             incarnation,
             manifest,
@@ -146,9 +147,10 @@ impl Engine {
         }
     }
 
-    fn network_of(&self, owner: &Name) -> Option<OwnedFd> {
+    fn network_of(&self, owner: &Name) -> Option<Shared> {
         let pid = self.lives.get(owner)?.process.as_ref()?.pid;
-        std::fs::File::open(format!("/proc/{pid}/ns/net")).ok().map(OwnedFd::from)
+        let net = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?.into();
+        Some(Shared { net, of: owner.to_string() })
     }
 
     pub(super) fn prepared(
@@ -373,6 +375,7 @@ impl Engine {
     /// Tells the reconciler when nobody is left, and all that they wrote is in the
     /// log: who sees the container ended can read its last line.
     fn await_empty(&mut self, name: Name, incarnation: u64) {
+        let id = self.observed.record(&name).map(|record| record.id.clone()).unwrap_or_default();
         let live = self.lives.entry(name.clone()).or_default();
         if live.kills > 0 {
             // The end of the last kill comes back here.
@@ -384,7 +387,7 @@ impl Engine {
         // Not taken: that somebody waits for it already does not mean that it is over. What
         // sweeps up the last processes comes here once more.
         let pump = live.pump.clone().filter(|pump| !pump.is_over());
-        let patience = match self.attached.any(&name) {
+        let patience = match self.attached.any(&id) {
             true => super::live::SLOW_READER,
             false => super::live::STUCK,
         };

@@ -127,7 +127,7 @@ impl Engine {
         let containers = loaded
             .containers
             .into_iter()
-            .map(|(name, definition)| (name, definition.container))
+            .map(|(name, definition)| (self.observed.meant(&name), definition.container))
             .collect();
         desired.replace(containers, std::collections::BTreeMap::new());
         Ok(super::plan::plan(&desired, &self.observed))
@@ -164,7 +164,8 @@ impl Engine {
             .iter()
             .filter(|(name, _)| self.observed.record(name).is_none())
             .map(|(name, error)| {
-                let record = Record::new(name.clone(), String::new(), wall(), String::new());
+                let mut record = Record::new(name.clone(), String::new(), wall(), String::new());
+                record.called = Some(self.observed.called(name));
                 let declared = Declared {
                     source: self.sources.get(name).cloned(),
                     error: Some(error.clone()),
@@ -176,10 +177,19 @@ impl Engine {
             .collect()
     }
 
+    /// By what it is kept under.
+    pub(super) fn view_of(&self, name: &Name) -> Result<View, Refusal> {
+        let record = self.observed.record(name);
+        record.map(|record| self.view(record)).ok_or_else(|| {
+            Refusal::NotFound(format!("No such container: {}", self.observed.called(name)))
+        })
+    }
+
     /// By name, id, or the beginning of an id that only one has.
     pub(super) fn find(&self, which: &str) -> Result<View, Refusal> {
         if let Ok(name) = which.parse::<Name>() {
-            if let Some(record) = self.observed.record(&name) {
+            let kept = self.observed.kept_under(&name);
+            if let Some(record) = kept.and_then(|kept| self.observed.record(&kept)) {
                 return Ok(self.view(record));
             }
             if let Some(view) = self.never_good().into_iter().find(|view| view.name == name) {
@@ -207,7 +217,8 @@ impl Engine {
         {
             let file = self.sources.get(name).map(|file| file.display().to_string());
             return Err(Refusal::Conflict(format!(
-                "{name} is declared in {}; remove that file, or stop the container",
+                "{} is declared in {}; remove that file, or stop the container",
+                self.observed.called(name),
                 file.unwrap_or_default()
             )));
         }
@@ -221,7 +232,10 @@ impl Engine {
                 Ok(())
             }
             Err(Refused::Unknown) => Err(Refusal::NotFound(format!("No such container: {name}"))),
-            Err(refused) => Err(Refusal::Conflict(format!("Container {name}: {refused}"))),
+            Err(refused) => {
+                let name = self.observed.called(name);
+                Err(Refusal::Conflict(format!("Container {name}: {refused}")))
+            }
         }
     }
 
@@ -273,7 +287,7 @@ impl Engine {
             time: wall().unsigned_abs(),
             kind: "container".to_owned(),
             action: action.to_owned(),
-            name: name.to_string(),
+            name: self.observed.called(name).to_string(),
             id: record.map(|record| record.id.clone()).unwrap_or_default(),
             attributes: known
                 .into_iter()

@@ -58,6 +58,7 @@ impl Engine {
         let process = live.running(incarnation)?;
         Some(prepare::Inside {
             name: name.to_string(),
+            called: self.observed.called(name).to_string(),
             manifest: self.observed.record(name)?.applied.clone()?,
             pidfd: process.pidfd.try_clone().ok()?,
             pid: process.pid,

@@ -2,20 +2,15 @@
 //! that there is one desired set for all. What a person wrote elsewhere is never
 //! touched here.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::handle::{Cloned, Edit, Refusal};
-use super::paths::Paths;
 use super::reconcile::{Event, Phase, Record, Verb};
 use super::run::{Effect, Engine};
-use super::store::Store;
 use super::volumes;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
@@ -26,8 +21,9 @@ use crate::rootfs::Duplicate;
 const READERS: Duration = Duration::from_secs(30);
 
 impl Engine {
-    fn created_file(&self, name: &Name) -> PathBuf {
-        self.workshop.paths.created_dir().join(format!("{name}.toml"))
+    /// The manifest that a client made of a container of this name.
+    pub(super) fn created_file(&self, called: &Name) -> PathBuf {
+        self.workshop.paths.created_dir().join(format!("{called}.toml"))
     }
 
     /// Whether a client made it, and not a person's manifest.
@@ -54,6 +50,7 @@ impl Engine {
         image: Option<super::reconcile::Image>,
     ) -> Result<(), Refusal> {
         self.check_new(name, container)?;
+        let (file, name) = (self.created_file(name), &self.observed.claim(name));
         // The record first: a manifest without one would be started by whoever reads
         // it after a crash.
         let verb = Verb::Create { id: Some(id.to_owned()) };
@@ -71,7 +68,7 @@ impl Engine {
         {
             tracing::error!("{error}");
         }
-        let written = write(&self.created_file(name), container);
+        let written = write(&file, container);
         self.reload();
         if let Err(error) = written {
             return Err(Refusal::Failed(error));
@@ -113,11 +110,12 @@ impl Engine {
         check(container)
     }
 
-    fn check_free(&self, name: &Name) -> Result<(), Refusal> {
-        let by = match (self.observed.record(name), self.desired.declares(name)) {
+    pub(super) fn check_free(&self, name: &Name) -> Result<(), Refusal> {
+        let Some(kept) = self.observed.kept_under(name) else { return Ok(()) };
+        let by = match (self.observed.record(&kept), self.desired.declares(&kept)) {
             (Some(record), _) => format!("container \"{}\"", record.id),
             (None, true) => {
-                let file = self.sources.get(name).map(|file| file.display().to_string());
+                let file = self.sources.get(&kept).map(|file| file.display().to_string());
                 format!("the manifest {}", file.unwrap_or_default())
             }
             (None, false) => return Ok(()),
@@ -135,7 +133,7 @@ impl Engine {
 
     /// Removes the manifest that a client made, and orders the removal of the rest.
     pub(super) fn remove_created(&mut self, name: &Name, force: bool) -> Result<(), Refusal> {
-        let path = self.created_file(name);
+        let path = self.created_file(&self.observed.called(name));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 let why = format!("removing {}: {error}", path.display());
@@ -167,7 +165,7 @@ impl Engine {
         let container = edit.0(before)?;
         check(&container)?;
         self.amend(name, &container)?;
-        let written = write(&self.created_file(name), &container);
+        let written = write(&self.created_file(&self.observed.called(name)), &container);
         self.reload();
         written.map(|()| container).map_err(Refusal::Failed)
     }
@@ -177,85 +175,6 @@ impl Engine {
         self.observed
             .apply(Event::Verb { name: name.clone(), verb }, &self.now())
             .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))
-    }
-
-    /// Gives a container that a client made, and that does not run, another name; answers
-    /// when its networks know it by that.
-    pub(super) fn rename(
-        &mut self,
-        name: &Name,
-        to: &Name,
-        answer: oneshot::Sender<Result<(), Refusal>>,
-    ) {
-        if let Err(refusal) = self.rename_record(name, to) {
-            let _ = answer.send(Err(refusal));
-            return;
-        }
-        let paths = Arc::clone(&self.workshop.paths);
-        if let Some(mut live) = self.lives.remove(name) {
-            // What bears the old name is made anew at the next launch; namespaces and
-            // root go along.
-            live.capture = None;
-            live.output = None;
-            self.release_output(name);
-            if let Some(cgroup) = live.kept.cgroup.take()
-                && let Err(error) = cgroup.remove()
-            {
-                tracing::warn!("{error}");
-            }
-            self.lives.insert(to.clone(), live);
-        }
-        let (before, after) = (name.clone(), to.clone());
-        let id = self.observed.record(to).map(|record| record.id.clone()).unwrap_or_default();
-        self.workshop.networks.later(move |all| {
-            all.rename(before.as_str(), after.as_str(), &id);
-            let _ = answer.send(Ok(()));
-        });
-        self.rename_sockets(name, to);
-        self.logs.forget(&paths.log_dir(name.as_str()));
-        let _ = fs::rename(paths.log_dir(name.as_str()), paths.log_dir(to.as_str()));
-        for dir in [paths.container_run_dir(name.as_str()), paths.etc_dir(name.as_str())] {
-            let _ = fs::remove_dir_all(dir);
-        }
-        self.reload();
-        self.tell(to, "rename", [("oldName", format!("/{name}"))]);
-    }
-
-    /// Renames what says that the container is there, all of it or nothing. At each instant
-    /// its manifest lies beside a record of the same name: one without a manifest is
-    /// discarded, and all that the container wrote with it (see [`finish_renames`]).
-    fn rename_record(&mut self, name: &Name, to: &Name) -> Result<(), Refusal> {
-        self.check_free(to)?;
-        if !self.is_created(name) {
-            let why = format!("{name} is declared by a manifest; rename that file");
-            return Err(Refusal::Conflict(why));
-        }
-        if !self.desired.containers.contains_key(name) {
-            return Err(Refusal::NotFound(format!("No such container: {name}")));
-        }
-        self.observed
-            .rename(name, to)
-            .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))?;
-        let record = self.observed.record(to).map_or(Ok(()), |record| self.store.save(record));
-        let renamed = record.map_err(|error| error.to_string()).and_then(|()| {
-            let (from, file) = (self.created_file(name), self.created_file(to));
-            fs::rename(&from, &file).map_err(|error| {
-                format!("renaming {} to {}: {error}", from.display(), file.display())
-            })
-        });
-        match renamed {
-            Ok(()) => {
-                let _ = sync_dir(&self.created_file(to));
-                Ok(())
-            }
-            Err(error) => {
-                // The new record is removed with the next decision.
-                if let Err(refused) = self.observed.rename(to, name) {
-                    tracing::error!("{to}: {refused}");
-                }
-                Err(Refusal::Failed(error))
-            }
-        }
     }
 
     /// These containers changed: one that came to its end and is to be removed then,
@@ -268,30 +187,26 @@ impl Engine {
             if !wanted || !matches!(record.phase, Phase::Exited(_)) || !self.is_created(name) {
                 continue;
             }
-            let (name, attached) = (name.clone(), self.attached.clone());
+            let attached = self.attached.clone();
             let (id, effects) = (record.id.clone(), self.effects.clone());
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(grace).await;
                 let read = async {
-                    while attached.any(&name) {
+                    while attached.any(&id) {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 };
                 let _ = tokio::time::timeout(READERS, read).await;
-                let _ = effects.send(Effect::RemoveEnded { name, id });
+                let _ = effects.send(Effect::RemoveEnded { id });
             });
         }
     }
 
     /// See [`Engine::remove_ended`].
-    pub(super) fn remove_if_ended(&mut self, name: &Name, id: &str) {
-        let rests = self
-            .observed
-            .record(name)
-            .is_some_and(|record| record.id == id && matches!(record.phase, Phase::Exited(_)));
-        if !rests {
-            return;
-        }
+    pub(super) fn remove_if_ended(&mut self, id: &str) {
+        let rests = |one: &&Record| one.id == id && matches!(one.phase, Phase::Exited(_));
+        let rests = self.observed.records().find(rests);
+        let Some(name) = &rests.map(|record| record.name.clone()) else { return };
         let nameless = self.nameless_volumes(name);
         if let Err(refusal) = self.remove_created(name, false) {
             tracing::warn!("removing {name}, which has ended: {refusal:?}");
@@ -324,37 +239,6 @@ impl Engine {
     }
 }
 
-/// An engine that died in the midst of renaming a container left two records of it: the
-/// one whose manifest is there stays. What the other stands for is not discarded, for it
-/// is the same.
-pub(super) fn finish_renames(records: &mut Vec<Record>, store: &mut Store, paths: &Paths) {
-    let has_manifest = |name: &Name| paths.created_dir().join(format!("{name}.toml")).exists();
-    for (left, name) in twice(records, has_manifest) {
-        records.retain(|record| record.name != left);
-        let _ = fs::rename(paths.log_dir(left.as_str()), paths.log_dir(name.as_str()));
-        if let Err(error) = store.forget(&left) {
-            tracing::error!("{error}");
-        }
-    }
-}
-
-/// Of each two records of one container the name of the one that goes, and of the one
-/// that stays.
-fn twice(records: &[Record], has_manifest: impl Fn(&Name) -> bool) -> Vec<(Name, Name)> {
-    let mut by_id: HashMap<&str, &Name> = HashMap::new();
-    let mut gone = Vec::new();
-    for record in records {
-        let Some(other) = by_id.insert(&record.id, &record.name) else { continue };
-        let (left, stays) = match has_manifest(&record.name) {
-            true => (other, &record.name),
-            false => (&record.name, other),
-        };
-        by_id.insert(&record.id, stays);
-        gone.push((left.clone(), stays.clone()));
-    }
-    gone
-}
-
 /// What the manifest's reader would object to.
 fn check(container: &Container) -> Result<(), Refusal> {
     let objections = crate::manifest::objections(container);
@@ -371,7 +255,7 @@ pub(super) fn sync_dir(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn write(path: &Path, container: &Container) -> Result<(), String> {
+pub(super) fn write(path: &Path, container: &Container) -> Result<(), String> {
     write_text(path, &crate::manifest::to_toml(container)?)
 }
 
@@ -394,20 +278,4 @@ pub(super) fn write_text(path: &Path, text: &str) -> Result<(), String> {
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|error| fail(error.error))?;
     sync_dir(path).map_err(fail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_container_with_two_names_the_one_with_the_manifest_stays() {
-        let name = |text: &str| text.parse::<Name>().unwrap();
-        let record = |text: &str, id: &str| Record::new(name(text), id.into(), 0, "boot".into());
-        let records = [record("a", "1"), record("b", "1"), record("c", "2")];
-        for (with, without) in [("a", "b"), ("b", "a")] {
-            let gone = twice(&records, |one| one.as_str() == with);
-            assert_eq!(gone, [(name(without), name(with))]);
-        }
-    }
 }

@@ -233,6 +233,18 @@ impl Execs {
         self.entries.values().filter(runs).map(|entry| entry.exec.id.clone()).collect()
     }
 
+    /// A container that does not run is kept under another name.
+    pub fn rename(&mut self, name: &Name, to: &Name) {
+        let mut ids = Vec::new();
+        for entry in self.entries.values_mut().filter(|entry| entry.exec.name == *name) {
+            to.clone_into(&mut entry.exec.name);
+            ids.push(entry.exec.id.clone());
+        }
+        for id in ids {
+            self.save(&id);
+        }
+    }
+
     /// A container is gone, and its execs with it.
     pub fn forget_container(&mut self, name: &Name) {
         let of = |entry: &&Entry| entry.exec.name == *name;
@@ -332,7 +344,7 @@ impl Engine {
     }
 
     fn create_exec(&mut self, name: Name, config: Config) -> Result<String, Refusal> {
-        let view = self.find(name.as_str())?;
+        let view = self.view_of(&name)?;
         self.ready_for_exec(&view)?;
         if config.command.first().is_none_or(String::is_empty) {
             return Err(Refusal::Invalid("No exec command specified".to_owned()));
@@ -377,7 +389,7 @@ impl Engine {
             false => Ok((entry.exec.name.clone(), entry.exec.config.clone(), entry.size)),
         });
         let checked = checked.and_then(|(name, config, earlier)| {
-            let view = self.find(name.as_str())?;
+            let view = self.view_of(&name)?;
             self.ready_for_exec(&view)?;
             Ok((name, config, earlier))
         });

@@ -183,7 +183,8 @@ impl std::fmt::Debug for Edit {
     }
 }
 
-/// What the loop is asked.
+/// What the loop is asked. A container is meant by what it is kept under
+/// ([`View::kept`]), a new one by its name.
 #[derive(Debug)]
 pub enum Request {
     /// All containers.
@@ -214,7 +215,7 @@ pub enum Request {
     /// Another version of the manifest of a container that a client made; answered with
     /// it.
     Change(Name, Edit, oneshot::Sender<Result<Container, Refusal>>),
-    /// Another name for a container that a client made and that does not run.
+    /// Another name for a container that a client made.
     Rename(Name, Name, oneshot::Sender<Result<(), Refusal>>),
     /// Make a network known.
     CreateNetwork(String, Box<NetworkFile>, oneshot::Sender<Result<(), Refusal>>),
@@ -258,24 +259,24 @@ pub struct Handle {
 /// Counts the clients that still read what a container printed: one that is to be
 /// removed at its end waits for them.
 #[derive(Debug, Clone, Default)]
-pub struct Attachments(Arc<Mutex<BTreeMap<Name, u32>>>);
+pub struct Attachments(Arc<Mutex<BTreeMap<String, u32>>>);
 
 /// A client that is attached, until this is dropped.
 #[derive(Debug)]
-pub struct Attached(Attachments, Name);
+pub struct Attached(Attachments, String);
 
 impl Attachments {
-    /// A client comes.
-    pub fn enter(&self, name: &Name) -> Attached {
+    /// A client comes to the container of this id.
+    pub fn enter(&self, id: &str) -> Attached {
         if let Ok(mut counts) = self.0.lock() {
-            *counts.entry(name.clone()).or_default() += 1;
+            *counts.entry(id.to_owned()).or_default() += 1;
         }
-        Attached(self.clone(), name.clone())
+        Attached(self.clone(), id.to_owned())
     }
 
     /// Whether anybody is attached to a container.
-    pub fn any(&self, name: &Name) -> bool {
-        self.0.lock().is_ok_and(|counts| counts.contains_key(name))
+    pub fn any(&self, id: &str) -> bool {
+        self.0.lock().is_ok_and(|counts| counts.contains_key(id))
     }
 }
 
@@ -356,15 +357,16 @@ impl Handle {
         self.ask(|answer| Request::Act(name.clone(), verb, answer)).await.unwrap_or_else(ending)
     }
 
-    /// Waits until `reached` is true of the container, or it is gone (`None`).
+    /// Waits until `reached` is true of the container of this id, or it is gone (`None`).
+    /// Its name may be another one by then.
     pub async fn wait_until(
         &self,
-        name: &Name,
+        id: &str,
         mut reached: impl FnMut(&View) -> bool,
     ) -> Option<View> {
         let mut changes = self.events.changes.subscribe();
         loop {
-            match self.find(name.as_str()).await {
+            match self.find(id).await {
                 Ok(view) if reached(&view) => return Some(view),
                 Ok(_) => {}
                 Err(_) => return None,

@@ -31,6 +31,7 @@ pub mod plan;
 pub mod prepare;
 mod probe;
 pub mod reconcile;
+mod rename;
 mod run;
 mod sockets;
 mod standstill;

@@ -126,6 +126,7 @@ impl Engine {
         let networks = self.workshop.networks.clone();
         let dir = self.workshop.paths.etc_dir(name.as_str());
         let (name, id, incarnation) = (name.clone(), record.id.clone(), record.incarnation);
+        let called = record.called().clone();
         let (pid, manifest) = (process.pid, Arc::clone(manifest));
         // Now, while the number is its own.
         let path = format!("/proc/{pid}/ns/net");
@@ -135,6 +136,7 @@ impl Engine {
             let etc = match manifest.network_mode() {
                 NetworkMode::Bridge => networks.join(Wanted {
                     name: name.as_str(),
+                    called: called.as_str(),
                     id: &id,
                     incarnation,
                     manifest: &manifest,
@@ -143,7 +145,7 @@ impl Engine {
                 })?,
                 _ => {
                     networks.leave(name.as_str(), &id, incarnation);
-                    Etc::of(name.as_str(), &manifest, &[], None, None)
+                    Etc::of(called.as_str(), &manifest, &[], None, None)
                 }
             };
             etc.rewrite(&dir).map_err(|error| format!("writing into {}: {error}", dir.display()))
@@ -168,6 +170,7 @@ impl Engine {
             match File::open(format!("/proc/{}/ns/net", process.pid)) {
                 Ok(netns) => running.push(Running {
                     name: record.name.to_string(),
+                    called: record.called().to_string(),
                     id: record.id.clone(),
                     incarnation: record.incarnation,
                     manifest,

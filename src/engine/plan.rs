@@ -47,7 +47,7 @@ pub enum Kind {
 }
 
 /// What `desired` would change: one entry for each container that is declared or
-/// known, by name.
+/// known, by name. Who is desired is so under what they are kept under.
 pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Change> {
     let known = observed.records().map(|record| &record.name);
     let names: BTreeSet<&Name> =
@@ -73,7 +73,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Change> {
             }
         }
     }
-    changes.into_values().collect()
+    // What people know it by.
+    let called = |change: Change| Change { name: observed.called(&change.name), ..change };
+    changes.into_values().map(called).collect()
 }
 
 /// What its own manifest does to a container.
@@ -127,10 +129,10 @@ fn needed_by(desired: &Desired, observed: &Observed) -> BTreeMap<Name, BTreeSet<
         let manifest = desired.containers.get(&record.name).or(record.last_good.as_ref());
         let Some(manifest) = manifest else { continue };
         for on in &manifest.requires {
-            needed_by.entry(on.clone()).or_default().insert(record.name.clone());
+            needed_by.entry(observed.meant(on)).or_default().insert(record.name.clone());
         }
         if let NetworkMode::Container(on) = manifest.network_mode() {
-            needed_by.entry(on).or_default().insert(record.name.clone());
+            needed_by.entry(observed.meant(&on)).or_default().insert(record.name.clone());
         }
     }
     needed_by

@@ -52,7 +52,7 @@ pub(super) enum Effect {
     /// Every process of a container was killed, as far as that could be.
     Killed { name: Name, incarnation: u64, error: Option<String> },
     /// A container that is to be removed at its end has been read by all.
-    RemoveEnded { name: Name, id: String },
+    RemoveEnded { id: String },
     /// A change of a running container was made, or could not be.
     Changed { name: Name, key: u64, to: Arc<Container>, result: Result<(), String> },
     /// Something for the reconciler.
@@ -65,6 +65,8 @@ pub(super) enum Effect {
     Moved(Vec<String>),
     /// A socket that a container's clients are awaited at could not be held: once more.
     HoldAgain(Name),
+    /// Containers that rest may be kept under their names again.
+    SettleNames,
     /// What was made of networks is removed: all is stopped.
     TornDown,
     /// The durable records may be brought up to date.
@@ -142,6 +144,8 @@ pub(super) struct Engine {
     /// The last complaint about a disk, said once until it is over.
     pub disk_problem: Option<String>,
     pub catching_up: bool,
+    /// [`Effect::SettleNames`] will come.
+    pub settling: bool,
     /// When a launch was last prepared, by the monotonic clock.
     pub prepared_at: Duration,
     /// [`Effect::Rest`] will come.
@@ -243,12 +247,17 @@ impl Engine {
     pub(super) fn manifests(&mut self, loaded: Loaded) {
         let mut containers = BTreeMap::new();
         self.sources.clear();
+        let is_declared =
+            |name: &Name| loaded.containers.contains_key(name) || loaded.broken.contains_key(name);
+        self.observed.release_claims(is_declared);
         for (name, definition) in loaded.containers {
+            let name = self.observed.claim(&name);
             self.sources.insert(name.clone(), definition.source);
             containers.insert(name, definition.container);
         }
         let mut broken = BTreeMap::new();
         for (name, problem) in loaded.broken {
+            let name = self.observed.claim(&name);
             self.sources.insert(name.clone(), problem.file.clone());
             broken.insert(name, problem.to_string());
         }
@@ -324,6 +333,9 @@ impl Engine {
         }
         self.end_unwanted_fetches();
         let changed = !save.is_empty() || !forget.is_empty();
+        if changed {
+            self.settle_names_soon();
+        }
         for action in actions {
             self.act(action);
         }
@@ -335,8 +347,8 @@ impl Engine {
 
     /// The container that all others are there for has ended.
     fn end_with_main(&mut self) {
-        let main = self.desired.main.as_ref();
-        let Some(record) = main.and_then(|name| self.observed.record(name)) else {
+        let Some(main) = self.desired.main.as_ref() else { return };
+        let Some(record) = self.observed.record(&self.observed.meant(main)) else {
             return;
         };
         let code = match &record.phase {
@@ -437,7 +449,11 @@ impl Engine {
             }
             Effect::Killed { name, incarnation, error } => self.killed(name, incarnation, error),
             Effect::Changed { name, key, to, result } => self.changed(name, key, to, result),
-            Effect::RemoveEnded { name, id } => self.remove_if_ended(&name, &id),
+            Effect::RemoveEnded { id } => self.remove_if_ended(&id),
+            Effect::SettleNames => {
+                self.settling = false;
+                self.settle_names();
+            }
             Effect::Event(event) => self.apply(event),
             Effect::Problem(problem) => tracing::warn!("{problem}"),
             Effect::Hold { tag, fd } => {

@@ -94,7 +94,7 @@ async fn start(options: Options) -> io::Result<()> {
         .unwrap_or_default();
     let mut store = Store::open(paths.records_dir(), paths.run_dir().join("records"))?;
     let mut loaded = store.load(&boot_id);
-    super::created::finish_renames(&mut loaded.records, &mut store, &paths);
+    super::rename::forget_doubles(&mut loaded.records, &mut store, &paths);
     for problem in &loaded.problems {
         tracing::error!("{problem}");
     }
@@ -164,6 +164,7 @@ async fn start(options: Options) -> io::Result<()> {
         finished: false,
         disk_problem: None,
         catching_up: false,
+        settling: false,
         prepared_at: now.mono,
         rest_is_near: false,
         echo: options.echo.then(super::echo::Echo::default),
@@ -190,6 +191,7 @@ async fn start(options: Options) -> io::Result<()> {
     let (handle, requests) = handle(&engine.workshop, &events, &logs, &engine.attached, sure);
 
     let watch = Watch::new(engine.loader.dirs().to_vec())?;
+    engine.finish_renames();
     let loaded = engine.loader.load();
     engine.manifests(loaded);
     let resolvers = held.extract_if(|tag, _| tag.starts_with("n/")).collect();
@@ -245,7 +247,8 @@ impl Engine {
     /// `up --main` was asked for: whatever became of it before, it runs now, unless it does
     /// already.
     fn begin_main(&mut self) {
-        let Some(name) = self.desired.main.clone() else { return };
+        let Some(name) = self.desired.main.as_ref() else { return };
+        let name = self.observed.meant(name);
         let known = self.observed.record(&name);
         let good = known.is_some_and(|record| record.last_good.is_some());
         match self.desired.broken.get(&name) {

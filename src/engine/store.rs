@@ -194,6 +194,8 @@ fn lasting(record: &Record) -> Record {
 /// Whether two records differ only in what counts and may be a little behind.
 fn same_word(a: &Record, b: &Record) -> bool {
     a.id == b.id
+        && a.called == b.called
+        && a.renamed_from == b.renamed_from
         && a.held == b.held
         && a.last_good == b.last_good
         && a.applied == b.applied

@@ -18,6 +18,9 @@ use crate::manifest::scalar::Name;
 pub struct View {
     /// Its name.
     pub name: Name,
+    /// What it is kept under: its name, unless it got another while it ran. Orders are
+    /// given, and its log is found, by this.
+    pub kept: Name,
     /// 64 hexadecimal digits, as Docker's.
     pub id: String,
     /// Docker's word for where it stands: created, running, restarting, paused,
@@ -162,7 +165,8 @@ pub fn view(record: &Record, declared: Declared, now: Duration) -> View {
     let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
     let anonymous = super::volumes::of_image(&record.id, &manifest, wanted);
     View {
-        name: record.name.clone(),
+        name: record.called().clone(),
+        kept: record.name.clone(),
         id: record.id.clone(),
         state: state_word(record.state()).to_owned(),
         is_awaited: matches!(record.phase, Phase::Launching { .. })

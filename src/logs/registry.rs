@@ -167,6 +167,11 @@ impl Logs {
         self.pulse(dir).send_modify(|pulse| pulse.ended = false);
     }
 
+    /// Whether somebody reads the log of `dir`, or waits for what comes.
+    pub fn is_read(&self, dir: &Path) -> bool {
+        lock(&self.0.pulses).get(dir).is_some_and(|pulse| pulse.receiver_count() > 0)
+    }
+
     /// Forgets a log that was removed; its followers end.
     pub fn forget(&self, dir: &Path) {
         self.ended(dir);

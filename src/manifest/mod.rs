@@ -16,6 +16,7 @@ mod problem;
 pub mod publish;
 mod read_kdl;
 mod read_toml;
+mod references;
 pub mod scalar;
 mod schema;
 pub mod service;

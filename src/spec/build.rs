@@ -160,10 +160,15 @@ fn namespaces(context: &Context) -> Vec<LinuxNamespace> {
     namespaces
 }
 
+/// The host name of a container whose manifest says none: its name made fit for one.
+pub fn hostname_of(name: &str) -> String {
+    name.replace(['@', '_'], "-")
+}
+
 /// The manifest's host name, or the container's name made fit for one.
 fn hostname(container: &Container, context: &Context) -> Result<String, Error> {
     let Some(hostname) = &container.hostname else {
-        return Ok(context.name.replace(['@', '_'], "-"));
+        return Ok(hostname_of(&context.name));
     };
     let usable = (1..=HOSTNAME_MAX).contains(&hostname.len())
         && hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));

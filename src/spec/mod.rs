@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use build::{Filter, build, build_without_filter};
+pub use build::{Filter, build, build_without_filter, hostname_of};
 
 use devices::HostDevice;
 use users::ResolvedUser;

@@ -8,6 +8,7 @@ use crate::api::model::image;
 use crate::engine::handle::View;
 use crate::image::config::Process;
 use crate::manifest::model::{Health, Stop};
+use crate::spec;
 
 pub(super) fn config(view: &View, base: &Process) -> Value {
     let manifest = &view.manifest;
@@ -26,7 +27,7 @@ pub(super) fn config(view: &View, base: &Process) -> Value {
     let entrypoint = manifest.entrypoint.as_ref().unwrap_or(&base.entrypoint);
     let workdir = manifest.workdir.as_ref().map(|dir| dir.display().to_string());
     let hostname = manifest.hostname.clone();
-    let hostname = hostname.unwrap_or_else(|| view.name.as_str().replace(['@', '_'], "-"));
+    let hostname = hostname.unwrap_or_else(|| spec::hostname_of(view.name.as_str()));
     let mut config = json!({
         "Hostname": hostname,
         "Domainname": "",

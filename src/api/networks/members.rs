@@ -134,7 +134,7 @@ async fn change(
     edit: impl FnOnce(&mut Vec<Member>) -> Result<(), Refusal> + Send + 'static,
 ) -> Result<(), Refusal> {
     let runs = model::is_running(&view);
-    let changed = handle.change(&view.name, move |manifest| {
+    let changed = handle.change(&view.kept, move |manifest| {
         let changed = with_members(manifest, edit)?;
         // The files in `/etc` would have to be others for that.
         if runs && manifest.image.is_none() && manifest.network_mode() != changed.network_mode() {
@@ -153,7 +153,7 @@ async fn change(
         on.sort_unstable();
         on == wanted
     };
-    settled(handle, &view.name, "the choice of networks", is_so).await
+    settled(handle, &view, "the choice of networks", is_so).await
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::network::disk::{self, Lasting};
 use crate::network::dns::inside;
 use crate::network::files::{self, Resolver};
 use crate::network::spec::Driver;
+use crate::spec;
 
 /// What is said in a container's `/etc/hosts`, `/etc/resolv.conf` and
 /// `/etc/hostname`.
@@ -37,7 +38,7 @@ impl Etc {
         resolver: Option<IpAddr>,
     ) -> Etc {
         let network = &manifest.network;
-        let hostname = manifest.hostname.clone().unwrap_or_else(|| name.replace(['@', '_'], "-"));
+        let hostname = manifest.hostname.clone().unwrap_or_else(|| spec::hostname_of(name));
         let extra: Vec<(String, IpAddr)> = network
             .extra_hosts
             .iter()
@@ -146,7 +147,8 @@ impl State {
         let resolver = host
             .filter(|_| bridged.is_some_and(|up| up.resolver.is_some()))
             .or(has_inside.then_some(IpAddr::V4(inside::ADDRESS)));
-        Etc::of(name, manifest, &own, host, resolver)
+        let called = self.joined.get(name).and_then(|joined| joined.names.first());
+        Etc::of(called.map_or(name, String::as_str), manifest, &own, host, resolver)
     }
 }
 

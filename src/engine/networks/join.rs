@@ -25,6 +25,8 @@ pub(super) struct Joined {
     pub incarnation: u64,
     /// What it is found by everywhere: its name first.
     pub names: Vec<String>,
+    /// What it is found by where nobody has that for a name.
+    pub hostnames: Vec<String>,
     pub endpoints: Vec<Place>,
     pub claims: Vec<Claim>,
     /// Its own servers for names.
@@ -124,18 +126,18 @@ impl State {
         };
         drop(old);
         let manifest = wanted.manifest;
-        let mut names = vec![wanted.name.to_owned()];
-        if let Some(hostname) = &manifest.hostname {
-            names.push(hostname.clone());
-            // As in its own `/etc/hosts`: with a domain, also without.
-            names.extend(hostname.split_once('.').map(|(short, _)| short.to_owned()));
-        }
+        let mut names = vec![wanted.called.to_owned()];
+        // As in its own `/etc/hosts`: with a domain, also without.
+        let short = manifest.hostname.iter().filter_map(|name| name.split_once('.'));
+        let short = short.map(|(short, _)| short.to_owned());
+        let hostnames = manifest.hostname.iter().cloned().chain(short).collect();
         names.extend(manifest.network.alias.iter().cloned());
         names.extend(wanted.id.get(..12).map(str::to_owned));
         let joined = Joined {
             id: wanted.id.to_owned(),
             incarnation: wanted.incarnation,
             names,
+            hostnames,
             endpoints: places.clone(),
             claims,
             servers: manifest.network.dns.clone(),
@@ -344,6 +346,17 @@ impl State {
     pub(super) fn forget(&mut self, name: &str) {
         self.take_off(name);
         self.each_leases(|leases| leases.release(name));
+    }
+
+    /// See [`super::Networks::call`].
+    pub(super) fn call(&mut self, name: &str, called: &str, id: &str) {
+        let Some(joined) = self.joined.get_mut(name).filter(|joined| joined.id == id) else {
+            return;
+        };
+        if let Some(first) = joined.names.first_mut() {
+            called.clone_into(first);
+        }
+        self.answer_names();
     }
 
     /// See [`super::Networks::rename`].

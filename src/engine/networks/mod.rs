@@ -54,8 +54,10 @@ pub use seen::{EndpointView, NetworkView, PortView, Seen};
 /// What a container's launch, or a change of its manifest, asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Its name.
+    /// What it is kept under.
     pub name: &'a str,
+    /// Its name.
+    pub called: &'a str,
     /// Its Docker id.
     pub id: &'a str,
     /// Which launch.
@@ -251,7 +253,12 @@ impl Networks {
         self.with(|state| state.forget(name));
     }
 
-    /// A container has another name; it does not run.
+    /// A container has another name.
+    pub fn call(&self, name: &str, called: &str, id: &str) {
+        self.with(|state| state.call(name, called, id));
+    }
+
+    /// A container that does not run is kept under another name.
     pub fn rename(&self, name: &str, to: &str, id: &str) {
         let runtime = self.locked(|state| state.runtime.clone());
         let (networks, before, of) = (self.clone(), name.to_owned(), id.to_owned());

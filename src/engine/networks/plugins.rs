@@ -220,6 +220,7 @@ mod tests {
         let join_as = |name: &str, id: &str, incarnation: u64| {
             let wanted = Wanted {
                 name,
+                called: name,
                 id,
                 incarnation,
                 manifest: &manifest,

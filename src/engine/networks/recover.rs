@@ -15,8 +15,10 @@ use crate::network::spec::Driver;
 /// A container that runs, found by an engine that starts.
 #[derive(Debug)]
 pub struct Running {
-    /// Its name.
+    /// What it is kept under.
     pub name: String,
+    /// Its name.
+    pub called: String,
     /// Its Docker id.
     pub id: String,
     /// Which launch.
@@ -31,6 +33,7 @@ impl Running {
     fn wanted(&self) -> Wanted<'_> {
         Wanted {
             name: &self.name,
+            called: &self.called,
             id: &self.id,
             incarnation: self.incarnation,
             manifest: &self.manifest,

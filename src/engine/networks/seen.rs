@@ -91,7 +91,7 @@ impl State {
                 let places = joined.endpoints.iter().filter_map(|place| {
                     let up = self.up.get(&place.network)?;
                     let known = self.known.get(&place.network)?;
-                    let names = joined.names.iter().chain(&place.aliases).cloned();
+                    let names = joined.names.iter().chain(&place.aliases).chain(&joined.hostnames);
                     Some(EndpointView {
                         network: place.network.clone(),
                         network_id: known.id.clone(),
@@ -103,7 +103,7 @@ impl State {
                         prefix6: up.spec.subnet6.map_or(0, |net| net.prefix_len()),
                         gateway6: up.spec.gateway6().filter(|_| place.lease.v6.is_some()),
                         mac: place.lease.mac.to_string(),
-                        names: names.collect(),
+                        names: names.cloned().collect(),
                     })
                 });
                 let ports = joined.claims.iter().map(|claim| PortView {

@@ -28,10 +28,15 @@ impl State {
     /// Gives every resolver what it answers from now on.
     pub(super) fn answer_names(&mut self) {
         let mut names: BTreeMap<&str, Names> = BTreeMap::new();
+        // A host name is nobody else's name.
+        let mut hostnames: BTreeMap<&str, Names> = BTreeMap::new();
         for joined in self.joined.values().filter(|joined| joined.runs) {
             for place in &joined.endpoints {
-                let here = names.entry(&place.network).or_default();
-                for name in joined.names.iter().chain(&place.aliases) {
+                let own = joined.names.iter().chain(&place.aliases).map(|name| (name, true));
+                let all = own.chain(joined.hostnames.iter().map(|name| (name, false)));
+                for (name, is_own) in all {
+                    let all = if is_own { &mut names } else { &mut hostnames };
+                    let here = all.entry(&place.network).or_default();
                     // As with Docker, also with the network's name.
                     let whole = format!("{name}.{}", place.network);
                     let v6 = place.lease.v6.map(IpAddr::V6);
@@ -41,6 +46,9 @@ impl State {
                     }
                 }
             }
+        }
+        for (network, hostnames) in hostnames {
+            names.entry(network).or_default().fill_with(hostnames);
         }
         let names: All =
             names.into_iter().map(|(name, names)| (name.to_owned(), Arc::new(names))).collect();

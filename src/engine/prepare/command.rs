@@ -22,8 +22,10 @@ use crate::spec::{self, compile::Parts};
 /// A running container that a command is to run in.
 #[derive(Debug)]
 pub struct Inside {
-    /// The container's name.
+    /// What the container is kept under.
     pub name: String,
+    /// Its name.
+    pub called: String,
     /// What it was launched with.
     pub manifest: Arc<Container>,
     /// Its first process.
@@ -115,7 +117,7 @@ pub fn command(workshop: &Workshop, inside: &Inside, job: Job) -> Result<Ready, 
         }
         preparation.join(cgroup, &mut parts)?;
     }
-    let mut context = preparation.context(&inside.name, &manifest, user, BTreeMap::new())?;
+    let mut context = preparation.context(&inside.called, &manifest, user, BTreeMap::new())?;
     context.image = image.map(ImageConfig::defaults).unwrap_or_default();
     let mut spec =
         spec::build_without_filter(&manifest, &context).map_err(|error| error.to_string())?;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use self::network::Launch;
 use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
 use super::networks::Networks;
@@ -46,11 +47,22 @@ pub struct Kept {
     pub cgroup: Option<Arc<Cgroup>>,
 }
 
+/// Another container's network.
+#[derive(Debug)]
+pub struct Shared {
+    /// Its namespace.
+    pub net: OwnedFd,
+    /// What the other container is kept under.
+    pub of: String,
+}
+
 /// What is to be launched.
 #[derive(Debug)]
 pub struct Order {
-    /// The container's name.
+    /// What the container is kept under.
     pub name: String,
+    /// Its name.
+    pub called: String,
     /// Its Docker id.
     pub id: String,
     /// The number of this launch.
@@ -59,8 +71,8 @@ pub struct Order {
     pub manifest: Arc<Container>,
     /// Throw the writable layer away first.
     pub renew: bool,
-    /// The network namespace of the container whose network it shares.
-    pub network: Option<OwnedFd>,
+    /// The network of the container whose network it shares.
+    pub network: Option<Shared>,
     /// Listening sockets that it is handed, and their names.
     pub sockets: Vec<(OwnedFd, String)>,
     /// What its image is, if it has one.
@@ -210,12 +222,17 @@ impl<'a> Preparation<'a> {
         }
         self.cgroup(&order.name, &mut order.kept.cgroup, &manifest, &mut parts)?;
 
-        let mut context = self.context(&order.name, &manifest, user, sources)?;
+        let mut context = self.context(&order.called, &manifest, user, sources)?;
         context.image = image.map(|image| image.config.defaults()).unwrap_or_default();
         context.ids =
             ids.map(|ids| spec::IdRange { first: ids.range.first, count: ids.range.count });
         let kept = (namespaces, &mut order.kept.netns);
-        let launch = (order.name.as_str(), order.id.as_str(), order.incarnation);
+        let launch = Launch {
+            name: &order.name,
+            called: &order.called,
+            id: &order.id,
+            incarnation: order.incarnation,
+        };
         let etc =
             self.network(launch, order.network.take(), &manifest, kept, &mut parts, &mut context)?;
         self.etc(&paths.etc_dir(&order.name), etc, ids, &mut parts, &mut context)?;

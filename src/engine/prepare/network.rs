@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::Preparation;
+use super::{Preparation, Shared};
 use crate::engine::namespaces::Namespaces;
 use crate::engine::networks::{Etc, Wanted};
 use crate::manifest::model::{Container, Isolation, NetworkMode};
@@ -14,8 +14,18 @@ use crate::rootfs::{self, IdMap, Source};
 use crate::spec::{self, compile::Parts};
 use crate::sys::process::flags;
 
-/// A launch: name, Docker id, number.
-type Launch<'a> = (&'a str, &'a str, u64);
+/// Which launch it is of which container.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Launch<'a> {
+    /// What the container is kept under.
+    pub name: &'a str,
+    /// Its name.
+    pub called: &'a str,
+    /// Its Docker id.
+    pub id: &'a str,
+    /// The number of the launch.
+    pub incarnation: u64,
+}
 /// What it keeps of its namespaces: the pair, or the network's with the host's ids.
 type Kept<'a> = (Option<&'a Namespaces>, &'a mut Option<OwnedFd>);
 
@@ -35,13 +45,14 @@ impl Preparation<'_> {
     pub(super) fn network(
         &mut self,
         launch: Launch<'_>,
-        shared: Option<OwnedFd>,
+        shared: Option<Shared>,
         manifest: &Container,
         (namespaces, kept): Kept<'_>,
         parts: &mut Parts,
         context: &mut spec::Context,
     ) -> Result<Files, String> {
-        let (name, id, incarnation) = launch;
+        let Launch { name, called, id, incarnation } = launch;
+        let (shared, owner) = shared.map(|shared| (shared.net, shared.of)).unzip();
         let mode = manifest.network_mode();
         let (mut addresses, mut joined) = (Vec::new(), None);
         match &mode {
@@ -70,7 +81,7 @@ impl Preparation<'_> {
                 // It may have changed its interfaces itself.
                 let anew = manifest.security.cap_add.iter().any(|cap| changes_networks(cap));
                 let netns = net.as_fd();
-                let wanted = Wanted { name, id, incarnation, manifest, netns, anew };
+                let wanted = Wanted { name, called, id, incarnation, manifest, netns, anew };
                 let networks = &self.workshop.networks;
                 match &mode {
                     NetworkMode::Cni(list) => addresses = networks.join_cni(wanted, list)?,
@@ -96,8 +107,8 @@ impl Preparation<'_> {
             (Some(etc), _) => Files::Own(etc),
             // A root of the host's own has the host's own files.
             (None, _) if manifest.image.is_none() => Files::None,
-            (None, NetworkMode::Container(owner)) => Files::Of(owner.to_string()),
-            (None, _) => Files::Own(Etc::of(name, manifest, &addresses, None, None)),
+            (None, NetworkMode::Container(_)) => Files::Of(owner.unwrap_or_default()),
+            (None, _) => Files::Own(Etc::of(called, manifest, &addresses, None, None)),
         })
     }
 

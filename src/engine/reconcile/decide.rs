@@ -308,11 +308,11 @@ fn launch(observed: &mut Observed, name: &Name, manifest: &Arc<Container>, now: 
         return;
     }
     let joined = match manifest.network_mode() {
-        NetworkMode::Container(owner) => observed
-            .nodes
-            .get(&owner)
-            .and_then(|node| node.runs)
-            .map(|incarnation| Joined { name: owner, incarnation }),
+        NetworkMode::Container(owner) => {
+            let owner = observed.meant(&owner);
+            let runs = observed.nodes.get(&owner).and_then(|node| node.runs);
+            runs.map(|incarnation| Joined { name: owner, incarnation })
+        }
         _ => None,
     };
     observed.live.remove(name);

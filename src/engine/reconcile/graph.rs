@@ -35,7 +35,8 @@ impl Edge {
     }
 }
 
-type Edges = BTreeMap<Name, Edge>;
+/// What one container means to each of the others.
+pub type Edges = BTreeMap<Name, Edge>;
 
 /// The edges of all containers.
 #[derive(Debug, Clone, Default)]
@@ -52,9 +53,8 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Draws the edges of `name`; without a manifest it has none.
-    pub fn set(&mut self, name: &Name, container: Option<&Container>) {
-        let edges = container.map(|container| edges(name, container)).unwrap_or_default();
+    /// Draws the edges of `name`.
+    pub fn set(&mut self, name: &Name, edges: Edges) {
         let none = Edges::new();
         let old = self.out.get(name).unwrap_or(&none);
         if *old == edges {
@@ -230,21 +230,22 @@ impl Graph {
     }
 }
 
-fn edges(name: &Name, container: &Container) -> Edges {
+/// The edges that a manifest draws. `meant`: who is meant by a name.
+pub fn edges(name: &Name, container: &Container, meant: impl Fn(&Name) -> Name) -> Edges {
     let mut edges = Edges::new();
     for to in &container.requires {
-        edges.entry(to.clone()).or_default().requires = true;
+        edges.entry(meant(to)).or_default().requires = true;
     }
     // A target is reached when what it wants has been tried.
     let wanted = container.is_target().then_some(&container.wants).into_iter().flatten();
     for to in container.after.iter().chain(wanted) {
-        edges.entry(to.clone()).or_default().after = true;
+        edges.entry(meant(to)).or_default().after = true;
     }
     if let NetworkMode::Container(to) = container.network_mode() {
-        edges.entry(to).or_default().joins = true;
+        edges.entry(meant(&to)).or_default().joins = true;
     }
     for to in &container.conflicts {
-        edges.entry(to.clone()).or_default().yields = true;
+        edges.entry(meant(to)).or_default().yields = true;
     }
     edges.remove(name);
     edges
@@ -267,6 +268,12 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn set(graph: &mut Graph, of: &str, container: Option<&Container>) {
+        let of = name(of);
+        let edges = container.map(|container| edges(&of, container, Name::clone));
+        graph.set(&of, edges.unwrap_or_default());
+    }
+
     fn requiring(names: &[&str]) -> Container {
         Container { requires: names.iter().map(|n| name(n)).collect(), ..Container::default() }
     }
@@ -274,16 +281,16 @@ mod tests {
     #[test]
     fn the_edge_that_closes_a_cycle_is_passed_over() {
         let mut graph = Graph::default();
-        graph.set(&name("a"), Some(&requiring(&["b"])));
-        graph.set(&name("b"), Some(&requiring(&["c"])));
+        set(&mut graph, "a", Some(&requiring(&["b"])));
+        set(&mut graph, "b", Some(&requiring(&["c"])));
         assert_eq!(graph.settle(), Vec::new());
-        graph.set(&name("c"), Some(&requiring(&["a", "c"])));
+        set(&mut graph, "c", Some(&requiring(&["a", "c"])));
         assert_eq!(graph.settle(), [name("c"), name("a")]);
         let c = name("c");
         let counting = |graph: &Graph| graph.out(&c).filter(|(_, edge)| edge.orders()).count();
         assert_eq!(counting(&graph), 0);
         assert_eq!(graph.out(&name("b")).count(), 1);
-        graph.set(&name("a"), None);
+        set(&mut graph, "a", None);
         assert_eq!(graph.settle().len(), 2);
         assert_eq!(counting(&graph), 1);
         assert_eq!(graph.back(&name("c"), None).count(), 1);
@@ -293,7 +300,7 @@ mod tests {
     fn a_long_chain_is_no_danger_to_the_stack() {
         let mut graph = Graph::default();
         for i in 0..20_000 {
-            graph.set(&name(&format!("c{i}")), Some(&requiring(&[&format!("c{}", i + 1)])));
+            set(&mut graph, &format!("c{i}"), Some(&requiring(&[&format!("c{}", i + 1)])));
         }
         assert_eq!(graph.settle(), Vec::new());
     }
@@ -302,11 +309,11 @@ mod tests {
     fn a_mutual_conflict_outlives_one_of_its_declarations() {
         let mut graph = Graph::default();
         let conflict = |n: &str| Container { conflicts: vec![name(n)], ..Container::default() };
-        graph.set(&name("a"), Some(&conflict("b")));
-        graph.set(&name("b"), Some(&conflict("a")));
-        graph.set(&name("a"), None);
+        set(&mut graph, "a", Some(&conflict("b")));
+        set(&mut graph, "b", Some(&conflict("a")));
+        set(&mut graph, "a", None);
         assert_eq!(graph.rivals(&name("a")).collect::<Vec<_>>(), [&name("b")]);
-        graph.set(&name("b"), None);
+        set(&mut graph, "b", None);
         assert_eq!(graph.rivals(&name("a")).count(), 0);
     }
 }

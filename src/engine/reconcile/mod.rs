@@ -27,6 +27,7 @@ mod desired;
 mod event;
 mod graph;
 mod judge;
+mod names;
 mod observed;
 mod record;
 mod runs;

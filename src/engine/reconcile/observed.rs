@@ -11,9 +11,10 @@ use super::clock::Now;
 use super::deadlines::Deadlines;
 use super::desired::Shutdown;
 use super::event::{Event, Refused};
-use super::graph::Graph;
+use super::graph::{self, Graph};
 pub use super::judge::Block;
 use super::judge::{Node, Outlook};
+use super::names::Names;
 use super::record::{Half, How, Phase, Record, StopWhy};
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
@@ -32,6 +33,7 @@ pub struct Observed {
     /// Incarnations that should not be: killed, and nothing launched beside them.
     pub(super) strays: BTreeMap<Name, BTreeSet<u64>>,
     pub(super) nodes: BTreeMap<Name, Node>,
+    pub(super) names: Names,
     pub(super) graph: Graph,
     pub(super) dirty: BTreeSet<Name>,
     pub(super) all_dirty: bool,
@@ -71,6 +73,7 @@ impl Observed {
             adopting: true,
             strays: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            names: Names::default(),
             graph: Graph::default(),
             dirty: BTreeSet::new(),
             all_dirty: true,
@@ -85,19 +88,22 @@ impl Observed {
             shutdown: None,
             finished: false,
         };
+        let records: Vec<Record> = records.into_iter().collect();
+        for record in &records {
+            observed.note_name(record);
+        }
         for mut record in records {
             let name = record.name.clone();
             let rebooted = record.boot_id != now.boot_id;
             if rebooted {
                 reboot(&mut record, now);
             }
-            let edges = record.last_good.clone().or_else(|| record.applied.clone());
-            observed.graph.set(&name, edges.as_deref());
             observed.insert(record);
             if rebooted {
                 observed.unsaved.insert(name);
             }
         }
+        observed.redraw();
         observed.unconfirmed = observed.alive.clone();
         observed
     }
@@ -229,7 +235,8 @@ impl Observed {
     /// A new record, held or not.
     pub(super) fn create(&mut self, name: &Name, id: Option<String>, now: &Now) {
         let id = id.unwrap_or_else(|| self.new_id(name, now));
-        let record = Record::new(name.clone(), id, now.wall, now.boot_id.clone());
+        let mut record = Record::new(name.clone(), id, now.wall, now.boot_id.clone());
+        record.called = Some(self.called(name)).filter(|called| called != name);
         self.forgotten.remove(name);
         self.unsaved.insert(name.clone());
         self.insert(record);
@@ -240,7 +247,7 @@ impl Observed {
         (0..4).map(|i| format!("{:016x}", spread(name.as_str(), first.wrapping_add(i)))).collect()
     }
 
-    fn insert(&mut self, record: Record) {
+    pub(super) fn insert(&mut self, record: Record) {
         let name = record.name.clone();
         self.timers.set(&name, record.phase.deadline());
         if record.phase.is_alive() {
@@ -276,7 +283,8 @@ impl Observed {
     /// Its edges are drawn anew: all at either end, before and after, are concerned.
     pub(super) fn draw(&mut self, name: &Name, manifest: Option<&Container>) {
         self.dirty.extend(self.graph.neighbours(name));
-        self.graph.set(name, manifest);
+        let edges = manifest.map(|manifest| graph::edges(name, manifest, |to| self.meant(to)));
+        self.graph.set(name, edges.unwrap_or_default());
         self.dirty.extend(self.graph.neighbours(name));
     }
 
@@ -319,32 +327,9 @@ impl Observed {
         }
     }
 
-    /// Gives a container that does not run another name; all else of it stays. Its
-    /// manifest must bear that name before the next decision.
-    ///
-    /// # Errors
-    /// There is none, one of the new name is there, or it runs.
-    pub fn rename(&mut self, name: &Name, to: &Name) -> Result<(), Refused> {
-        if self.record(to).is_some() {
-            return Err(Refused::Exists);
-        }
-        let record = self.record(name).ok_or(Refused::Unknown)?;
-        if !matches!(record.phase, Phase::Created | Phase::Exited(_)) {
-            return Err(Refused::Running);
-        }
-        let mut record = record.clone();
-        record.name = to.clone();
-        let manifest = record.last_good.clone();
-        self.forgotten.remove(to);
-        self.unsaved.insert(to.clone());
-        self.insert(record);
-        self.draw(to, manifest.as_deref());
-        self.forget(name);
-        Ok(())
-    }
-
     pub(super) fn forget(&mut self, name: &Name) {
         self.records.remove(name);
+        self.drop_name(name);
         self.timers.set(name, None);
         self.watches.set(name, None);
         self.draw(name, None);

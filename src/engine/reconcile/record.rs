@@ -15,8 +15,14 @@ use crate::manifest::scalar::{Name, Signal};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Record {
-    /// Its name.
+    /// What it is kept under: its name, unless it got another while it ran.
     pub name: Name,
+    /// Its name, if it is kept under another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<Name>,
+    /// The name that it had, while not all that bore that bears the new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed_from: Option<Name>,
     /// Its Docker id, 64 hexadecimal digits; the same until it is discarded.
     pub id: String,
     /// When it was first known, in Unix nanoseconds.
@@ -471,6 +477,8 @@ impl Record {
     pub fn new(name: Name, id: String, created: i64, boot_id: String) -> Record {
         Record {
             name,
+            called: None,
+            renamed_from: None,
             id,
             created,
             boot_id,
@@ -490,6 +498,11 @@ impl Record {
             timing: None,
             phase: Phase::Created,
         }
+    }
+
+    /// Its name.
+    pub fn called(&self) -> &Name {
+        self.called.as_ref().unwrap_or(&self.name)
     }
 
     /// Its state in Docker's words.

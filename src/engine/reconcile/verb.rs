@@ -38,6 +38,7 @@ impl Observed {
                 // What it wants is started together with it, where it is there.
                 let wanted = self.record(name).and_then(|record| record.manifest());
                 let wanted = wanted.map(|manifest| manifest.wants.clone()).unwrap_or_default();
+                let wanted: Vec<Name> = wanted.iter().map(|name| self.meant(name)).collect();
                 for name in wanted.iter().chain([name]) {
                     self.edit(name, |record| release(record, now));
                 }

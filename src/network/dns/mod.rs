@@ -35,6 +35,16 @@ impl Names {
             addresses.push(address);
         }
     }
+
+    /// Adds others, as far as nobody has these names.
+    pub fn fill_with(&mut self, others: Names) {
+        for (name, addresses) in others.names {
+            self.names.entry(name).or_insert(addresses);
+        }
+        for (address, name) in others.addresses {
+            self.addresses.entry(address).or_insert(name);
+        }
+    }
 }
 
 /// What the resolver of one network answers.

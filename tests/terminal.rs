@@ -260,6 +260,38 @@ fn all_that_a_short_program_prints_on_a_terminal_is_there() {
     });
 }
 
+/// The engine is killed just before the end of what is run.
+#[test]
+fn nothing_is_missed_of_a_run_that_ends_while_there_is_no_engine() {
+    let berth = Berth::up_with(&[]);
+    for round in 0..6 {
+        let script = "read x; echo got $x; sleep 0.0$ROUND; echo bye; exit 9";
+        let mut child = Command::new(binary())
+            .arg("--root")
+            .arg(berth.root())
+            .args(["run", "--rm", "-i", "-e", &format!("ROUND={round}"), "/", "sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        berth.wait("it to run", || !berth.ok(&["ps", "-q"]).is_empty());
+        let mut typing = child.stdin.take().unwrap();
+        typing.write_all(b"this\n").unwrap();
+        // What is on its way to the engine when that dies is typed in vain.
+        let mut first = [0; 9];
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"got this\n");
+        kill(berth.engine_pid().unwrap(), 9);
+        let output = child.wait_with_output().unwrap();
+        let (printed, said) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&printed), "bye\n", "{round}: {said}");
+        assert_eq!(output.status.code(), Some(9), "{round}: {said}");
+        berth.wait("it to be removed", || berth.ok(&["ps", "-aq"]).is_empty());
+        drop(typing);
+    }
+}
+
 /// As of a program that runs here.
 #[test]
 fn what_can_not_be_written_is_no_success() {
@@ -467,7 +499,7 @@ fn top_gives_the_terminal_back() {
     let path = |name: &str| berth.path(name).display().to_string();
     for signal in [15, 1, 2, 3] {
         let line = format!(
-            "stty -g > {}; sh -c 'echo $$ > {}; exec {} --root {} top'; echo $? > {}; stty -g > {}",
+            "stty cols 80 rows 24; stty -g > {}; sh -c 'echo $$ > {}; exec {} --root {} top'; echo $? > {}; stty -g > {}",
             path("before"),
             path("pid"),
             binary().display(),

@@ -27,6 +27,9 @@ struct Wanted {
     /// Bytes of standard output and error that the client has from before.
     seen: [u64; 2],
     attached: Attached,
+    /// The client comes back to a run that has ended meanwhile: there is only what it has
+    /// not seen.
+    ended: bool,
 }
 
 /// Tells our own command where it began, so that after the engine's death it can say
@@ -67,7 +70,9 @@ async fn wanted(handle: &Handle, which: &str, query: &Query) -> Result<Wanted, B
         // That place is gone: it goes on with what comes now.
         seen = [0; 2];
     }
+    let rests = !super::model::is_running(&view) && !view.is_awaited && view.ended > 0;
     Ok(Wanted {
+        ended: rests && matches!(from, From::At(_)),
         stream: query.is_on("stream"),
         stdin: query.is_on("stdin") && view.manifest.stdin,
         stdout: query.is_on("stdout"),
@@ -116,8 +121,8 @@ pub async fn attach_websocket(
 }
 
 async fn serve(handle: Handle, wanted: Wanted, raw: bool, input: Input, mut output: Output) {
-    let Wanted { view, stream, stdin, stdout, stderr, keys, mut follower, mut seen, attached } =
-        wanted;
+    let Wanted { view, stream, stdin, stdout, stderr, keys, .. } = wanted;
+    let Wanted { mut follower, mut seen, attached, ended, .. } = wanted;
     let is_wanted = |piece: &Piece| match piece.stream {
         Stream::Stdout => stdout,
         Stream::Stderr => stderr,
@@ -133,7 +138,7 @@ async fn serve(handle: Handle, wanted: Wanted, raw: bool, input: Input, mut outp
             bytes => framed(number, bytes, raw),
         }
     };
-    if !stream {
+    if !stream || ended {
         while let Ok(Some(piece)) = follower.take() {
             if is_wanted(&piece) && output.send(frame(piece)).await.is_err() {
                 return;

@@ -1,8 +1,10 @@
 //! `run`, `create`, `exec`, `attach`, `manifest`: Docker's verbs, its exit statuses
 //! (125 Berth refused, 126 can't be executed, 127 not found, otherwise the payload's).
 
+use std::cell::Cell;
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -56,9 +58,9 @@ async fn try_run(client: &Client, paths: &Paths, args: &Run) -> Result {
     };
     // Before the start: nothing of it is missed.
     let condition = if asked.rm { "removed" } else { "next-exit" };
-    let waiting = wait(client.clone(), id.clone(), condition);
-    let waiting = tokio::task::spawn_local(waiting);
     let mut session = Session::new(client, Target::Container(id.clone()), options)?;
+    let waiting = wait(client.clone(), id.clone(), condition, session.engine_died());
+    let waiting = tokio::task::spawn_local(waiting);
     let stream = session.attach().await?;
     if let Err(error) = client.ask(Method::POST, &start).await {
         drop(session);
@@ -90,7 +92,12 @@ async fn exit_code(over: Over, payload: impl Future<Output = Result<u8>>) -> Res
 }
 
 /// Waits for a container's end, over the engine's death.
-async fn wait(client: Client, id: String, condition: &str) -> Result<u8> {
+async fn wait(
+    client: Client,
+    id: String,
+    condition: &str,
+    engine_died: Rc<Cell<bool>>,
+) -> Result<u8> {
     loop {
         let path = format!("/containers/{id}/wait?condition={condition}");
         match client.ask(Method::POST, &path).await {
@@ -104,6 +111,7 @@ async fn wait(client: Client, id: String, condition: &str) -> Result<u8> {
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
         }
         // The answer broke off: has it ended meanwhile?
+        engine_died.set(true);
         let state: Value = client.get(&format!("/containers/{id}/json")).await?;
         if state["State"]["Running"] == false && state["State"]["Status"] != "created" {
             let code = state["State"]["ExitCode"].as_i64().unwrap_or(0);
@@ -288,8 +296,9 @@ pub async fn attach(client: &Client, args: &Attach) -> Result {
         sig_proxy: args.sig_proxy,
         detach_keys: args.detach_keys.clone(),
     };
-    let waiting = tokio::task::spawn_local(wait(client.clone(), id.clone(), "not-running"));
-    let mut session = Session::new(client, Target::Container(id), options)?;
+    let mut session = Session::new(client, Target::Container(id.clone()), options)?;
+    let waiting = wait(client.clone(), id, "not-running", session.engine_died());
+    let waiting = tokio::task::spawn_local(waiting);
     let stream = session.attach().await?;
     session.resize().await;
     let over = session.run(stream).await?;

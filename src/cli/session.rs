@@ -1,6 +1,7 @@
 //! A person or a pipe at a container: what is typed goes in, what is printed comes
 //! out, sizes and signals are passed on. A session goes on over the engine's death.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -63,6 +64,16 @@ pub enum Over {
 
 type Stream = TokioIo<Upgraded>;
 
+/// How the run is that a session is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Now {
+    Runs,
+    /// It has ended.
+    Rests,
+    /// Its target is no more, or runs once more.
+    Gone,
+}
+
 /// A session that has begun.
 pub struct Session<'a> {
     client: &'a Client,
@@ -74,6 +85,8 @@ pub struct Session<'a> {
     /// Where in the log it began, and what was seen since of both streams.
     position: Option<String>,
     seen: [u64; 2],
+    /// Set by whoever has seen it meanwhile.
+    engine_died: Rc<Cell<bool>>,
 }
 
 /// What is typed; it outlives the connections.
@@ -91,7 +104,13 @@ impl<'a> Session<'a> {
             false => None,
         };
         let typing = options.stdin.then(|| Rc::new(Mutex::new(terminal::typing())));
-        Ok(Session { client, target, options, raw, typing, keys, position: None, seen: [0; 2] })
+        let (position, seen, engine_died) = (None, [0; 2], Rc::default());
+        Ok(Session { client, target, options, raw, typing, keys, position, seen, engine_died })
+    }
+
+    /// To be set when the engine is seen to have died.
+    pub fn engine_died(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.engine_died)
     }
 
     /// Attaches to a container; for one that was attached to before, goes on there.
@@ -144,8 +163,10 @@ impl<'a> Session<'a> {
                 Over::Ended => {}
                 over => return Ok(over),
             }
-            if !self.lives().await? {
-                return Ok(Over::Ended);
+            match self.now().await? {
+                Now::Runs => {}
+                Now::Rests => return self.talk_rest(signals).await,
+                Now::Gone => return Ok(Over::Ended),
             }
             // A stream that the server closed in good order is over; see `lives`.
             let again = match &self.target {
@@ -162,29 +183,44 @@ impl<'a> Session<'a> {
             };
             match again {
                 Ok(again) => stream = again,
-                Err(_) if !self.lives().await? => return Ok(Over::Ended),
+                Err(_) if self.now().await? != Now::Runs => return Ok(Over::Ended),
                 Err(error) => return Err(error),
             }
             self.resize().await;
         }
     }
 
-    /// Whether that run of the target still goes on: asked when its stream has ended.
-    async fn lives(&self) -> Result<bool> {
+    /// That run of the target has ended. If the engine died meanwhile there may be output
+    /// of it that we have not seen.
+    async fn talk_rest(&mut self, mut signals: Signals) -> Result<Over> {
+        if self.target_is_container() && self.engine_died.get() {
+            // It may be gone by now, and then nothing is left to see.
+            if let Ok(stream) = self.attach().await {
+                return self.talk(stream, &mut signals).await;
+            }
+        }
+        Ok(Over::Ended)
+    }
+
+    fn target_is_container(&self) -> bool {
+        matches!(self.target, Target::Container(_))
+    }
+
+    /// How that run of the target is: asked when its stream has ended.
+    async fn now(&self) -> Result<Now> {
         let (path, field) = match &self.target {
             Target::Container(id) => (format!("/containers/{}/json", encode(id)), "/State/Running"),
             Target::Exec(id) => (format!("/exec/{}/json", encode(id)), "/Running"),
         };
-        match self.client.get::<Value>(&path).await {
-            Ok(value) => {
-                let ended = value.pointer("/State/FinishedAt").and_then(Value::as_str);
-                let before = self.options.ended_before.as_deref();
-                let is_another = before.is_some() && ended != before;
-                Ok(value.pointer(field) == Some(&Value::Bool(true)) && !is_another)
-            }
-            // It is gone already (`--rm`).
-            Err(_) => Ok(false),
-        }
+        // It may be gone already (`--rm`).
+        let Ok(value) = self.client.get::<Value>(&path).await else { return Ok(Now::Gone) };
+        let ended = value.pointer("/State/FinishedAt").and_then(Value::as_str);
+        let before = self.options.ended_before.as_deref();
+        Ok(match value.pointer(field) == Some(&Value::Bool(true)) {
+            true if before.is_some() && ended != before => Now::Gone,
+            true => Now::Runs,
+            false => Now::Rests,
+        })
     }
 
     async fn talk(&mut self, stream: Stream, signals: &mut Signals) -> Result<Over> {

@@ -153,6 +153,8 @@ pub(super) struct Engine {
     /// [`Effect::Rest`] will come.
     pub rest_is_near: bool,
     pub echo: Option<super::echo::Echo>,
+    /// When this engine began, by the monotonic clock.
+    pub began: Duration,
     /// How long the machine has been suspended since its boot, as far as is known.
     pub slept: Duration,
     /// What the keeper ends with.
@@ -325,7 +327,7 @@ impl Engine {
         self.leave_networks(&save);
         self.rest_sockets(&save);
         self.rest_output(&save);
-        self.remove_ended(&save, Duration::ZERO);
+        self.remove_ended(&save, (self.began + COME_BACK).saturating_sub(monotonic()));
         self.unmount_volumes(&save);
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());

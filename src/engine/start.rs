@@ -168,6 +168,7 @@ async fn start(options: Options) -> io::Result<()> {
         prepared_at: now.mono,
         rest_is_near: false,
         echo: options.echo.then(super::echo::Echo::default),
+        began: monotonic(),
         slept: suspended(),
         code: 0,
         workshop,

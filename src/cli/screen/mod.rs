@@ -21,6 +21,8 @@ use super::{Failure, Result, print, terminal};
 use look::{Seen, look};
 use state::State;
 
+/// So many containers on with a key for many.
+const PAGE: isize = 10;
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// An engine that has not answered by then is said to be late.
@@ -31,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 enum Wish {
     Nothing,
     Quit,
-    Up,
-    Down,
+    /// Another container, so many places on.
+    Choose(isize),
     /// An order of the API to the chosen container.
     Order(&'static str),
     Shell,
@@ -46,8 +48,12 @@ fn wish(key: KeyEvent) -> Wish {
     match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Wish::Quit,
         KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
-        KeyCode::Up | KeyCode::Char('k') => Wish::Up,
-        KeyCode::Down | KeyCode::Char('j') => Wish::Down,
+        KeyCode::Up | KeyCode::Char('k') => Wish::Choose(-1),
+        KeyCode::Down | KeyCode::Char('j') => Wish::Choose(1),
+        KeyCode::PageUp => Wish::Choose(-PAGE),
+        KeyCode::PageDown => Wish::Choose(PAGE),
+        KeyCode::Home | KeyCode::Char('g') => Wish::Choose(isize::MIN),
+        KeyCode::End | KeyCode::Char('G') => Wish::Choose(isize::MAX),
         KeyCode::Char('a') => Wish::Order("start"),
         KeyCode::Char('s') => Wish::Order("stop"),
         KeyCode::Char('r') => Wish::Order("restart"),
@@ -143,8 +149,7 @@ async fn show(
             let wish = wish(pressed);
             match wish {
                 Wish::Quit => return Ok(ExitCode::SUCCESS),
-                Wish::Up => state.choose(-1),
-                Wish::Down => state.choose(1),
+                Wish::Choose(by) => state.choose(by),
                 Wish::Order(verb) => order(client, state, verb, tell.clone()),
                 Wish::Shell | Wish::Logs => {
                     let what = if wish == Wish::Shell { Aside::Shell } else { Aside::Logs };
@@ -247,7 +252,9 @@ mod tests {
     fn keys_have_their_meaning() {
         let press = |code| wish(KeyEvent::new(code, KeyModifiers::NONE));
         assert_eq!(press(KeyCode::Char('s')), Wish::Order("stop"));
-        assert_eq!(press(KeyCode::Down), Wish::Down);
+        assert_eq!(press(KeyCode::Down), Wish::Choose(1));
+        assert_eq!(press(KeyCode::PageUp), Wish::Choose(-PAGE));
+        assert_eq!(press(KeyCode::End), Wish::Choose(isize::MAX));
         assert_eq!(press(KeyCode::Char('z')), Wish::Nothing);
         let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert_eq!(wish(interrupt), Wish::Quit);

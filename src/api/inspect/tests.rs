@@ -4,7 +4,7 @@ use crate::manifest::model::{Network, NetworkMode};
 
 fn view(manifest: Container) -> View {
     serde_json::from_value(json!({
-        "name": "web", "id": "ab", "state": "running", "detail": null, "is-awaited": false, "pid": 7,
+        "name": "web", "kept": "web", "id": "ab", "state": "running", "detail": null, "is-awaited": false, "pid": 7,
         "manifest": manifest, "source": null, "manifest-error": null, "error": null,
         "restarts": 1, "created": {"secs_since_epoch": 0, "nanos_since_epoch": 0},
         "started": null, "finished": null, "exit-code": 3, "oom-killed": false,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use bollard_stubs::models::ContainerSummary;
 use hyper::StatusCode;
 use serde_json::json;
 
@@ -26,6 +27,46 @@ struct Base {
 }
 
 /// The images that containers name, and those that they are of, by name and by id.
+pub struct Bases(BTreeMap<String, Base>);
+
+impl Bases {
+    /// Those of these containers.
+    pub async fn of(handle: &Handle, views: &[View]) -> Bases {
+        Bases(bases(handle, views).await)
+    }
+
+    fn named(&self, view: &View) -> Option<&Base> {
+        view.manifest.image.as_ref().and_then(|name| self.0.get(name))
+    }
+
+    /// What the image of a container says.
+    fn process(&self, view: &View) -> Option<&Process> {
+        let of = view.image.as_ref().and_then(|id| self.0.get(id));
+        of.or_else(|| self.named(view)).map(|base| &base.process)
+    }
+
+    /// One line of `docker ps`.
+    pub fn summary(&self, handle: &Handle, view: &View, now: SystemTime) -> ContainerSummary {
+        let mut summary = model::summary(view, now);
+        let named = self.named(view);
+        let id = view.image.clone().or_else(|| named.map(|base| base.id.clone()));
+        let base = self.process(view);
+        summary.labels = Some(labels(view, base).into_iter().collect());
+        if let Some(base) = base {
+            summary.command = Some(model::quoted(&model::words(view, base)));
+        }
+        if view.manifest.image.is_some() && named.map(|base| &base.id) != id.as_ref() {
+            // The name means another image now, or none.
+            summary.image = id.clone().or(summary.image);
+        }
+        summary.image_id = id;
+        let exposed = base.map(|base| base.exposed_ports.as_slice()).unwrap_or_default();
+        summary.ports = Some(endpoints::summary(view, exposed));
+        summary.mounts = Some(model::mounts(view, &|name| volumes::place(handle, name)));
+        summary
+    }
+}
+
 async fn bases(handle: &Handle, views: &[View]) -> BTreeMap<String, Base> {
     let names: BTreeSet<String> = views
         .iter()
@@ -131,13 +172,9 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         (filters::Patterns::of(&filters, "name"), filters::Patterns::of(&filters, "id"));
     let mut views = handle.list().await;
     views.retain(|view| !view.id.is_empty() && (all || model::is_running(view)));
-    let bases = bases(handle, &views).await;
-    let of_image = |view: &View| {
-        let named = || view.manifest.image.as_ref().and_then(|name| bases.get(name));
-        view.image.as_ref().and_then(|id| bases.get(id)).or_else(named)
-    };
+    let bases = Bases::of(handle, &views).await;
     let fits = |view: &View| {
-        let base = of_image(view).map(|base| &base.process);
+        let base = bases.process(view);
         filters.iter().all(|(key, values)| {
             values.is_empty()
                 || match key.as_str() {
@@ -172,26 +209,11 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
     views.truncate(limit.unwrap_or(usize::MAX));
     let mut list = Vec::with_capacity(views.len());
     for view in &views {
-        let mut summary = model::summary(view, now);
-        let named = view.manifest.image.as_ref().and_then(|name| bases.get(name));
-        let id = view.image.clone().or_else(|| named.map(|base| base.id.clone()));
-        let base = of_image(view).map(|base| &base.process);
-        summary.labels = Some(labels(view, base).into_iter().collect());
-        if let Some(base) = base {
-            summary.command = Some(model::quoted(&model::words(view, base)));
-        }
-        if view.manifest.image.is_some() && named.map(|base| &base.id) != id.as_ref() {
-            // The name means another image now, or none.
-            summary.image = id.clone().or(summary.image);
-        }
-        summary.image_id = id;
-        let exposed = base.map(|base| base.exposed_ports.as_slice()).unwrap_or_default();
-        summary.ports = Some(endpoints::summary(view, exposed));
+        let mut summary = bases.summary(handle, view, now);
         if query.is_on("size") {
             let sizes = sizes(handle, view).await;
             (summary.size_rw, summary.size_root_fs) = (Some(sizes.own), Some(sizes.all));
         }
-        summary.mounts = Some(model::mounts(view, &|name| volumes::place(handle, name)));
         list.push(summary);
     }
     as_json(&list)

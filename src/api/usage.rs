@@ -99,11 +99,12 @@ pub async fn df(handle: &Handle) -> Answer {
     };
     let images: Vec<Value> =
         counted.images.images.iter().map(|image| described(image, &views, true)).collect();
+    let bases = super::list::Bases::of(handle, &views).await;
     let containers: Vec<Value> = views
         .iter()
         .zip(&counted.containers)
         .map(|(view, (size, _))| {
-            let summary = super::model::summary(view, now);
+            let summary = bases.summary(handle, view, now);
             let mut value = serde_json::to_value(summary).unwrap_or_default();
             value["SizeRw"] = json!(size);
             value

@@ -377,7 +377,7 @@ impl Engine {
             return Ok(());
         }
         let incarnation = record.incarnation;
-        self.apply(Event::ImageChosen { name: name.clone(), incarnation, image });
+        self.apply(Event::ImageChosen { name: name.clone(), incarnation, image: Box::new(image) });
         let record = self.observed.record(name).ok_or_else(gone)?;
         self.store.save(record).map_err(|error| Refusal::Failed(error.to_string()))
     }

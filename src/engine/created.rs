@@ -63,7 +63,8 @@ impl Engine {
         }
         let incarnation = self.observed.record(name).map_or(0, |record| record.incarnation);
         if let Some(image) = image {
-            let chosen = Event::ImageChosen { name: name.clone(), incarnation, image };
+            let chosen =
+                Event::ImageChosen { name: name.clone(), incarnation, image: Box::new(image) };
             let _ = self.observed.apply(chosen, &self.now());
         }
         if let Some(record) = self.observed.record(name)

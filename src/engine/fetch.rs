@@ -109,7 +109,7 @@ impl Engine {
                 let of = name.clone();
                 self.apply(Event::ImagesMounted { name: of, incarnation, images });
                 if let Some(root) = &order.image {
-                    let image = root.image.clone();
+                    let image = Box::new(root.image.clone());
                     self.apply(Event::ImageChosen { name, incarnation, image });
                 }
                 self.make_ready(order);

@@ -38,7 +38,7 @@ impl Member {
                 // Docker's command writes all of it in small letters.
                 ["net", family, kind, interface, name]
                     if interface.eq_ignore_ascii_case("IFNAME")
-                        && [family, kind, name].into_iter().all(|part| is_word(part)) =>
+                        && [family, kind, name].into_iter().all(is_word) =>
                 {
                     Ok((format!("{family}/{kind}/IFNAME/{name}"), value.to_owned()))
                 }

@@ -373,9 +373,7 @@ pub fn clone_inside(namespace: &OwnedFd, path: &Path, only: Option<i64>) -> Resu
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let place = openat2(root, path, flags, Mode::empty(), resolve)?;
-        if only.is_some_and(|kind| {
-            rustix::fs::fstatfs(&place).is_ok_and(|fs| fs.f_type as i64 != kind)
-        }) {
+        if only.is_some_and(|kind| rustix::fs::fstatfs(&place).is_ok_and(|fs| fs.f_type != kind)) {
             return Err(io::Error::other("another file system is there"));
         }
         let clone = open_tree(

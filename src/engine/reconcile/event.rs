@@ -28,7 +28,7 @@ pub enum Event {
         /// Which launch.
         incarnation: u64,
         /// The image.
-        image: Image,
+        image: Box<Image>,
     },
     /// The images that this launch has mounted, by what the manifest calls them.
     ImagesMounted {

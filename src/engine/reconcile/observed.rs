@@ -172,8 +172,8 @@ impl Observed {
                     record.incarnation == incarnation
                         && (record.phase.is_alive() || record.image.is_none())
                 });
-                if current.is_some_and(|record| record.image.as_ref() != Some(&image)) {
-                    self.edit(&name, |record| record.image = Some(image));
+                if current.is_some_and(|record| record.image.as_ref() != Some(&*image)) {
+                    self.edit(&name, |record| record.image = Some(*image));
                 }
             }
             Event::ImagesMounted { name, incarnation, images } => {

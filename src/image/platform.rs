@@ -108,8 +108,8 @@ impl FromStr for Platform {
         };
         if !word(&os) || !word(&architecture) || !variant.as_ref().is_none_or(word) {
             return Err(Error::invalid(format!(
-                "{text:?}: unknown operating system or architecture; write a platform as \
-                 linux/amd64 or linux/arm/v7"
+                "{text:?}: unknown operating system or architecture: invalid argument; write it \
+                 as linux/amd64 or linux/arm/v7"
             )));
         }
         let platform = Platform {

@@ -4,7 +4,7 @@ use crate::manifest::model::{Network, NetworkMode};
 
 fn view(manifest: Container) -> View {
     serde_json::from_value(json!({
-        "name": "web", "id": "ab", "state": "running", "detail": null, "is-awaited": false, "pid": 7,
+        "name": "web", "kept": "web", "id": "ab", "state": "running", "detail": null, "is-awaited": false, "pid": 7,
         "manifest": manifest, "source": null, "manifest-error": null, "error": null,
         "restarts": 1, "created": {"secs_since_epoch": 0, "nanos_since_epoch": 0},
         "started": null, "finished": null, "exit-code": 3, "oom-killed": false,
@@ -47,7 +47,7 @@ fn what_was_asked_for_is_told() {
     let asked = json!({
         "Image": "/", "Cmd": ["x"], "StopTimeout": 4,
         "HostConfig": {
-            "Memory": 64 << 20, "MemorySwap": 96 << 20, "NanoCpus": 1_500_000_000i64,
+            "Memory": 64 << 20, "MemorySwap": 96 << 20, "NanoCpus": 500_000_000i64,
             "CpuShares": 512, "PidsLimit": 9, "Binds": ["/a:/b:ro"],
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2},
             "PortBindings": {"53/udp": [{"HostIp": "::1", "HostPort": "5353"}]},

@@ -108,7 +108,7 @@ mod tests {
 
     fn view(name: &str, state: &str) -> View {
         serde_json::from_value(serde_json::json!({
-            "name": name, "id": "ab", "state": state, "detail": null,
+            "name": name, "kept": name, "id": "ab", "state": state, "detail": null,
             "pid": if state == "running" { 7 } else { 0 },
             "manifest": {}, "source": null, "manifest-error": null, "error": null,
             "restarts": 3, "created": {"secs_since_epoch": 0, "nanos_since_epoch": 0},

@@ -206,8 +206,7 @@ async fn starts(handle: &Handle, before: &View) {
     handle.wait_until(&before.id, runs).await;
 }
 
-/// Passes on what the client types, over restarts of the container; whether it
-/// detached.
+/// Passes on what the client types, from before the start on; whether it detached.
 async fn type_in(
     handle: &Handle,
     view: &View,
@@ -228,7 +227,7 @@ async fn type_in(
             None => return false,
         };
         if !written {
-            // That run of it has ended; what is typed next is for the next one.
+            // It reads no more, or was not what runs now.
             sink = None;
         }
         if detached {

@@ -186,7 +186,7 @@ impl Head {
         reader.read_exact(&mut part).await.ok()?;
         self.left -= part.len() as u64;
         // A whole number of masks, so that each part begins with the first byte of it.
-        const { assert!(PART % 4 == 0) };
+        const { assert!(PART.is_multiple_of(4)) };
         for (byte, mask) in part.iter_mut().zip(self.mask.iter().cycle()) {
             *byte ^= mask;
         }

@@ -292,7 +292,7 @@ mod tests {
                 assert!(early.await.is_err() && !pump.is_over());
                 let mut seen = Vec::new();
                 let mut bytes = [0; 8192];
-                while !second.as_mut().now_or_never().is_some() {
+                while second.as_mut().now_or_never().is_none() {
                     match rustix::io::read(&read, &mut bytes[..]) {
                         Ok(len) => seen.extend_from_slice(&bytes[..len]),
                         Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,

@@ -50,7 +50,7 @@ fn what_the_docker_command_sends_becomes_a_manifest() {
             "Binds": ["/srv:/srv:ro", "data:/data"], "NetworkMode": "default",
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 4},
             "ConsoleSize": [0, 0], "Memory": 67108864, "MemorySwap": 134217728,
-            "NanoCpus": 1500000000, "PidsLimit": 50, "CpuShares": 512,
+            "NanoCpus": 500000000, "PidsLimit": 50, "CpuShares": 512,
             "Tmpfs": {"/run": "size=64m,mode=1770"}, "Isolation": "", "CgroupnsMode": "",
             "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": -1}],
             "LogConfig": {"Type": "", "Config": {}}, "ShmSize": 0,
@@ -68,7 +68,7 @@ fn what_the_docker_command_sends_becomes_a_manifest() {
     assert_eq!(container.entrypoint, None);
     assert_eq!(container.restart.policy, RestartPolicy::OnFailure { max: Some(4) });
     assert_eq!(container.resources.swap, Some(Size(64 << 20)));
-    assert_eq!(container.resources.cpus, Some(Cpus { milli: 1500 }));
+    assert_eq!(container.resources.cpus, Some(Cpus { milli: 500 }));
     assert_eq!(container.resources.cpu_weight, Some(50));
     let published: Vec<String> =
         container.network.publish.iter().map(|one| one.mapping.to_string()).collect();

@@ -61,7 +61,7 @@ pub enum Due {
     /// The engine's preparations for a launch end. Dies with the engine.
     Launch(Name, u64),
     /// An event on its way to the engine. Dies with the engine.
-    Tell(Event),
+    Tell(Box<Event>),
     /// A payload that obeys ends.
     Ends(Name, u64, ExitStatus),
 }
@@ -114,7 +114,7 @@ impl World {
 
     pub fn tell(&mut self, event: Event) {
         let most = if self.random.one_in(4) { 300 } else { 0 };
-        self.soon(Due::Tell(event), most);
+        self.soon(Due::Tell(Box::new(event)), most);
     }
 
     fn gone(&mut self, name: &Name, incarnation: u64) {
@@ -221,7 +221,7 @@ impl World {
         let mut told = Vec::new();
         while let Some(index) = self.due.iter().position(|(at, _)| *at <= self.mono) {
             match self.due.remove(index).1 {
-                Due::Tell(event) => told.push(event),
+                Due::Tell(event) => told.push(*event),
                 Due::Ends(name, incarnation, status) => {
                     let frozen = self
                         .processes
@@ -281,10 +281,11 @@ impl World {
         self.processes.insert((name.clone(), incarnation), process);
         if manifest.is_some_and(|m| m.tells_when_ready()) && !(self.wild && self.random.one_in(3)) {
             let ready = Event::Ready { name: name.clone(), incarnation };
-            self.soon(Due::Tell(ready), 2000);
+            self.soon(Due::Tell(Box::new(ready)), 2000);
         }
         // Now and then its end is told before its beginning.
-        let launched = Due::Tell(Event::Launched { name, incarnation, pid: self.next_pid });
+        let launched = Event::Launched { name, incarnation, pid: self.next_pid };
+        let launched = Due::Tell(Box::new(launched));
         let late = if self.random.one_in(10) { 500 } else { 0 };
         self.soon(launched, late);
     }

@@ -61,6 +61,8 @@ pub(super) enum Effect {
     Problem(String),
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
+    /// Nobody has this volume any more: the keeper is to unmount it.
+    Unmount { volume: String },
     /// A network was made anew under these containers.
     Moved(Vec<String>),
     /// A socket that a container's clients are awaited at could not be held: once more.
@@ -445,6 +447,7 @@ impl Engine {
             }
             Effect::Abandoned => self.end_abandoned(),
             Effect::TornDown => self.torn_down(),
+            Effect::Unmount { volume } => self.volume_unused(&volume),
             Effect::Moved(names) => self.rewrite_files(names),
             Effect::HoldAgain(name) => self.rest_sockets(&[name]),
             Effect::PipeClosed { key, status } => {

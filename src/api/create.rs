@@ -87,9 +87,10 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
     super::loose::from_value(value).map_err(|error| format!("invalid JSON: {error}"))
 }
 
-/// Limits that clients of old say beside `HostConfig`, put into it where it does not say
-/// them.
+/// Puts everything where it belongs: keys by the names that the API has for them, and
+/// limits that clients of old say beside `HostConfig` into it where it does not say them.
 pub fn to_their_place(asked: &mut Value) {
+    super::loose::rename::<ContainerCreateBody>(asked);
     for (old, new) in [
         ("Memory", "Memory"),
         ("MemorySwap", "MemorySwap"),

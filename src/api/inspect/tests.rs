@@ -68,7 +68,7 @@ fn what_was_asked_for_is_told() {
     let asked = json!({
         "Image": "/", "Cmd": ["x"], "StopTimeout": 4,
         "HostConfig": {
-            "Memory": 64 << 20, "MemorySwap": 96 << 20, "NanoCpus": 500_000_000i64,
+            "Memory": 64 << 20, "MemorySwap": 96 << 20, "NanoCpus": 1_500_000_000i64,
             "CpuShares": 512, "PidsLimit": 9, "Binds": ["/a:/b:ro"],
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2},
             "PortBindings": {"53/udp": [{"HostIp": "::1", "HostPort": "5353"}]},
@@ -85,6 +85,7 @@ fn what_was_asked_for_is_told() {
         address: &|_| None,
         container: &none,
         network: &|_| None,
+        processors: 2,
         volume: &mut volume,
     };
     let body = crate::api::create::parse(asked.clone()).unwrap();

@@ -188,6 +188,11 @@ impl Engine {
         kept: Kept,
         result: Result<Box<Ready>, String>,
     ) {
+        if !self.is_awaited(&name, incarnation) {
+            // It was given up. What it took is let go of beside the loop.
+            tokio::task::spawn_blocking(move || drop((kept, result)));
+            return;
+        }
         self.prepared_at = monotonic();
         if !std::mem::replace(&mut self.rest_is_near, true) {
             self.later(REST, Effect::Rest);

@@ -60,6 +60,8 @@ pub struct Live {
     pub process: Option<Process>,
     /// Moves its output to its log.
     pub capture: Option<Capture>,
+    /// Says that its launch takes too long to be made ready.
+    pub overdue: Option<tokio::task::AbortHandle>,
     /// The task that looks after its health.
     pub probing: Option<tokio::task::AbortHandle>,
     /// What its health checks said last.

@@ -37,6 +37,8 @@ pub(super) enum Effect {
     Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
     /// What speaks against a launch, if anything does.
     Looked { name: Name, incarnation: u64, renew: bool, unmet: Option<String> },
+    /// A launch takes long to be made ready.
+    Overdue { name: Name, incarnation: u64 },
     /// The image of a launch is there, or can't be had.
     Fetched { order: Box<Order>, result: Result<BTreeMap<String, String>, String> },
     /// A command for inside a container is ready, or can't be made.
@@ -435,6 +437,7 @@ impl Engine {
             Effect::Looked { name, incarnation, renew, unmet } => {
                 self.looked(name, incarnation, renew, unmet);
             }
+            Effect::Overdue { name, incarnation } => self.overdue(name, incarnation),
             Effect::Fetched { order, result } => self.fetched(order, result),
             Effect::CommandReady { name, result, purpose } => {
                 self.command_ready(name, result, purpose);

@@ -189,6 +189,7 @@ impl Engine {
         result: Result<Box<Ready>, String>,
     ) {
         self.prepared_at = monotonic();
+        self.tell_volumes();
         if !std::mem::replace(&mut self.rest_is_near, true) {
             self.later(REST, Effect::Rest);
         }

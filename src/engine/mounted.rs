@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use super::reconcile::{Phase, Record};
-use super::run::Engine;
+use super::run::{Engine, wall};
+use super::volumes;
 use crate::image::Digest;
 use crate::manifest::model::MountKind;
 use crate::manifest::scalar::Name;
@@ -45,6 +46,13 @@ impl Engine {
         }
         for tag in held.into_keys() {
             let _ = self.hold(&tag, None);
+        }
+    }
+
+    /// Says which volumes were made for a launch.
+    pub(super) fn tell_volumes(&self) {
+        for name in self.workshop.volumes.newly_made() {
+            self.events.publish(volumes::event(wall(), "create", &name));
         }
     }
 

@@ -292,6 +292,28 @@ fn nothing_is_missed_of_a_run_that_ends_while_there_is_no_engine() {
     }
 }
 
+/// The engine is killed when a run has ended long ago and somebody still reads what it said.
+#[test]
+fn nothing_is_missed_by_who_reads_slowly_when_the_engine_dies_after_the_end() {
+    let berth = Berth::up_with(&[]);
+    let mut child = Command::new(binary())
+        .arg("--root")
+        .arg(berth.root())
+        .args(["run", "--name", "loud", "/", "head", "-c", "4000000", "/dev/zero"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    berth.wait_status("loud", "exited");
+    // Its own question for the end is answered by now, too.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let engine = berth.engine_pid().unwrap();
+    kill(engine, 9);
+    berth.wait("another engine", || berth.engine_pid().is_some_and(|pid| pid != engine));
+    let mut printed = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut printed).unwrap();
+    assert_eq!((printed.len(), child.wait().unwrap().code()), (4_000_000, Some(0)));
+}
+
 /// As of a program that runs here.
 #[test]
 fn what_can_not_be_written_is_no_success() {

@@ -116,7 +116,6 @@ pub async fn start(handle: &Handle, id: &str, mut request: Request<Incoming>) ->
         Err(refusal) => return refused(refusal),
     };
     if detach {
-        session.leave(Duration::ZERO);
         return empty();
     }
     let keys = DetachKeys::parse(exec.config.detach_keys.as_deref()).ok();
@@ -215,10 +214,7 @@ async fn talk(
     if left && !typed {
         let _ = tokio::time::timeout(PARTING, &mut typing).await;
     }
-    drop(typing);
-    if left {
-        session.leave(Duration::ZERO);
-    }
+    drop((typing, session));
     output.finish().await;
 }
 

@@ -60,11 +60,6 @@ fn born(view: &NetworkView) -> SystemTime {
 }
 
 fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bool) -> Value {
-    let driver = match view.spec.as_ref().map(|spec| spec.driver).unwrap_or_default() {
-        Driver::Bridge => "bridge",
-        Driver::Macvlan => "macvlan",
-        Driver::Ipvlan => "ipvlan",
-    };
     let mut ipam = Vec::new();
     let mut options = Map::new();
     if let Some(spec) = &view.spec {
@@ -125,7 +120,7 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
         "Id": view.id,
         "Created": model::timestamp(born(view)),
         "Scope": "local",
-        "Driver": driver,
+        "Driver": view.driver(),
         "Bridge": view.spec.as_ref().filter(|spec| spec.driver == Driver::Bridge).map(|_| &view.bridge),
         "EnableIPv4": true,
         "EnableIPv6": view.spec.as_ref().is_some_and(|spec| spec.subnet6.is_some()),
@@ -249,9 +244,10 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
     match made.await {
         Ok(warning) => {
             let seen = handle.networks.seen();
-            let id = seen.networks.get(&name).map(|view| view.id.clone());
-            let told = id.as_deref().unwrap_or_default();
-            tell(handle, ("network", "create"), (told, &name), [("type", "bridge")]);
+            let view = seen.networks.get(&name);
+            let id = view.map(|view| view.id.as_str()).unwrap_or_default();
+            let kind = view.map(NetworkView::driver).unwrap_or_default();
+            tell(handle, ("network", "create"), (id, &name), [("type", kind)]);
             created(&json!({ "Id": id, "Warning": warning }))
         }
         Err(refusal) => refused(refusal),
@@ -264,11 +260,13 @@ pub async fn remove(handle: &Handle, which: &str) -> Answer {
         return failure(StatusCode::FORBIDDEN, &message);
     }
     let Some(name) = named(handle, which) else { return missing(which) };
-    let id = handle.networks.seen().networks.get(&name).map(|view| view.id.clone());
+    let seen = handle.networks.seen();
     match handle.remove_network(&name).await {
         Ok(()) => {
-            let id = id.unwrap_or_default();
-            tell(handle, ("network", "destroy"), (&id, &name), [("type", "bridge")]);
+            let view = seen.networks.get(&name);
+            let id = view.map(|view| view.id.as_str()).unwrap_or_default();
+            let kind = view.map(NetworkView::driver).unwrap_or_default();
+            tell(handle, ("network", "destroy"), (id, &name), [("type", kind)]);
             no_content()
         }
         Err(refusal) => refused(refusal),
@@ -293,7 +291,7 @@ pub async fn prune(handle: &Handle, query: &Query) -> Answer {
             && filters::labels_fit(&filters, &view.labels)
             && handle.remove_network(name).await.is_ok()
         {
-            tell(handle, ("network", "destroy"), (&view.id, name), [("type", "bridge")]);
+            tell(handle, ("network", "destroy"), (&view.id, name), [("type", view.driver())]);
             deleted.push(name.clone());
         }
     }

@@ -247,11 +247,12 @@ pub async fn remove_anonymous(handle: &Handle, gone: &View) {
     };
     let mounts = gone.manifest.mounts.iter().chain(&gone.anonymous);
     for mount in mounts.filter(|m| m.kind() == MountKind::Volume) {
-        if let Some(name) = mount.source.as_ref().filter(|name| is_anonymous(name))
-            && !others.contains_key(name)
-            && let Err(error) = handle.volumes.remove(name)
-        {
-            tracing::warn!("{error}");
+        let nameless = mount.source.as_ref().filter(|name| is_anonymous(name));
+        let Some(name) = nameless.filter(|name| !others.contains_key(*name)) else { continue };
+        match handle.volumes.remove(name) {
+            Ok(true) => tell(handle, ("volume", "destroy"), (name, name), [("driver", "local")]),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 }

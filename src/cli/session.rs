@@ -68,8 +68,10 @@ type Stream = TokioIo<Upgraded>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Now {
     Runs,
-    /// It has ended.
-    Rests,
+    /// It has ended; whether no other run has begun and ended since.
+    Rests {
+        is_last: bool,
+    },
     /// Its target is no more, or runs once more.
     Gone,
 }
@@ -165,7 +167,7 @@ impl<'a> Session<'a> {
             }
             match self.now().await? {
                 Now::Runs => {}
-                Now::Rests => return self.talk_rest(signals).await,
+                Now::Rests { is_last } => return self.talk_rest(signals, is_last).await,
                 Now::Gone => return Ok(Over::Ended),
             }
             // A stream that the server closed in good order is over; see `lives`.
@@ -191,9 +193,11 @@ impl<'a> Session<'a> {
     }
 
     /// That run of the target has ended. If the engine died meanwhile there may be output
-    /// of it that we have not seen.
-    async fn talk_rest(&mut self, mut signals: Signals) -> Result<Over> {
-        if self.target_is_container() && self.engine_died.get() {
+    /// of it that we have not seen. That it died is not always known, so what comes after
+    /// what we saw is asked for once more; of later runs nobody wants it.
+    async fn talk_rest(&mut self, mut signals: Signals, is_last: bool) -> Result<Over> {
+        let is_to_ask = self.engine_died.get() || is_last && self.position.is_some();
+        if self.target_is_container() && is_to_ask {
             // It may be gone by now, and then nothing is left to see.
             if let Ok(stream) = self.attach().await {
                 return self.talk(stream, &mut signals).await;
@@ -219,7 +223,8 @@ impl<'a> Session<'a> {
         Ok(match value.pointer(field) == Some(&Value::Bool(true)) {
             true if before.is_some() && ended != before => Now::Gone,
             true => Now::Runs,
-            false => Now::Rests,
+            // Who counts no restart has not run again by itself.
+            false => Now::Rests { is_last: value["RestartCount"].as_i64().unwrap_or(0) == 0 },
         })
     }
 

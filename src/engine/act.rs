@@ -194,6 +194,7 @@ impl Engine {
             return;
         }
         self.prepared_at = monotonic();
+        self.tell_volumes();
         if !std::mem::replace(&mut self.rest_is_near, true) {
             self.later(REST, Effect::Rest);
         }

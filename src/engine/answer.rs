@@ -12,7 +12,7 @@ use crate::keeper::protocol::{Kind, Message};
 use crate::manifest::Loader;
 use crate::manifest::model::{MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
-use crate::network::spec::{DEFAULT_NETWORK, Driver};
+use crate::network::spec::DEFAULT_NETWORK;
 
 impl Engine {
     pub(super) fn answer(&mut self, request: Request) {
@@ -409,18 +409,12 @@ impl Engine {
             let seen = self.workshop.networks.seen();
             for member in manifest.network.members() {
                 let Some(view) = seen.networks.get(&member.name) else { continue };
-                let driver = view.spec.as_ref().map(|spec| spec.driver).unwrap_or_default();
-                let kind = match driver {
-                    Driver::Bridge => "bridge",
-                    Driver::Macvlan => "macvlan",
-                    Driver::Ipvlan => "ipvlan",
-                };
                 // As its clients know it.
                 let known = match member.name.as_str() {
                     DEFAULT_NETWORK => "bridge",
                     other => other,
                 };
-                say("network", network, known, &view.id, &[("type", kind)]);
+                say("network", network, known, &view.id, &[("type", view.driver())]);
             }
         }
         let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::handle::{Cloned, Edit, Refusal};
 use super::reconcile::{Event, Phase, Record, Verb};
-use super::run::{Effect, Engine};
+use super::run::{Effect, Engine, wall};
 use super::volumes;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
@@ -230,11 +230,13 @@ impl Engine {
             tracing::warn!("removing {name}, which has ended: {refusal:?}");
             return;
         }
-        let volumes = Arc::clone(&self.workshop.volumes);
+        let (volumes, events) = (Arc::clone(&self.workshop.volumes), self.events.clone());
         tokio::task::spawn_blocking(move || {
             for name in nameless {
-                if let Err(error) = volumes.remove(&name) {
-                    tracing::warn!("{error}");
+                match volumes.remove(&name) {
+                    Ok(true) => events.publish(volumes::event(wall(), "destroy", &name)),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!("{error}"),
                 }
             }
         });

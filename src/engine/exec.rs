@@ -29,6 +29,8 @@ use crate::sys::readiness;
 const VERSION: u32 = 1;
 /// Beyond so many that are remembered, a further one is refused.
 const MOST: usize = 4096;
+/// The same for what they say together, in bytes: each of them is here and in `/run`.
+const MOST_BYTES: usize = 64 << 20;
 /// So long after its end an exec can be asked about, as with Docker.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
@@ -96,6 +98,15 @@ fn long_ago() -> SystemTime {
 }
 
 impl Exec {
+    /// How many bytes its client said, about.
+    fn size(&self) -> usize {
+        let Config { command, env, workdir, user, detach_keys, .. } = &self.config;
+        let lists = command.iter().chain(env).map(|one| one.len() + size_of::<String>());
+        let workdir = workdir.as_ref().map_or(0, |path| path.as_os_str().len());
+        let words = [user, detach_keys].into_iter().flatten().map(String::len);
+        lists.sum::<usize>() + workdir + words.sum::<usize>() + size_of::<Exec>()
+    }
+
     /// Whether its process lives.
     pub fn is_running(&self) -> bool {
         self.started && self.exit.is_none()
@@ -113,12 +124,28 @@ pub struct Session {
     pub joined: watch::Receiver<()>,
 }
 
+/// Whoever had it is gone, also if that was before they had anything of it.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.drain(Duration::ZERO);
+    }
+}
+
 impl Session {
+    /// Its client may come back: it is given so long before what comes is dropped.
+    pub fn leave(mut self, grace: Duration) {
+        self.drain(grace);
+    }
+
     /// Nobody listens to a terminal: what it prints is dropped, so that the program on
     /// it goes on, until somebody joins.
-    pub fn leave(mut self, grace: Duration) {
+    fn drain(&mut self, grace: Duration) {
         let Some(master) = self.ends.terminal.take() else { return };
-        self.joined.mark_unchanged();
+        if self.ended.borrow().is_some() {
+            return;
+        }
+        let (mut joined, mut ended) = (self.joined.clone(), self.ended.clone());
+        joined.mark_unchanged();
         tokio::task::spawn_local(async move {
             let drain = async {
                 tokio::time::sleep(grace).await;
@@ -135,8 +162,8 @@ impl Session {
             };
             tokio::select! {
                 () = drain => {}
-                _ = self.joined.changed() => {}
-                _ = self.ended.wait_for(Option::is_some) => {}
+                _ = joined.changed() => {}
+                _ = ended.wait_for(Option::is_some) => {}
             }
         });
     }
@@ -212,19 +239,17 @@ impl Execs {
         let _ = std::fs::remove_file(self.dir.join(id));
     }
 
-    /// Forgets what ended long ago, and where there is no room for one more, a part of what
-    /// does not run: that was made or ended first.
-    fn tidy(&mut self) {
+    /// Forgets what ended long ago, and where there is no room for one more of this size, a
+    /// part of what does not run: that was made or ended first. Whether there is room then.
+    fn make_room(&mut self, size: usize) -> bool {
         let now = SystemTime::now();
+        let room = Room { count: MOST - 1, bytes: MOST_BYTES.saturating_sub(size) };
         let all = self.entries.values().map(|entry| &entry.exec);
-        for id in superfluous(all, now, MOST) {
+        for id in superfluous(all, now, room) {
             self.forget(&id);
         }
-    }
-
-    /// Whether one more can be remembered.
-    fn has_room(&self) -> bool {
-        self.entries.len() < MOST
+        let left: usize = self.entries.values().map(|entry| entry.exec.size()).sum();
+        self.entries.len() <= room.count && left <= room.bytes
     }
 
     /// The ids of the execs that run in a container.
@@ -262,22 +287,37 @@ impl Execs {
     }
 }
 
-/// Which of these are to be forgotten so that one more may come: those that ended long ago,
-/// and if that leaves `most`, the older half of those that do not run.
+/// How many execs there may be, and how many bytes they may say together.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    count: usize,
+    bytes: usize,
+}
+
+/// Which of these are to be forgotten: those that ended long ago, and if what that leaves
+/// has no room, of those that do not run the older half, and more while that is too much
+/// still.
 fn superfluous<'a>(
     all: impl Iterator<Item = &'a Exec> + Clone,
     now: SystemTime,
-    most: usize,
+    room: Room,
 ) -> Vec<String> {
     let age = |since: Option<SystemTime>| since.and_then(|at| now.duration_since(at).ok());
     let is_old = |exec: &&Exec| age(exec.finished).is_some_and(|age| age > REMEMBERED);
-    let mut going: Vec<&Exec> = all.clone().filter(is_old).collect();
-    if all.clone().count() - going.len() >= most {
-        let rests = |exec: &&Exec| !exec.is_running() && !is_old(exec);
-        let mut resting: Vec<&Exec> = all.filter(rests).collect();
+    let (old, all): (Vec<&Exec>, Vec<&Exec>) = all.partition(is_old);
+    let mut bytes: usize = all.iter().map(|exec| exec.size()).sum();
+    let mut going = old;
+    if all.len() > room.count || bytes > room.bytes {
+        let mut resting: Vec<&Exec> = all.into_iter().filter(|exec| !exec.is_running()).collect();
         resting.sort_by_key(|exec| exec.finished.unwrap_or(exec.created));
-        resting.truncate(resting.len().div_ceil(2));
-        going.extend(resting);
+        let half = resting.len().div_ceil(2);
+        for (at, exec) in resting.into_iter().enumerate() {
+            if at >= half && bytes <= room.bytes {
+                break;
+            }
+            bytes -= exec.size();
+            going.push(exec);
+        }
     }
     going.into_iter().map(|exec| exec.id.clone()).collect()
 }
@@ -350,10 +390,6 @@ impl Engine {
         if config.command.first().is_none_or(String::is_empty) {
             return Err(Refusal::Invalid("No exec command specified".to_owned()));
         }
-        self.execs.tidy();
-        if !self.execs.has_room() {
-            return Err(Refusal::Failed(format!("{MOST} execs run; there is no room for more")));
-        }
         let id = random_id().map_err(|error| Refusal::Failed(format!("making an id: {error}")))?;
         let command = config.command.join(" ");
         let exec = Exec {
@@ -368,6 +404,12 @@ impl Engine {
             exit: None,
             finished: None,
         };
+        if !self.execs.make_room(exec.size()) {
+            return Err(Refusal::Failed(format!(
+                "{MOST} execs run, or say more than {} MiB together; there is no room for more",
+                MOST_BYTES >> 20
+            )));
+        }
         self.execs.entries.insert(id.clone(), Entry::new(exec));
         self.execs.save(&id);
         self.tell(&name, &format!("exec_create: {command}"), [("execID", id.clone())]);
@@ -629,4 +671,64 @@ fn session(entry: &mut Entry) -> Result<Session, Refusal> {
         .copy()
         .map_err(|error| Refusal::Failed(format!("no descriptor is left: {error}")))?;
     Ok(Session { ends, ended: entry.ended.subscribe(), joined: entry.joined.subscribe() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec(id: &str, made: u64, words: usize) -> Exec {
+        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(made);
+        Exec {
+            version: VERSION,
+            id: id.to_owned(),
+            name: "web".parse().unwrap(),
+            container: String::new(),
+            created,
+            config: Config { command: vec!["x".repeat(words)], ..Config::default() },
+            started: false,
+            pid: 0,
+            exit: None,
+            finished: None,
+        }
+    }
+
+    #[test]
+    fn the_oldest_that_do_not_run_make_room_by_number_and_by_bytes() {
+        let mut all: Vec<Exec> =
+            ["a", "b", "c", "d"].iter().zip(0..).map(|(id, at)| exec(id, at, 1000)).collect();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let gone = |all: &[Exec], count, bytes| superfluous(all.iter(), now, Room { count, bytes });
+        assert!(gone(&all, 4, 1 << 20).is_empty());
+        assert_eq!(gone(&all, 3, 1 << 20), ["a", "b"]);
+        let one = all[0].size();
+        assert!(one > 1000);
+        assert_eq!(gone(&all, 4, 4 * one - 1), ["a", "b"]);
+        assert_eq!(gone(&all, 4, one), ["a", "b", "c"]);
+        // Who runs stays, whatever that means for others.
+        all[0].started = true;
+        assert_eq!(gone(&all, 4, 0), ["b", "c", "d"]);
+        // What ended long ago goes in any case.
+        all[3].finished = Some(SystemTime::UNIX_EPOCH);
+        let late = now + REMEMBERED;
+        assert_eq!(superfluous(all.iter(), late, Room { count: 4, bytes: 1 << 20 }), ["d"]);
+    }
+
+    /// More than a terminal holds is printed to somebody who was gone before it began.
+    #[tokio::test]
+    async fn a_terminal_whose_client_never_came_goes_on() {
+        let local = tokio::task::LocalSet::new();
+        let printed = local.run_until(async {
+            let terminal::Pty { master, slave } = terminal::host(Size::default()).unwrap();
+            let (ended, joined) = (watch::Sender::new(None), watch::Sender::new(()));
+            drop(Session {
+                ends: Ends { terminal: Some(master), ..Ends::default() },
+                ended: ended.subscribe(),
+                joined: joined.subscribe(),
+            });
+            let print = move || std::fs::File::from(slave).write_all(&[b'x'; 256 << 10]);
+            tokio::time::timeout(Duration::from_secs(10), tokio::task::spawn_blocking(print)).await
+        });
+        printed.await.expect("it stands still").unwrap().unwrap();
+    }
 }

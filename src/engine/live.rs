@@ -66,8 +66,8 @@ pub struct Live {
     pub probing: Option<tokio::task::AbortHandle>,
     /// What its health checks said last.
     pub probes: Arc<Mutex<Probes>>,
-    /// Which run of it that is about, and since when it was looked at.
-    pub watched: Option<(u64, tokio::time::Instant)>,
+    /// Which run of it that is about.
+    pub watched: Option<u64>,
     /// Kills that are under way: while there is one, nothing may be born in the
     /// cgroup, for it would be killed too.
     pub kills: u32,

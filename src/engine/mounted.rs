@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use super::reconcile::{Phase, Record};
-use super::run::{Effect, Engine};
+use super::run::{Effect, Engine, wall};
+use super::volumes;
 use crate::image::Digest;
 use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::MountKind;
@@ -47,6 +48,13 @@ impl Engine {
         for (tag, namespace) in held {
             drop(namespace);
             self.unmount(&tag);
+        }
+    }
+
+    /// Says which volumes were made for a launch.
+    pub(super) fn tell_volumes(&self) {
+        for name in self.workshop.volumes.newly_made() {
+            self.events.publish(volumes::event(wall(), "create", &name));
         }
     }
 

@@ -9,13 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::handle::Probed;
 use super::heard::{Asked, Heard, Listening, Unwell};
 use super::prepare::{Job, Stdio};
 use super::reconcile::{Event, HealthStatus};
-use super::run::{Effect, Engine, Purpose};
+use super::run::{Effect, Engine, Purpose, monotonic};
 use crate::manifest::model::Health;
 use crate::manifest::scalar::Name;
 
@@ -87,6 +86,11 @@ impl Watchman {
     }
 }
 
+/// How long a container has run that `began` then, whichever engines have looked after it.
+fn age(began: Duration) -> Duration {
+    monotonic().saturating_sub(began)
+}
+
 impl Engine {
     /// Looks after a container's health from now on, in place of an earlier look.
     pub(super) fn watch_health(&mut self, name: &Name, incarnation: u64) {
@@ -95,17 +99,17 @@ impl Engine {
         // One that went on after a pause, or that an engine before us knew, does not start.
         let run = record.and_then(|record| record.phase.run());
         let status = run.and_then(|run| run.health).unwrap_or(HealthStatus::Starting);
+        let began = run.map_or_else(monotonic, |run| run.started);
         let effects = self.effects.clone();
         self.unwatch_health(name);
         let Some(health) = health else { return };
         let live = self.lives.entry(name.clone()).or_default();
         let name = name.clone();
-        if live.watched.is_none_or(|(of, _)| of != incarnation) {
+        if live.watched != Some(incarnation) {
             // Another run, another list.
             live.probes = Arc::new(Mutex::new(Probes::default()));
-            live.watched = Some((incarnation, Instant::now()));
+            live.watched = Some(incarnation);
         }
-        let began = live.watched.map_or_else(Instant::now, |(_, began)| began);
         let cgroup = live.cgroup();
         let probes = Arc::clone(&live.probes);
         let task = tokio::task::spawn_local(async move {
@@ -153,7 +157,7 @@ impl Engine {
                     let _ = effects.send(Effect::Problem(format!("{name}: health check: {why}")));
                 }
                 let well = result.is_ok();
-                let changed = watchman.told(&health, well, began.elapsed());
+                let changed = watchman.told(&health, well, age(began));
                 if let Ok(mut probes) = probes.lock() {
                     let (end, output) = (SystemTime::now(), heard.text());
                     let code = result.as_ref().err().map_or(0, |unwell| unwell.code);

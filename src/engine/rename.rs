@@ -53,6 +53,7 @@ impl Engine {
         let id = self.observed.record(&kept).map(|record| record.id.clone()).unwrap_or_default();
         let to = to.clone();
         self.workshop.networks.later(move |all| {
+            all.follow(from.as_str(), to.as_str());
             all.call(kept.as_str(), to.as_str(), &id);
             let _ = answer.send(Ok(()));
         });

@@ -186,11 +186,15 @@ impl Pump {
     /// A FIFO that nobody empties (a full disk) holds the container up for `patience`.
     pub async fn finish(&self, patience: Duration) {
         self.ending.notify_one();
-        let mut over = self.over.clone();
-        let end = async { while over.changed().await.is_ok() {} };
-        if tokio::time::timeout(patience, end).await.is_err() {
+        if tokio::time::timeout(patience, self.end()).await.is_err() {
             self.task.abort();
+            self.end().await;
         }
+    }
+
+    async fn end(&self) {
+        let mut over = self.over.clone();
+        while over.changed().await.is_ok() {}
     }
 
     /// Whether it has come to its end.
@@ -303,6 +307,24 @@ mod tests {
                 let left = rustix::io::read(&read, &mut bytes[..]).unwrap_or(0);
                 seen.extend_from_slice(&bytes[..left]);
                 assert!(seen.ends_with(b"last words"), "{:?}", &seen[seen.len() - 20..]);
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_terminal_that_nobody_reads_is_over_once_it_was_waited_for() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let Pty { master, slave } = host(Size::default()).unwrap();
+                let (_read, write) = std::io::pipe().unwrap();
+                let mut full = write.try_clone().unwrap();
+                rustix::io::ioctl_fionbio(&write, true).unwrap();
+                while full.write(&[b'x'; 4096]).is_ok() {}
+                let pump = Pump::start(master, write.into()).unwrap();
+                std::fs::File::from(slave).write_all(b"last words").unwrap();
+                pump.finish(Duration::from_millis(20)).await;
+                assert!(pump.is_over());
             })
             .await;
     }

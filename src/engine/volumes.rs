@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::handle::Event;
 use crate::image::Digest;
 use crate::manifest::model::{Container, Mount, MountKind};
 
@@ -35,6 +36,19 @@ pub fn of_image(id: &str, manifest: &Container, wanted: &[PathBuf]) -> Vec<Mount
             no_copy: false,
         })
         .collect()
+}
+
+/// Says at this time, in Unix nanoseconds, that a volume was made (`create`) or is no more
+/// (`destroy`).
+pub fn event(time: i64, action: &str, name: &str) -> Event {
+    Event {
+        time: time.unsigned_abs(),
+        kind: "volume".to_owned(),
+        action: action.to_owned(),
+        name: name.to_owned(),
+        id: name.to_owned(),
+        attributes: BTreeMap::from([("driver".to_owned(), "local".to_owned())]),
+    }
 }
 
 /// Adds [`of_image`] to a manifest.

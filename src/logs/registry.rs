@@ -147,8 +147,9 @@ impl Logs {
         for progress in followers.iter().filter_map(Weak::upgrade) {
             let mut progress = lock(&progress);
             if progress.end.is_none() && progress.ended.is_some_and(|ended| ended < run) {
-                let end = || follow::end_of(dir).unwrap_or(Position { seq: 0, offset: 0 });
-                progress.end = Some(*place.get_or_insert_with(end));
+                // Where that can't be looked up it reads on: better too much than a part.
+                let end = place.get_or_insert_with(|| follow::end_of(dir));
+                progress.end = end.as_ref().ok().copied();
             }
         }
         if place.is_some() {

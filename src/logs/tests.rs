@@ -299,3 +299,21 @@ async fn a_line_without_end_is_stored_and_read_in_pieces() {
     assert_eq!(all.len(), big.len() + 1);
     assert!(layout::scan(&room.dir()).unwrap().segments.len() > 1);
 }
+
+/// Where a run ended can't be looked up for want of a descriptor: what it printed is there.
+#[tokio::test]
+async fn a_run_whose_end_can_not_be_looked_up_is_read_to_the_end() {
+    let mut room = Room::new();
+    let capture = room.capture(Log::default());
+    let mut follower = room.logs.follow(&room.dir(), From::Now).unwrap().for_one_run(0);
+    writeln!(room.out, "unread").unwrap();
+    capture.drain().await;
+    let aside = room.root.path().join("aside");
+    std::fs::rename(room.dir(), &aside).unwrap();
+    std::fs::write(room.dir(), "").unwrap();
+    room.logs.run_ended(&room.dir(), 1);
+    std::fs::remove_file(room.dir()).unwrap();
+    std::fs::rename(&aside, room.dir()).unwrap();
+    let piece = follower.next().await.unwrap().expect("it is cut off");
+    assert_eq!(piece.bytes, b"unread\n");
+}

@@ -142,7 +142,7 @@ impl Leases {
     }
 
     /// The IPv6 address beside an IPv4 one, if the network has such: the one that is asked
-    /// for, or the same host's number in the other subnet. Where that is the router's, or
+    /// for, the one that it has, or the same host's number in the other subnet. Where that is the router's, or
     /// was asked for by another container, the number gets bits that no IPv4 host has.
     fn v6(
         &self,
@@ -168,6 +168,14 @@ impl Leases {
             };
         }
         let Some(net) = network.subnet6 else { return Ok(None) };
+        let before = self.by_container.get(container).and_then(|lease| lease.v6);
+        let fits = |address: &Ipv6Addr| {
+            let is_in_range = network.range6.is_none_or(|range| range.contains(address));
+            is_in_range && usable(*address) && holder(*address).is_none()
+        };
+        if let Some(address) = before.filter(fits) {
+            return Ok(Some(address));
+        }
         let bits = 32 - u32::from(network.subnet.prefix_len());
         let host = u128::from(u32::from(v4) & u32::from(network.subnet.hostmask()));
         // At most as many are in the way as there are other leases, a router, and those
@@ -391,6 +399,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Several IPv4 numbers fall on one of a small range.
+    #[test]
+    fn an_ipv6_address_stays_when_the_one_before_it_is_released() {
+        let instance = Instance::of_root("/");
+        let mut network = network(24);
+        network.range6 = Some("fd00:1::8/125".parse().unwrap());
+        let mut leases = Leases::default();
+        let lease = |leases: &mut Leases, name: &str, last: u8| {
+            let wish = Wish { v4: Some(Ipv4Addr::new(10, 1, 2, last)), ..Wish::default() };
+            leases.lease(&instance, &network, name, wish).unwrap()
+        };
+        let first = lease(&mut leases, "a", 17);
+        let second = lease(&mut leases, "b", 25);
+        assert_ne!(first.v6, second.v6);
+        leases.release("a");
+        assert_eq!(lease(&mut leases, "b", 25), second);
+        network.range6 = Some("fd00:1::10/125".parse().unwrap());
+        let wish = Wish { v4: Some(second.v4), ..Wish::default() };
+        let moved = leases.lease(&instance, &network, "b", wish).unwrap();
+        assert_eq!(moved.v6, "fd00:1::11".parse().ok());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct Volumes {
     state: PathBuf,
     folder: PathBuf,
     mounted: Mounted,
+    /// Names of those that were made because something was to be mounted.
+    made: Arc<Mutex<Vec<String>>>,
 }
 
 /// What a volume is made with, where it is not there yet.
@@ -120,7 +123,8 @@ impl Volumes {
     pub fn open(state_dir: &Path) -> Result<Volumes, Error> {
         let folder = state_dir.join("volumes");
         private(&folder)?;
-        let volumes = Volumes { state: state_dir.to_owned(), folder, mounted: Mounted::default() };
+        let (mounted, made) = (Mounted::default(), Arc::default());
+        let volumes = Volumes { state: state_dir.to_owned(), folder, mounted, made };
         for name in volumes.names()? {
             let swept = match name.starts_with(UNFINISHED) {
                 true => volumes.throw_away(&volumes.folder.join(name)).map(drop),
@@ -134,23 +138,38 @@ impl Volumes {
         Ok(volumes)
     }
 
-    /// Makes a volume, or finds it.
+    /// Makes a volume that is to be mounted, or finds it. See [`Volumes::newly_made`].
     pub fn create(&self, name: &str) -> Result<Volume, Error> {
-        self.create_as(name, Asked::default())
+        let (volume, is_new) = self.find_or_make(name, Asked::default())?;
+        if is_new {
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+        }
+        Ok(volume)
     }
 
-    /// The same with labels and options; one that is there keeps its own.
+    /// Makes a volume with labels and options, or finds it; one that is there keeps its own.
     pub fn create_as(&self, name: &str, asked: Asked) -> Result<Volume, Error> {
+        self.find_or_make(name, asked).map(|(volume, _)| volume)
+    }
+
+    /// The names of volumes that mounting them has made since this was asked last.
+    pub fn newly_made(&self) -> Vec<String> {
+        std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A volume, and whether it was made now.
+    fn find_or_make(&self, name: &str, asked: Asked) -> Result<(Volume, bool), Error> {
         check(name)?;
         check_options(&asked.options)
             .map_err(|why| Error::refused("make the volume", Path::new(name), why))?;
         let place = self.folder.join(name);
+        let found = || self.get(name).map(|volume| (volume, false));
         if place.join("_data").is_dir() {
-            return self.get(name);
+            return found();
         }
         match self.unnamed(name, asked)?.publish() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.get(name),
-            made => made,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => found(),
+            made => made.map(|volume| (volume, true)),
         }
     }
 

@@ -56,7 +56,12 @@ impl Machine {
 
     /// What a server says to whoever connects; empty when it refuses or says nothing.
     pub fn tcp(&self, address: &str, port: u16) -> String {
-        let script = format!("nc -w 5 {address} {port} </dev/null");
+        self.tcp_within(5, address, port)
+    }
+
+    /// The same of one that takes so many seconds at most to say something.
+    pub fn tcp_within(&self, seconds: u32, address: &str, port: u16) -> String {
+        let script = format!("nc -w {seconds} {address} {port} </dev/null");
         String::from_utf8_lossy(&self.shell(&script).stdout).into_owned()
     }
 

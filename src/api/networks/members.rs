@@ -11,6 +11,7 @@ use super::super::settled::settled;
 use super::super::{body, model};
 use super::{WITHOUT, missing, named};
 use crate::engine::handle::{Handle, Refusal, View};
+use crate::engine::networks::NetworkView;
 use crate::manifest::model::{Container, Member, NetworkMode};
 
 pub async fn connect(handle: &Handle, which: &str, body: Incoming) -> Answer {
@@ -43,7 +44,10 @@ pub async fn connect(handle: &Handle, which: &str, body: Incoming) -> Answer {
     };
     match changed.await {
         Ok(()) => {
-            moved(handle, "connect", &network, &container).await;
+            // Who rests comes onto it with its start, which says so.
+            if handle.find(&container).await.is_ok_and(|view| model::is_running(&view)) {
+                moved(handle, "connect", &network, &container).await;
+            }
             empty()
         }
         Err(refusal) => refused(refusal),
@@ -93,10 +97,13 @@ fn no_network(which: &str) -> Answer {
 
 /// Tells that a container came onto a network, or left it.
 async fn moved(handle: &Handle, action: &str, network: &str, container: &str) {
-    let id = handle.networks.seen().networks.get(network).map(|view| view.id.clone());
+    let seen = handle.networks.seen();
+    let view = seen.networks.get(network);
+    let id = view.map(|view| view.id.as_str()).unwrap_or_default();
+    let kind = view.map(NetworkView::driver).unwrap_or_default();
     let container = handle.find(container).await.map(|view| view.id).unwrap_or_default();
-    let attributes = [("container", container.as_str()), ("type", "bridge")];
-    tell(handle, ("network", action), (&id.unwrap_or_default(), docker_name(network)), attributes);
+    let attributes = [("container", container.as_str()), ("type", kind)];
+    tell(handle, ("network", action), (id, docker_name(network)), attributes);
 }
 
 /// The same container on other networks. Without any it has loopback alone; what it

@@ -398,10 +398,15 @@ impl State {
         let Some(first) = joined.names.first_mut().filter(|first| *first != called) else {
             return;
         };
-        let before = std::mem::replace(first, called.to_owned());
+        called.clone_into(first);
+        self.answer_names();
+    }
+
+    /// See [`super::Networks::follow`].
+    pub(super) fn follow(&mut self, from: &str, to: &str) {
         for place in self.joined.values_mut().flat_map(|joined| &mut joined.endpoints) {
             for link in &mut place.links {
-                link.follow(&before, called);
+                link.follow(from, to);
             }
         }
         self.answer_names();
@@ -581,5 +586,58 @@ fn is_same(one: &OwnedFd, other: BorrowedFd<'_>) -> bool {
     match (id(one.as_fd()), id(other)) {
         (Ok(one), Ok(other)) => one == other,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::networks::Networks;
+    use crate::engine::paths::Paths;
+
+    /// A container, on one network, that runs.
+    fn joined(name: &str, last: u8, links: &[&str]) -> Joined {
+        let v4 = Ipv4Addr::new(10, 0, 0, last);
+        let place = Place {
+            network: "shop".to_owned(),
+            interface: "eth0".to_owned(),
+            lease: Lease { v4, v6: None, mac: "02:00:00:00:00:01".parse().unwrap() },
+            wish: Wish::default(),
+            aliases: Vec::new(),
+            links: links.iter().map(|link| link.parse().unwrap()).collect(),
+            link_local: Vec::new(),
+            is_default_route: true,
+            priority: 0,
+            sysctls: Vec::new(),
+        };
+        Joined {
+            id: name.to_owned(),
+            incarnation: 1,
+            names: vec![name.to_owned()],
+            hostnames: Vec::new(),
+            endpoints: vec![place],
+            claims: Vec::new(),
+            servers: Vec::new(),
+            runs: true,
+            netns: Arc::new(fs::File::open("/dev/null").unwrap().into()),
+            inside: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_follows_a_container_that_gets_another_name_while_it_rests() {
+        let root = tempfile::tempdir().unwrap();
+        let (effects, _told) = tokio::sync::mpsc::unbounded_channel();
+        let networks = Networks::new(&Paths::new(root.path()), effects);
+        networks.locked(|state| {
+            state.joined.insert("app".to_owned(), joined("app", 2, &["db:data"]));
+        });
+        networks.follow("db", "store");
+        networks.locked(|state| {
+            state.joined.insert("store".to_owned(), joined("store", 3, &[]));
+            let app = state.joined.get("app").unwrap();
+            assert_eq!(app.endpoints[0].links[0].to_string(), "store:data");
+            assert_ne!(state.links(app), crate::network::dns::Names::default());
+        });
     }
 }

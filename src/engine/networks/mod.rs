@@ -268,9 +268,15 @@ impl Networks {
         self.with(|state| state.forget(name));
     }
 
-    /// A container has another name.
+    /// A container is found by this name from now on.
     pub fn call(&self, name: &str, called: &str, id: &str) {
         self.with(|state| state.call(name, called, id));
+    }
+
+    /// A container has another name, whether it is on networks or not: links to it lead to
+    /// it still.
+    pub fn follow(&self, from: &str, to: &str) {
+        self.with(|state| state.follow(from, to));
     }
 
     /// A container that does not run is kept under another name, before anything else is

@@ -190,7 +190,8 @@ impl State {
             |place: &Place| self.up.get(&place.network).is_some_and(|up| !up.spec.internal);
         Zone {
             names: all.next().cloned().unwrap_or_default(),
-            more: all.cloned().chain(self.linked(joined).map(Arc::new)).collect(),
+            more: all.cloned().collect(),
+            links: Arc::new(self.links(joined)),
             outside: joined.endpoints.iter().any(is_outside),
             servers: joined.servers.clone(),
             ..Zone::default()

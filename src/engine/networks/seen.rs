@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::network::NetworkSpec;
+use crate::network::spec::Driver;
 
 /// All networks and who is on them.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +36,17 @@ pub struct NetworkView {
     pub labels: BTreeMap<String, String>,
     /// Nothing goes in or out.
     pub internal: bool,
+}
+
+impl NetworkView {
+    /// How it is made, as Docker's clients know it.
+    pub fn driver(&self) -> &'static str {
+        match self.spec.as_ref().map(|spec| spec.driver).unwrap_or_default() {
+            Driver::Bridge => "bridge",
+            Driver::Macvlan => "macvlan",
+            Driver::Ipvlan => "ipvlan",
+        }
+    }
 }
 
 /// A container's place on a network.

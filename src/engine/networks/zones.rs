@@ -77,16 +77,15 @@ impl State {
             let Some(place) = joined.endpoints.iter().find(|place| place.network == network) else {
                 continue;
             };
-            let linked = self.linked(joined);
-            if joined.endpoints.len() == 1 && joined.servers.is_empty() && linked.is_none() {
+            let links = self.links(joined);
+            if joined.endpoints.len() == 1 && joined.servers.is_empty() && links == Names::default()
+            {
                 continue;
             }
             let others = joined.endpoints.iter().filter(|place| place.network != network);
             let guest = Guest {
-                names: others
-                    .filter_map(|place| names.get(&place.network).cloned())
-                    .chain(linked.map(Arc::new))
-                    .collect(),
+                names: others.filter_map(|place| names.get(&place.network).cloned()).collect(),
+                links: Arc::new(links),
                 servers: joined.servers.clone(),
                 outside: joined
                     .endpoints
@@ -102,12 +101,12 @@ impl State {
     }
 
     /// The names that a container alone knows others by, on any of its networks.
-    pub(super) fn linked(&self, joined: &Joined) -> Option<Names> {
+    pub(super) fn links(&self, joined: &Joined) -> Names {
         let links = joined
             .endpoints
             .iter()
             .flat_map(|place| place.links.iter().map(move |link| (place.network.as_str(), link)));
-        let mut names = None::<Names>;
+        let mut names = Names::default();
         for (network, link) in links {
             let is_meant = |other: &&Joined| {
                 other.runs
@@ -120,7 +119,7 @@ impl State {
             let Some(place) = place else { continue };
             let v6 = place.lease.v6.map(IpAddr::V6);
             for address in [Some(IpAddr::V4(place.lease.v4)), v6].into_iter().flatten() {
-                names.get_or_insert_default().add(&link.alias, address);
+                names.add(&link.alias, address);
             }
         }
         names

@@ -54,6 +54,8 @@ pub struct Zone {
     pub names: Arc<Names>,
     /// Names of other networks that everybody who asks here is on.
     pub more: Vec<Arc<Names>>,
+    /// Names that go before all others: links of everybody who asks here.
+    pub links: Arc<Names>,
     /// What differs for some who ask, by their address.
     pub guests: BTreeMap<IpAddr, Guest>,
     /// Who is answered at all; everybody if it is empty. A host that routes for others
@@ -71,6 +73,8 @@ pub struct Zone {
 pub struct Guest {
     /// The names of its other networks.
     pub names: Vec<Arc<Names>>,
+    /// Names that go before all others, for it alone.
+    pub links: Arc<Names>,
     /// The servers that are asked for it, instead of the host's.
     pub servers: Vec<IpAddr>,
     /// Whether any of its networks has an outside.
@@ -82,6 +86,12 @@ impl Zone {
         let guest = self.guests.get(&source);
         let others = guest.into_iter().flat_map(|guest| &guest.names);
         std::iter::once(&self.names).chain(&self.more).chain(others).map(Arc::as_ref)
+    }
+
+    fn named(&self, source: IpAddr, name: &str) -> Option<&Vec<IpAddr>> {
+        let guest = self.guests.get(&source);
+        let links = guest.map(|guest| &guest.links).into_iter().chain([&self.links]);
+        links.map(Arc::as_ref).chain(self.all(source)).find_map(|names| names.names.get(name))
     }
 
     fn forward(&self, source: IpAddr) -> Option<Vec<IpAddr>> {
@@ -136,7 +146,7 @@ pub fn answer(
     let text = name.to_ascii();
     let text = text.trim_end_matches('.').to_ascii_lowercase();
     let record = |data| Record::from_rdata(name.clone(), TTL, data);
-    if let Some(addresses) = zone.all(source).find_map(|names| names.names.get(&text)) {
+    if let Some(addresses) = zone.named(source, &text) {
         let kind = question.query_type();
         let mut records: Vec<Record> = addresses
             .iter()
@@ -280,7 +290,8 @@ mod tests {
         let mut other = Names::default();
         other.add("db", "10.2.0.7".parse().unwrap());
         let servers = vec!["9.9.9.9".parse().unwrap()];
-        let guest = Guest { names: vec![Arc::new(other)], servers: servers.clone(), outside: true };
+        let names = vec![Arc::new(other)];
+        let guest = Guest { names, servers: servers.clone(), outside: true, ..Guest::default() };
         let mut zone = zone();
         zone.outside = false;
         zone.clients = vec!["10.1.0.0/24".parse().unwrap()];
@@ -307,6 +318,24 @@ mod tests {
         let query = query.to_vec().unwrap();
         let elsewhere = "192.0.2.1".parse().unwrap();
         assert_eq!(answer(&query, &zone, elsewhere, |_, _| 0, 512), Answer::Ignore);
+    }
+
+    #[test]
+    fn a_link_goes_before_a_container_of_that_name_for_who_has_it_alone() {
+        let mut links = Names::default();
+        links.add("web", "10.1.0.7".parse().unwrap());
+        let links = Arc::new(links);
+        let guest = Guest { links: Arc::clone(&links), ..Guest::default() };
+        let mut zone = zone();
+        zone.guests.insert(ASKER, guest);
+        let stranger = "10.1.0.77".parse().unwrap();
+        let addresses = |zone: &Zone, source| zone.named(source, "web").unwrap().clone();
+        let linked: Vec<IpAddr> = vec!["10.1.0.7".parse().unwrap()];
+        let own: Vec<IpAddr> = ["10.1.0.2", "fd00::2"].map(|ip| ip.parse().unwrap()).into();
+        assert_eq!(addresses(&zone, ASKER), linked);
+        assert_eq!(addresses(&zone, stranger), own);
+        zone.links = links;
+        assert_eq!(addresses(&zone, stranger), linked);
     }
 
     #[test]

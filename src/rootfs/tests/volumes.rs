@@ -12,6 +12,10 @@ fn a_volume_is_made_once_and_keeps_its_content() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(made.iter().all(|volume| *volume == made[0]));
+    // It is told once that it was made; what somebody made by itself tells its maker.
+    volumes.create_as("other", Asked::default()).unwrap();
+    assert_eq!(volumes.newly_made(), ["data"]);
+    assert!(volumes.newly_made().is_empty() && volumes.remove("other").unwrap());
 
     let bind = volumes.mount(Source::Volume("data"), bed.ids(), false).unwrap();
     assert!(bind.directory && bind.idmapped);

@@ -20,8 +20,20 @@ fn tag(volume: &str) -> String {
 
 /// Whether a container that has this volume needs it now, or soon again.
 fn uses(record: &Record, volume: &str) -> bool {
-    let rests = matches!(record.phase, Phase::Created | Phase::Exited(_) | Phase::Scheduled { .. });
-    !rests
+    let is_used = match record.phase {
+        Phase::Launching { .. }
+        | Phase::Running(_)
+        | Phase::Stopping { .. }
+        | Phase::Ending { .. }
+        | Phase::Ended { .. }
+        | Phase::Backoff { .. } => true,
+        Phase::Created
+        | Phase::Exited(_)
+        | Phase::Scheduled { .. }
+        | Phase::Removing { .. }
+        | Phase::Dead { .. } => false,
+    };
+    is_used
         && record.applied.as_ref().is_some_and(|manifest| {
             let mut mounts = manifest.mounts.iter();
             mounts.any(|mount| {
@@ -50,11 +62,11 @@ impl Engine {
 
     /// Has the keeper hold what was mounted for a launch, before that is begun.
     pub(super) fn hold_volumes(&mut self) -> Result<(), String> {
-        for (volume, namespace) in self.workshop.volumes.newly_mounted() {
-            // Or a client only looked into a container that does not run.
-            if self.observed.records().any(|record| uses(record, &volume)) {
-                self.hold(&tag(&volume), Some(&namespace))?;
-            }
+        let observed = &self.observed;
+        // Or a client only looked into a container that does not run.
+        let is_used = |volume: &str| observed.records().any(|record| uses(record, volume));
+        for (volume, namespace) in self.workshop.volumes.to_hold(is_used) {
+            self.hold(&tag(&volume), Some(&namespace))?;
         }
         Ok(())
     }

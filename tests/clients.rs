@@ -64,11 +64,12 @@ fn a_wait_that_comes_with_the_end_is_answered() {
 #[test]
 fn keys_have_any_case_and_old_places() {
     let berth = Berth::up_with(&[]);
-    let asked = json!({"image": "/", "cmd": ["true"], "CpuShares": 50, "runtime": "runc",
-                       "hostconfig": {"networkmode": "none"}});
+    let asked = json!({"image": "/", "cmd": "true", "CpuShares": 50, "runtime": "runc",
+                       "hostconfig": {"networkmode": "host"}});
     make(&berth, "web", asked);
     let told = api(&berth, "GET", "/containers/web/json", Value::Null).json();
-    assert_eq!(told["HostConfig"]["NetworkMode"], "none");
+    assert_eq!(told["HostConfig"]["NetworkMode"], "host");
+    assert_eq!(told["HostConfig"]["CpuShares"], 50);
     assert_eq!(told["Config"]["Cmd"], json!(["true"]));
 }
 

@@ -4,19 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bollard_stubs::models::{RestartPolicy, RestartPolicyNameEnum};
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::json;
 
 use super::respond::{Answer, created, failure, json as as_json, no_content, refused};
 use super::route::Query;
-use super::settled::settled;
 use super::{body, create, endpoints, images, inspect, model, names, volumes};
 use crate::engine::handle::{Handle, Refusal, View};
 use crate::engine::reconcile::Verb;
 use crate::image::{Platform, Reference};
-use crate::manifest::model::{Container, Mount, MountKind, NetworkMode};
+use crate::manifest::model::{Mount, MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
 
 pub async fn inspect(handle: &Handle, which: &str, query: &Query) -> Answer {
@@ -79,8 +77,24 @@ fn timeout(query: &Query) -> Result<Option<Duration>, String> {
     }
 }
 
+/// A container by name or id. Of one whose payload has ended the whole end is waited for:
+/// who acts on the event of it must not be told that it runs.
+async fn found(handle: &Handle, which: &str) -> Result<View, Refusal> {
+    let view = handle.find(which).await?;
+    if view.ending.is_none() {
+        return Ok(view);
+    }
+    handle.wait_until(&view.id, |now| now.ended != view.ended).await;
+    handle.find(&view.id).await
+}
+
 pub async fn act(handle: &Handle, which: &str, verb: &str, query: &Query) -> Answer {
-    let view = match handle.find(which).await {
+    // What is left of one that is ending may still be stopped.
+    let view = match verb {
+        "start" => found(handle, which).await,
+        _ => handle.find(which).await,
+    };
+    let view = match view {
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
     };
@@ -236,16 +250,17 @@ fn is_blocked(view: &View) -> bool {
 }
 
 pub async fn remove(handle: &Handle, which: &str, query: &Query) -> Answer {
-    let view = match handle.find(which).await {
+    let force = query.is_on("force");
+    let view = if force { handle.find(which).await } else { found(handle, which).await };
+    let view = match view {
         Ok(view) => view,
         Err(refusal) => return refused(refusal),
     };
     if query.is_on("link") {
-        let why = "links are lines of /etc/hosts in Berth, and stay as long as the container; make \
-                   it anew without --link";
+        let why = "a link is named by its container: DELETE /containers/NAME/ALIAS?link=1 (docker rm \
+                   --link NAME/ALIAS)";
         return failure(StatusCode::BAD_REQUEST, why);
     }
-    let force = query.is_on("force");
     if (model::is_running(&view) || view.state == "restarting") && !force && is_ours(handle, &view)
     {
         return failure(
@@ -358,6 +373,7 @@ async fn make(
         container: &lookup,
         network: &|which| super::networks::named(handle, which),
         address: &address,
+        processors: crate::sys::process::processors(),
         volume: &mut anonymous,
     };
     let publish_all =
@@ -443,7 +459,10 @@ fn bind_sources(host: &serde_json::Value, mounts: &[Mount]) -> Result<(), Refusa
         if source.symlink_metadata().is_ok() {
             continue;
         }
-        let of = typed.iter().find(|typed| typed["Target"].as_str() == mount.target.to_str());
+        let is_of = |typed: &&serde_json::Value| {
+            typed["Target"].as_str().is_some_and(|target| create::plain(target) == mount.target)
+        };
+        let of = typed.iter().find(is_of);
         let shown = source.display();
         if of.is_some_and(|typed| typed["BindOptions"]["CreateMountpoint"] != true) {
             return Err(Refusal::Invalid(format!(
@@ -465,63 +484,6 @@ fn with_tag(image: &str) -> String {
     match last.contains([':', '@']) {
         true => image.to_owned(),
         false => format!("{image}:latest"),
-    }
-}
-
-pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
-    let said: serde_json::Value = match body::read(body).await {
-        Ok(said) => said,
-        Err(answer) => return *answer,
-    };
-    let updated = async {
-        let asked: bollard_stubs::models::HostConfig = serde_json::from_value(said.clone())
-            .map_err(|error| Refusal::Invalid(format!("invalid JSON: {error}")))?;
-        let view = handle.find(which).await?;
-        let (tell, before) = std::sync::mpsc::channel();
-        let edit = move |manifest: &Container| {
-            let _ = tell.send(manifest.clone());
-            let mut manifest = manifest.clone();
-            create::resources(&asked, &mut manifest).map_err(Refusal::Invalid)?;
-            // Docker's command sends an empty one where nothing is said of it.
-            let says = |policy: &RestartPolicy| {
-                policy.name.is_some_and(|name| name != RestartPolicyNameEnum::EMPTY)
-            };
-            if asked.restart_policy.as_ref().is_some_and(says) {
-                if manifest.auto_remove {
-                    return Err(Refusal::Conflict(
-                        "Restart policy cannot be updated because AutoRemove is enabled for the \
-                         container"
-                            .to_owned(),
-                    ));
-                }
-                manifest.restart.policy =
-                    create::policy(asked.restart_policy).map_err(Refusal::Invalid)?;
-            }
-            create::updated(&said, &mut manifest);
-            Ok(manifest)
-        };
-        let changed = handle.change(view.which(), edit).await?;
-        let is_so = settled(handle, &view, "the change", |view| view.manifest == changed).await;
-        if let (Err(_), Ok(before)) = (&is_so, before.try_recv()) {
-            undo(handle, &view, changed, before).await;
-        }
-        is_so
-    };
-    match updated.await {
-        Ok(()) => as_json(&json!({ "Warnings": [] })),
-        Err(refusal) => refused(refusal),
-    }
-}
-
-/// What the system refused must not stand in the way of the next start. A change that
-/// another client has made meanwhile stays.
-async fn undo(handle: &Handle, view: &View, refused: Container, before: Container) {
-    let was = before.clone();
-    let edit = move |now: &Container| Ok(if *now == refused { before } else { now.clone() });
-    if handle.change(view.which(), edit).await.is_ok_and(|now| now == was) {
-        let is_back = |view: &View| view.manifest == was && view.error.is_none();
-        let back = handle.wait_until(&view.id, is_back);
-        let _ = tokio::time::timeout(Duration::from_secs(2), back).await;
     }
 }
 

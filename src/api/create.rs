@@ -45,6 +45,8 @@ pub struct Surroundings<'a> {
     pub network: &'a dyn Fn(&str) -> Option<String>,
     /// The address of a container, by its name, if it has one.
     pub address: &'a dyn Fn(&str) -> Option<IpAddr>,
+    /// How many processors the machine has.
+    pub processors: usize,
     /// A new name for a volume that has none.
     pub volume: &'a mut dyn FnMut() -> String,
 }
@@ -87,9 +89,10 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
     super::loose::from_value(value).map_err(|error| format!("invalid JSON: {error}"))
 }
 
-/// Limits that clients of old say beside `HostConfig`, put into it where it does not say
-/// them.
+/// Puts everything where it belongs: keys by the names that the API has for them, and
+/// limits that clients of old say beside `HostConfig` into it where it does not say them.
 pub fn to_their_place(asked: &mut Value) {
+    super::loose::rename::<ContainerCreateBody>(asked);
     for (old, new) in [
         ("Memory", "Memory"),
         ("MemorySwap", "MemorySwap"),
@@ -147,7 +150,7 @@ pub fn manifest(
     }
     links::links(&body, &mut container, surroundings, &mut warnings)?;
     process(body, &mut container)?;
-    resources(&host, &mut container)?;
+    resources(&host, &mut container, surroundings.processors)?;
     mounts(&host, &mut container, surroundings, &mut warnings)?;
     security(&host, &mut container, &mut warnings)?;
     namespaces::namespaces(&host, &mut container, surroundings)?;
@@ -337,9 +340,6 @@ fn rest(
             "invalid Annotations: the empty string is not permitted as an annotation key".into()
         );
     }
-    if let Some(runtime) = some(host.runtime).filter(|name| !RUNTIMES.contains(&name.as_str())) {
-        return Err(format!("unknown or invalid runtime name: {runtime}"));
-    }
     container.restart.policy = policy(host.restart_policy)?;
     container.auto_remove = host.auto_remove.unwrap_or(false);
     if container.auto_remove && container.restart.policy != RestartPolicy::No {
@@ -395,8 +395,7 @@ fn of_others(host: &HostConfig) -> Result<(), String> {
     {
         return Err(format!("invalid isolation '{other}' on linux"));
     }
-    let known = ["", "berth", "runc", "io.containerd.runc.v2"];
-    match host.runtime.as_deref().filter(|runtime| !known.contains(runtime)) {
+    match host.runtime.as_deref().filter(|name| !name.is_empty() && !RUNTIMES.contains(name)) {
         Some(other) => Err(format!("unknown or invalid runtime name: {other}")),
         None => Ok(()),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bollard_stubs::models::{ExecConfig, ExecStartConfig};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body;
@@ -19,19 +19,9 @@ use crate::engine::handle::{Handle, Refusal};
 use crate::engine::terminal::Size;
 
 pub async fn create(handle: &Handle, which: &str, request: Request<Incoming>) -> Answer {
-    let mut asked: Value = match body::read(request.into_body()).await {
+    let asked: ExecConfig = match body::read(request.into_body()).await {
         Ok(asked) => asked,
         Err(answer) => return *answer,
-    };
-    // Go reads names without regard to case, and docker-py relies on it here.
-    if let Some(keys) = asked.as_object_mut().and_then(|asked| asked.remove("detachKeys")) {
-        asked["DetachKeys"] = keys;
-    }
-    let asked: ExecConfig = match serde_json::from_value(asked) {
-        Ok(asked) => asked,
-        Err(error) => {
-            return failure(StatusCode::BAD_REQUEST, &format!("invalid JSON: {error}"));
-        }
     };
     let view = match handle.find(which).await {
         Ok(view) => view,

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bollard_stubs::models::ContainerConfig;
 use flate2::write::GzEncoder;
 use hyper::body::Incoming;
 use hyper::{Method, StatusCode, header};
@@ -198,10 +199,11 @@ pub async fn make_image(handle: &Handle, query: &Query, body: Incoming) -> Answe
     let Some(which) = query.get("container") else {
         return failure(StatusCode::BAD_REQUEST, "the parameter container is missing");
     };
-    let config: Value = match body::read(body).await {
+    let mut config: Value = match body::read(body).await {
         Ok(config) => config,
         Err(answer) => return *answer,
     };
+    super::loose::rename::<ContainerConfig>(&mut config);
     let (view, files) = match files(handle, which).await {
         Ok(found) => found,
         Err(refusal) => return refused(refusal),

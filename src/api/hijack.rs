@@ -1,6 +1,7 @@
 //! Streams in both directions over the connection of a request: Docker's "hijacking"
-//! (HTTP's Upgrade), its frames, and detach keys. A client that does not ask for an
-//! upgrade gets the output as its answer's body, and its request's body is the input.
+//! (HTTP's Upgrade), its frames, and detach keys. Of a client that attaches and sends a
+//! body in place of asking for an upgrade, that body is the input, and the output is its
+//! answer's body; one that sends neither is taken to ask ([`super::plain`]).
 
 use std::io::Cursor;
 use std::os::fd::{AsFd, OwnedFd};

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::endpoints;
-use super::model::{NEVER, is_running, mounts, timestamp, words};
+use super::model::{NEVER, health, is_running, mounts, timestamp, words};
 use crate::engine::handle::{Probed, View};
 use crate::image::config::Process;
 
@@ -90,15 +90,6 @@ fn probed(probed: &Probed) -> Value {
     })
 }
 
-/// Whether anything checks its health while it runs.
-fn is_checked(view: &View, base: &Base) -> bool {
-    match (&view.manifest.health, &base.process.healthcheck) {
-        (Some(_), _) => true,
-        (None, Some(check)) => check.test.first().is_some_and(|kind| kind != "NONE"),
-        (None, None) => false,
-    }
-}
-
 fn state(view: &View, base: &Base) -> Value {
     let time = |time: Option<SystemTime>| time.map_or_else(|| NEVER.to_owned(), timestamp);
     let mut state = json!({
@@ -117,9 +108,7 @@ fn state(view: &View, base: &Base) -> Value {
         "StartedAt": time(view.started),
         "FinishedAt": time(view.finished),
     });
-    // Who has ended counts as not well, as with Docker's daemon.
-    let ended = (view.started.is_some() && is_checked(view, base)).then_some("unhealthy");
-    if let Some(health) = view.health.as_deref().or(ended) {
+    if let Some(health) = health(view, Some(&base.process)) {
         state["Health"] = json!({
             "Status": health,
             "FailingStreak": view.failing_streak,

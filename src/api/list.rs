@@ -293,7 +293,7 @@ fn matches(view: &View, base: Option<&Process>, key: &str, value: &str) -> bool 
         "exited" => {
             !model::is_running(view) && view.exit_code.is_some_and(|code| code.to_string() == value)
         }
-        "health" => view.health.as_deref().unwrap_or("none") == value,
+        "health" => model::health(view, base).unwrap_or("none") == value,
         "label" => filters::labelled(&labels(view, base), value),
         "network" => {
             endpoints::networks(view).contains_key(value)

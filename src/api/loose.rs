@@ -4,22 +4,37 @@
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
-use serde_json::{Error, Value};
+use serde_json::{Error, Value, json};
 
 /// A value as a type of the API.
 ///
 /// # Errors
 /// It is none.
-pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
-    T::deserialize(Loose(value))
+pub fn from_value<T: DeserializeOwned>(mut value: Value) -> Result<T, Error> {
+    T::deserialize(Loose(&mut value))
 }
 
-struct Loose(Value);
+/// Gives the keys of a value the names that a type has for them: for those who look at it
+/// before, or beside, what is read of it.
+pub fn rename<T: DeserializeOwned>(value: &mut Value) {
+    // That it may be no such type is said by who reads it.
+    let _ = T::deserialize(Loose(value));
+    let Value::Object(map) = value else { return };
+    // What is wrong below one key must not keep the others as they are.
+    for (key, inner) in map {
+        let mut alone = json!({ key: inner.take() });
+        let _ = T::deserialize(Loose(&mut alone));
+        *inner = alone[key].take();
+    }
+}
 
-impl<'de> IntoDeserializer<'de, Error> for Loose {
-    type Deserializer = Loose;
+/// A value that is given the type's names where it is read.
+struct Loose<'a>(&'a mut Value);
 
-    fn into_deserializer(self) -> Loose {
+impl<'de> IntoDeserializer<'de, Error> for Loose<'de> {
+    type Deserializer = Loose<'de>;
+
+    fn into_deserializer(self) -> Loose<'de> {
         self
     }
 }
@@ -33,19 +48,19 @@ fn named(key: String, fields: &[&str]) -> String {
     meant.map_or(key, |field| (*field).to_owned())
 }
 
-impl<'de> Deserializer<'de> for Loose {
+impl<'de> Deserializer<'de> for Loose<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0 {
             Value::Array(list) => {
-                visitor.visit_seq(SeqDeserializer::new(list.into_iter().map(Loose)))
+                visitor.visit_seq(SeqDeserializer::new(list.iter_mut().map(Loose)))
             }
             Value::Object(map) => {
-                let entries = map.into_iter().map(|(key, value)| (key, Loose(value)));
+                let entries = map.iter_mut().map(|(key, value)| (key.as_str(), Loose(value)));
                 visitor.visit_map(MapDeserializer::new(entries))
             }
-            other => other.deserialize_any(visitor),
+            other => (&*other).deserialize_any(visitor),
         }
     }
 
@@ -55,17 +70,19 @@ impl<'de> Deserializer<'de> for Loose {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let Value::Object(map) = self.0 else { return self.deserialize_any(visitor) };
-        // The exact names come last: of two for one key they are what is left.
-        let (exact, others): (Vec<_>, Vec<_>) =
-            map.into_iter().partition(|(key, _)| fields.contains(&key.as_str()));
-        let others = others.into_iter().map(|(key, value)| (named(key, fields), value));
-        let map: serde_json::Map<String, Value> = others.chain(exact).collect();
-        Loose(Value::Object(map)).deserialize_any(visitor)
+        if let Value::Object(map) = &mut *self.0 {
+            // The exact names come last: of two for one key they are what is left.
+            let (exact, others): (Vec<_>, Vec<_>) = std::mem::take(map)
+                .into_iter()
+                .partition(|(key, _)| fields.contains(&key.as_str()));
+            let others = others.into_iter().map(|(key, value)| (named(key, fields), value));
+            *map = others.chain(exact).collect();
+        }
+        self.deserialize_any(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.0 {
+        match &*self.0 {
             Value::Null => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
@@ -85,7 +102,7 @@ impl<'de> Deserializer<'de> for Loose {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.0.deserialize_enum(name, variants, visitor)
+        (&*self.0).deserialize_enum(name, variants, visitor)
     }
 
     forward_to_deserialize_any! {
@@ -96,10 +113,26 @@ impl<'de> Deserializer<'de> for Loose {
 
 #[cfg(test)]
 mod tests {
-    use bollard_stubs::models::{ContainerCreateBody, NetworkConnectRequest};
-    use serde_json::json;
-
     use super::*;
+    use bollard_stubs::models::{ContainerCreateBody, NetworkConnectRequest};
+
+    #[test]
+    fn names_are_given_beside_what_is_wrong() {
+        let mut asked = json!({
+            "cmd": "x", "healthcheck": 5, "Unknown": {"cmd": 1}, "labels": {"cmd": "y"},
+            "hostconfig": {"binds": [], "Binds": ["a:/a"], "mounts": [{"target": "/t"}],
+                           "restartpolicy": {"name": "never"}},
+        });
+        rename::<ContainerCreateBody>(&mut asked);
+        assert_eq!(
+            asked,
+            json!({
+                "Cmd": "x", "Healthcheck": 5, "Unknown": {"cmd": 1}, "Labels": {"cmd": "y"},
+                "HostConfig": {"RestartPolicy": {"Name": "never"}, "Binds": ["a:/a"],
+                               "Mounts": [{"Target": "/t"}]},
+            })
+        );
+    }
 
     #[test]
     fn keys_mean_the_same_in_any_case_and_names_stay_as_they_are() {

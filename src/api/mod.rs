@@ -41,6 +41,7 @@ mod top;
 mod transfer;
 mod turns;
 mod unix;
+mod update;
 mod usage;
 mod volumes;
 mod wait;

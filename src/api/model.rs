@@ -32,6 +32,19 @@ pub fn is_running(view: &View) -> bool {
     matches!(view.state.as_str(), "running" | "paused")
 }
 
+/// Its health in Docker's word, if anything checks it: the manifest, or its image.
+pub fn health<'a>(view: &'a View, image: Option<&Process>) -> Option<&'a str> {
+    let is_checked = match &view.manifest.health {
+        Some(own) => !own.none,
+        None => image
+            .and_then(|image| image.healthcheck.as_ref()?.test.first())
+            .is_some_and(|kind| kind != "NONE"),
+    };
+    // Who has ended counts as not well, as with Docker's daemon.
+    let ended = is_checked && view.started.is_some() && !is_running(view);
+    view.health.as_deref().or(ended.then_some("unhealthy"))
+}
+
 /// What it runs, on one line.
 pub fn command_line(view: &View) -> String {
     argv(view).join(" ")

@@ -160,13 +160,18 @@ fn all(seen: &Seen, views: &[View]) -> Vec<Value> {
 }
 
 /// Whether a network is one of those that filters mean, but for its labels.
-fn fits(value: &Value, filters: &Filters, used: &[String]) -> bool {
+fn fits(
+    value: &Value,
+    filters: &Filters,
+    [names, ids]: &[filters::Patterns; 2],
+    used: &[String],
+) -> bool {
     let text = |key: &str| value[key].as_str().unwrap_or_default();
     let is_builtin = [BRIDGE, "host", "none"].contains(&text("Name"));
     filters.iter().filter(|(_, values)| !values.is_empty()).all(|(key, values)| {
         values.iter().any(|wanted| match key.as_str() {
-            "name" => filters::Patterns::of(filters, "name").fit(text("Name")),
-            "id" => filters::Patterns::of(filters, "id").fit(text("Id")),
+            "name" => names.fit(text("Name")),
+            "id" => ids.fit(text("Id")),
             "driver" => text("Driver") == wanted,
             "scope" => text("Scope") == wanted,
             "type" => (wanted == "builtin") == is_builtin,
@@ -200,10 +205,11 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
     };
     let views = handle.list().await;
     let used = used(&views);
+    let patterns = ["name", "id"].map(|key| filters::Patterns::of(&filters, key));
     let mut list = all(&handle.networks.seen(), &views);
     list.retain(|value| {
         let labels = serde_json::from_value(value["Labels"].clone()).unwrap_or_default();
-        fits(value, &filters, &used) && filters::labels_fit(&filters, &labels)
+        fits(value, &filters, &patterns, &used) && filters::labels_fit(&filters, &labels)
     });
     as_json(&list)
 }

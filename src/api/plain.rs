@@ -65,41 +65,68 @@ fn look(come: &[u8]) -> Look {
     if !come.iter().zip(method).all(|(a, b)| a == b) {
         return Look::Pass;
     }
-    let end = |of: &[u8], mark: &[u8]| of.windows(mark.len()).position(|part| part == mark);
     let more = if come.len() > HEAD_MOST { Look::Pass } else { Look::More };
-    let Some(line) = end(come, b"\r\n") else { return more };
-    if !is_hijacking(come.get(method.len()..line).unwrap_or_default()) {
-        return Look::Pass;
+    // A line may also end without a carriage return (RFC 9112, section 2.2).
+    let mut lines = come.split_inclusive(|byte| *byte == b'\n');
+    let Some(first) = lines.next().filter(|line| line.ends_with(b"\n")) else { return more };
+    let hijacked = first.trim_ascii_end().get(method.len()..).and_then(hijacked);
+    let Some(hijacked) = hijacked else { return Look::Pass };
+    for line in lines.filter(|line| line.ends_with(b"\n")) {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            return Look::Hijacks(first.len());
+        }
+        let at = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = line.split_at(at);
+        let is = |key: &str| name.trim_ascii_end().eq_ignore_ascii_case(key.as_bytes());
+        // Input that is HTTP's body is read as such; the body of an exec says how it starts.
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let has_body = is("content-length") && value != b"0";
+        if is("upgrade") || is("transfer-encoding") || has_body && hijacked == Hijacked::Attach {
+            return Look::Pass;
+        }
     }
-    let Some(head) = end(come, b"\r\n\r\n") else { return more };
-    let mut headers = come.get(line + 2..head).unwrap_or_default().split(|byte| *byte == b'\n');
-    // Input in pieces of HTTP is read as such.
-    let asks = headers.any(|header| {
-        let name = header.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii();
-        [&b"upgrade"[..], b"transfer-encoding"].iter().any(|key| name.eq_ignore_ascii_case(key))
-    });
-    if asks { Look::Pass } else { Look::Hijacks(line + 2) }
+    more
+}
+
+/// What a request hijacks its connection for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hijacked {
+    Attach,
+    Exec,
 }
 
 /// `/v1.41/containers/web/attach?stdin=1 HTTP/1.1`, or the start of an exec.
-fn is_hijacking(rest: &[u8]) -> bool {
-    let Ok(rest) = std::str::from_utf8(rest) else { return false };
-    let Some((target, "HTTP/1.1")) = rest.split_once(' ') else { return false };
+fn hijacked(rest: &[u8]) -> Option<Hijacked> {
+    let rest = std::str::from_utf8(rest).ok()?;
+    let (target, _) = rest.split_once(' ').filter(|(_, version)| *version == "HTTP/1.1")?;
     let path = target.split('?').next().unwrap_or_default();
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let parts = match parts.as_slice() {
         [version, rest @ ..] if version.starts_with("v1.") => rest,
         all => all,
     };
-    matches!(parts, ["containers", _, "attach"] | ["exec", _, "start"])
+    match parts {
+        ["containers", _, "attach"] => Some(Hijacked::Attach),
+        ["exec", _, "start"] => Some(Hijacked::Exec),
+        _ => None,
+    }
 }
+
+/// Says that a client may go on with its body (RFC 9110, section 15.2.1): the answer comes
+/// after it.
+const GO_ON: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The answer's head as such a client expects it, if it is one that hijacks.
 fn answered(head: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(head.strip_suffix(b"\r\n\r\n")?).ok()?;
+    let (mut changed, text) = match text.strip_prefix(GO_ON) {
+        Some(text) => (GO_ON.to_owned(), text),
+        None => (String::new(), text),
+    };
     let mut lines = text.split("\r\n");
     lines.next().filter(|line| line.starts_with("HTTP/1.1 101"))?;
-    let mut changed = "HTTP/1.1 200 OK\r\n".to_owned();
+    changed.push_str("HTTP/1.1 200 OK\r\n");
     for line in lines {
         let name = line.split(':').next().unwrap_or_default();
         let says = ["connection", "upgrade", "content-length", "transfer-encoding"];
@@ -163,6 +190,9 @@ impl Plain {
         bytes: &[u8],
     ) -> Option<Poll<io::Result<usize>>> {
         if let Writing::Head = self.writing {
+            if bytes == GO_ON.as_bytes() {
+                return None;
+            }
             // The server writes a head in one piece.
             let Some(changed) = answered(bytes) else {
                 self.writing = Writing::On;
@@ -201,8 +231,12 @@ mod tests {
         for part in [&plain[..3], &plain[..30], &plain[..50]] {
             assert_eq!(look(part.as_bytes()), Look::More, "{part:?}");
         }
+        let bare = "POST /containers/web/attach HTTP/1.1\nContent-Length: 0\n\n";
+        assert_eq!(look(bare.as_bytes()), Look::Hijacks(bare.find('\n').unwrap() + 1));
         for other in [
             "GET /",
+            "POST /containers/create HTTP/1.1\nHost: x\n",
+            "POST /containers/web/attach?stdin=1 HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
             "POST /containers/create HTTP/1.1\r\n",
             "POST /exec/abc/start HTTP/1.0\r\n\r\n",
             "POST /exec/abc/start HTTP/1.1\r\nUpgrade: tcp\r\n\r\n",
@@ -220,6 +254,8 @@ mod tests {
                     upgrade: tcp\r\n\r\n";
         let changed = answered(head.as_bytes()).unwrap();
         assert_eq!(changed, b"HTTP/1.1 200 OK\r\ncontent-type: a/b\r\n\r\n");
+        let continued = answered([GO_ON, head].concat().as_bytes()).unwrap();
+        assert_eq!(continued, [GO_ON.as_bytes(), &changed].concat());
         assert_eq!(answered(b"HTTP/1.1 404 Not Found\r\n\r\n"), None);
     }
 }

@@ -8,7 +8,7 @@ use super::filters::Filters;
 use super::respond::{API_OLDEST, API_VERSION, Answer, failure};
 use super::{
     attach, containers, events, exec, files, images, list, login, logs, networks, own, stats,
-    system, top, usage, volumes, wait,
+    system, top, update, usage, volumes, wait,
 };
 use crate::engine::handle::Handle;
 
@@ -196,7 +196,7 @@ async fn with_body(
             containers::create(&handle, query, body).await
         }
         ["containers", which, "update"] if *method == Method::POST => {
-            containers::update(&handle, which, body).await
+            update::update(&handle, which, body).await
         }
         ["volumes", "create"] if *method == Method::POST => volumes::create(&handle, body).await,
         ["networks", "create"] if *method == Method::POST => networks::create(&handle, body).await,

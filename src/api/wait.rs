@@ -29,12 +29,11 @@ pub async fn wait(handle: &Handle, which: &str, query: &Query) -> Answer {
     // The head goes out at once: a client starts the container only when it is
     // waited for.
     stream("application/json", move |pieces| async move {
-        let (code, error) = match has_ended(&view).filter(|_| condition == "not-running") {
+        let (code, error) = match answered(&view, &condition) {
             Some(end) => {
                 // Its end was told before this client came: there will be no other word.
                 if view.ending.is_some() {
-                    let pid = view.pid;
-                    handle.wait_until(&view.id, |now| now.pid != pid).await;
+                    handle.wait_until(&view.id, |now| now.ended != view.ended).await;
                 }
                 end
             }
@@ -62,6 +61,16 @@ fn has_ended(view: &View) -> Option<(i64, Option<String>)> {
     rests.then(|| (i64::from(view.exit_code.unwrap_or(0)), view.error.clone()))
 }
 
+/// How it ended, for who asks for that by this condition and need not wait for a word of it.
+fn answered(view: &View, condition: &str) -> Option<(i64, Option<String>)> {
+    let waits = match condition {
+        "not-running" => false,
+        "next-exit" => view.ending.is_none(),
+        _ => true,
+    };
+    has_ended(view).filter(|_| !waits)
+}
+
 /// Waits until a container has ended as the condition says: its exit status and what
 /// kept it from running. None when Berth itself ends.
 async fn ends(
@@ -78,10 +87,18 @@ async fn ends(
             Ok(_) => continue,
             // This client was too slow for some of them: it looks again.
             Err(RecvError::Lagged(_)) => match handle.find(&view.id).await {
-                Ok(now) => match has_ended(&now).filter(|_| condition == "not-running") {
-                    Some(end) => return Some(end),
-                    None => continue,
-                },
+                Ok(now) => {
+                    if let Some(end) = answered(&now, condition) {
+                        return Some(end);
+                    }
+                    if now.ended != view.ended {
+                        (code, error) = (i64::from(now.exit_code.unwrap_or(0)), now.error);
+                        if condition != "removed" {
+                            return Some((code, error));
+                        }
+                    }
+                    continue;
+                }
                 Err(_) => return Some((code, error)),
             },
             Err(RecvError::Closed) => return None,
@@ -126,5 +143,9 @@ mod tests {
         // Its payload has ended, what is left of it has not.
         seen.ending = Some(3);
         assert_eq!(has_ended(&seen), Some((3, None)));
+        assert_eq!(answered(&seen, "next-exit"), Some((3, None)));
+        assert_eq!(answered(&seen, "removed"), None);
+        seen.ending = None;
+        assert_eq!(answered(&seen, "next-exit"), None);
     }
 }

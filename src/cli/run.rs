@@ -16,6 +16,7 @@ use super::session::{NEVER, Options, Over, Session, Target, exec_status};
 use super::{Failure, Result, complain, print, request, terminal};
 use crate::api::create;
 use crate::engine::paths::Paths;
+use crate::sys::process::processors;
 
 /// Says what went wrong, and gives Docker's exit status for it.
 fn refused(Failure(error): Failure) -> ExitCode {
@@ -186,6 +187,7 @@ fn save(paths: &Paths, name: &str, args: &Create, detach: bool) -> Result {
         container: &none,
         // Whether it is there is seen when the manifest is read.
         network: &|which| Some(which.to_owned()),
+        processors: processors(),
         volume: &mut volume,
     };
     let body = request::body(args, detach, None)?;

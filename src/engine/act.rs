@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
-use super::live::{Mounts, Process};
+use super::live::Process;
 use super::prepare::{self, Ends, Job, Kept, Order, Other, Ready, Shared, status_path};
-use super::reconcile::{Action, Event, ExitStatus, How, Record};
+use super::reconcile::{Action, Event, ExitStatus, How};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
@@ -221,6 +221,11 @@ impl Engine {
         kept: Kept,
         result: Result<Box<Ready>, String>,
     ) {
+        if !self.is_awaited(&name, incarnation) {
+            // It was given up. What it took is let go of beside the loop.
+            tokio::task::spawn_blocking(move || drop((kept, result)));
+            return;
+        }
         self.prepared_at = monotonic();
         if !std::mem::replace(&mut self.rest_is_near, true) {
             self.later(REST, Effect::Rest);
@@ -342,11 +347,7 @@ impl Engine {
             self.end_abandoned();
         } else {
             let process = Process { incarnation: flight.incarnation, pidfd, pid, start };
-            let live = self.lives.entry(flight.name.clone()).or_default();
-            // Without that root the next launch mounts the same directories anew, which must
-            // not be mounted any more then.
-            live.mounts = live.kept.root.as_ref().and_then(|_| Mounts::of(&process));
-            live.process = Some(process);
+            self.lives.entry(flight.name.clone()).or_default().process = Some(process);
         }
     }
 
@@ -443,9 +444,7 @@ impl Engine {
     /// Tells the reconciler when nobody is left, and all that they wrote is in the
     /// log: who sees the container ended can read its last line.
     fn await_empty(&mut self, name: Name, incarnation: u64) {
-        let record = self.observed.record(&name);
-        let id = record.map(|record| record.id.clone()).unwrap_or_default();
-        let again = record.is_some_and(Record::is_to_run_again);
+        let id = self.observed.record(&name).map(|record| record.id.clone()).unwrap_or_default();
         let live = self.lives.entry(name.clone()).or_default();
         if live.kills > 0 {
             // The end of the last kill comes back here.
@@ -461,8 +460,6 @@ impl Engine {
             true => super::live::SLOW_READER,
             false => super::live::STUCK,
         };
-        // Who sees that it rests can unmount what it had. The next launch need not wait.
-        let mounts = live.mounts.take().map(Mounts::take_apart).filter(|_| !again);
         let output = live.output.as_ref().filter(|_| written_to || pump.is_some());
         let output = output.and_then(|output| output.copy().ok());
         let ends = std::mem::take(&mut live.ends);
@@ -472,7 +469,7 @@ impl Engine {
                 let _ = self.hold(&format!("{kind}/{name}"), None);
             }
         }
-        if cgroup.is_none() && output.is_none() && pump.is_none() && mounts.is_none() {
+        if cgroup.is_none() && output.is_none() && pump.is_none() {
             self.apply(emptied);
             return;
         }
@@ -488,9 +485,6 @@ impl Engine {
             }
             if let Some(output) = output {
                 output.moved(patience).await;
-            }
-            if let Some(mounts) = mounts {
-                let _ = mounts.await;
             }
             let _ = effects.send(Effect::Event(emptied));
         });

@@ -3,7 +3,7 @@
 use super::files::Place;
 use std::os::fd::AsFd;
 
-use super::handle::{Event as Told, Refusal, Request, Usage, View};
+use super::handle::{Event as Told, Refusal, Request, Usage, View, bounded};
 use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Phase, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
@@ -322,7 +322,8 @@ impl Engine {
         let manifest = record.and_then(|r| r.last_good.as_ref().or(r.applied.as_ref()));
         let manifest = manifest.or_else(|| self.desired.containers.get(name));
         // As with Docker: the labels, and where the root comes from.
-        let mut known = manifest.map(|manifest| manifest.labels.clone()).unwrap_or_default();
+        let labels = manifest.map(|manifest| manifest.labels.clone()).unwrap_or_default();
+        let mut known = bounded(labels);
         if let Some(manifest) = manifest {
             let root = manifest.rootfs.as_ref().map(|path| path.display().to_string());
             known.extend(manifest.image.clone().or(root).map(|image| ("image".to_owned(), image)));

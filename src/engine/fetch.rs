@@ -4,14 +4,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::images::Images;
 use super::prepare::{self, Order};
-use super::reconcile::{Event, Image};
+use super::reconcile::{Event, Image, Phase};
 use super::run::{Effect, Engine};
 use crate::image::pull::Policy;
 use crate::manifest::model::{Container, MountKind};
 use crate::manifest::scalar::Name;
+
+/// A launch that takes longer to be made ready waits for something that may never come.
+const OVERDUE: Duration = Duration::from_secs(30);
 
 /// What a container was made of at an earlier launch.
 #[derive(Debug)]
@@ -159,6 +163,31 @@ impl Engine {
         }
     }
 
+    /// The system holds a launch up, perhaps for ever: from now on it is given up as soon as
+    /// it is not wanted any more.
+    pub(super) fn overdue(&mut self, name: Name, incarnation: u64) {
+        tracing::warn!(
+            "{}: its launch has been made ready for {OVERDUE:?}: a file system or a program that \
+             it needs does not answer; `berth stop` gives it up",
+            self.observed.called(&name)
+        );
+        let nothing = tokio::task::spawn_local(std::future::ready(())).abort_handle();
+        self.fetches.insert(name, (incarnation, nothing));
+    }
+
+    /// Whether a launch is still wanted that is ready, or can't be made.
+    pub(super) fn is_awaited(&mut self, name: &Name, incarnation: u64) -> bool {
+        if let Some(overdue) = self.lives.get_mut(name).and_then(|live| live.overdue.take()) {
+            overdue.abort();
+        }
+        if self.fetches.get(name).is_some_and(|(of, _)| *of == incarnation) {
+            self.fetches.remove(name);
+        }
+        self.observed.record(name).is_some_and(|record| {
+            record.incarnation == incarnation && matches!(record.phase, Phase::Launching { .. })
+        })
+    }
+
     /// Gives up the pulls of containers that are no longer to run.
     pub(super) fn end_unwanted_fetches(&mut self) {
         let Engine { fetches, observed, effects, .. } = self;
@@ -180,6 +209,12 @@ impl Engine {
         let Ok(name) = order.name.parse::<Name>() else { return };
         order.kept = std::mem::take(&mut self.lives.entry(name.clone()).or_default().kept);
         let incarnation = order.incarnation;
+        let (late, effects) = (name.clone(), self.effects.clone());
+        let overdue = tokio::task::spawn_local(async move {
+            tokio::time::sleep(OVERDUE).await;
+            let _ = effects.send(Effect::Overdue { name: late, incarnation });
+        });
+        self.lives.entry(name.clone()).or_default().overdue = Some(overdue.abort_handle());
         let (workshop, effects) = (self.workshop.clone(), self.effects.clone());
         let work = move || {
             let (kept, result) = prepare::prepare(&workshop, *order);

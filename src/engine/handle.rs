@@ -84,21 +84,22 @@ pub struct Event {
 
 /// How many events are kept for those who ask for the past.
 const KEPT_EVENTS: usize = 1024;
-/// How long an attribute of one may be, and all of them together: they are labels and
-/// commands of clients, and each event is sent to all who listen. What is beyond is left out.
+/// How long what one says may be, and all labels together: labels and commands are of
+/// clients, and each event is sent to all who listen.
 const ATTRIBUTE: usize = 4 << 10;
-const ATTRIBUTES: usize = 32 << 10;
+const LABELS: usize = 32 << 10;
 
-/// Attributes without what is too long.
-fn bounded(attributes: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut left = ATTRIBUTES;
+/// The labels that an event can tell: without what is too much. What the event says itself
+/// comes after this, so that it is never left out.
+pub(super) fn bounded(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut left = LABELS;
     let fits = |(key, value): &(String, String)| {
         let len = key.len() + value.len();
         let fits = len <= ATTRIBUTE.min(left);
         left -= if fits { len } else { 0 };
         fits
     };
-    attributes.into_iter().filter(fits).collect()
+    labels.into_iter().filter(fits).collect()
 }
 
 /// Events that were, and a way to get those that come.
@@ -124,8 +125,9 @@ impl Events {
     /// Tells everyone.
     pub fn publish(&self, event: Event) {
         let mut event = event;
-        event.attributes = bounded(event.attributes);
-        event.action.truncate(event.action.floor_char_boundary(ATTRIBUTE));
+        for text in event.attributes.values_mut().chain([&mut event.action]) {
+            text.truncate(text.floor_char_boundary(ATTRIBUTE));
+        }
         let event = Arc::new(event);
         if let Ok(mut past) = self.past.lock() {
             if past.len() >= KEPT_EVENTS {
@@ -573,4 +575,26 @@ impl Handle {
 
 fn ending<T>() -> Result<T, Refusal> {
     Err(Refusal::Failed("Berth is about to end".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_says_what_it_is_of_beside_any_labels() {
+        let labels = (0..20).map(|n| (format!("aa{n}"), "x".repeat(3000)));
+        let labels = labels.chain([("long".to_owned(), "x".repeat(ATTRIBUTE))]);
+        let mut attributes = bounded(labels.collect());
+        assert!((5..20).contains(&attributes.len()), "{}", attributes.len());
+        attributes.insert("exitCode".to_owned(), "3".to_owned());
+        attributes.insert("error".to_owned(), "\u{e4}".repeat(ATTRIBUTE));
+        let events = Events::default();
+        let (kind, action) = ("container".to_owned(), "die".to_owned());
+        let (name, id) = ("web".to_owned(), "ab".to_owned());
+        events.publish(Event { time: 1, kind, action, name, id, attributes });
+        let (past, _) = events.subscribe(0);
+        assert_eq!(past[0].attributes["exitCode"], "3");
+        assert_eq!(past[0].attributes["error"].len(), ATTRIBUTE);
+    }
 }

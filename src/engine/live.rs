@@ -51,26 +51,6 @@ impl Process {
     }
 }
 
-/// The mount namespace of a container that runs. Who leaves one last takes its mounts
-/// apart, and waits for grace periods of RCU at that: held by us it isn't the container's
-/// init, whose end is heard of when all of it is done.
-#[derive(Debug)]
-pub struct Mounts(OwnedFd);
-
-impl Mounts {
-    /// Of a process that was cloned just now, or is known to live; none if it has ended.
-    pub fn of(process: &Process) -> Option<Mounts> {
-        let mounts = std::fs::File::open(format!("/proc/{}/ns/mnt", process.pid)).ok()?;
-        // The number was its own if it still is.
-        (!has_ended(process.pidfd.as_fd())).then(|| Mounts(mounts.into()))
-    }
-
-    /// Takes them apart beside the loop; done when that is.
-    pub fn take_apart(self) -> tokio::task::JoinHandle<()> {
-        tokio::task::spawn_blocking(move || drop(self.0))
-    }
-}
-
 /// A container's side in the engine.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -78,10 +58,10 @@ pub struct Live {
     pub kept: Kept,
     /// Its payload's supervisor.
     pub process: Option<Process>,
-    /// Its mounts, if it was launched with a root that is mounted once more next time.
-    pub mounts: Option<Mounts>,
     /// Moves its output to its log.
     pub capture: Option<Capture>,
+    /// Says that its launch takes too long to be made ready.
+    pub overdue: Option<tokio::task::AbortHandle>,
     /// The task that looks after its health.
     pub probing: Option<tokio::task::AbortHandle>,
     /// What its health checks said last.

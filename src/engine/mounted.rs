@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use super::reconcile::{Phase, Record};
-use super::run::Engine;
+use super::run::{Effect, Engine};
 use crate::image::Digest;
+use crate::keeper::protocol::{Kind, Message, Tag};
 use crate::manifest::model::MountKind;
 use crate::manifest::scalar::Name;
 
@@ -55,8 +56,9 @@ impl Engine {
                 self.workshop.volumes.take_back(&volume, namespace);
             }
         }
-        for tag in held.into_keys() {
-            let _ = self.hold(&tag, None);
+        for (tag, namespace) in held {
+            drop(namespace);
+            self.unmount(&tag);
         }
     }
 
@@ -66,9 +68,25 @@ impl Engine {
         // Or a client only looked into a container that does not run.
         let is_used = |volume: &str| observed.records().any(|record| uses(record, volume));
         for (volume, namespace) in self.workshop.volumes.to_hold(is_used) {
-            self.hold(&tag(&volume), Some(&namespace))?;
+            let tag = tag(&volume);
+            // An earlier one of that name is let go of beside the keeper's loop.
+            self.unmount(&tag);
+            self.hold(&tag, Some(&namespace))?;
         }
         Ok(())
+    }
+
+    /// The keeper has the last descriptor of a volume's file system, and lets it go, unless
+    /// that was mounted anew meanwhile.
+    pub(super) fn volume_unused(&mut self, volume: &str) {
+        if !self.workshop.volumes.is_mounted(volume) {
+            self.unmount(&tag(volume));
+        }
+    }
+
+    fn unmount(&mut self, tag: &str) {
+        let tag = Tag::new(tag).unwrap_or(Tag::EMPTY);
+        self.link.send(Message { tag, ..Message::new(Kind::ReleaseApart) }, Vec::new());
     }
 
     /// These containers changed: what none has any more is unmounted.
@@ -78,8 +96,14 @@ impl Engine {
         }
         let observed = &self.observed;
         let is_used = |volume: &str| observed.records().any(|record| uses(record, volume));
-        for volume in self.workshop.volumes.unmount_unused(is_used) {
-            let _ = self.hold(&tag(&volume), None);
+        for (volume, unused) in self.workshop.volumes.unused(is_used) {
+            let effects = self.effects.clone();
+            tokio::task::spawn_blocking(move || {
+                // Ours first: whoever has the last one waits for the file system, and that
+                // is to be a child of the keeper's.
+                drop(unused);
+                let _ = effects.send(Effect::Unmount { volume });
+            });
         }
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum Effect {
     Prepared { name: Name, incarnation: u64, kept: Box<Kept>, result: Result<Box<Ready>, String> },
     /// What speaks against a launch, if anything does.
     Looked { name: Name, incarnation: u64, renew: bool, unmet: Option<String> },
+    /// A launch takes long to be made ready.
+    Overdue { name: Name, incarnation: u64 },
     /// The image of a launch is there, or can't be had.
     Fetched { order: Box<Order>, result: Result<BTreeMap<String, String>, String> },
     /// A command for inside a container is ready, or can't be made.
@@ -61,6 +63,8 @@ pub(super) enum Effect {
     Problem(String),
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
+    /// Nobody has this volume any more: the keeper is to unmount it.
+    Unmount { volume: String },
     /// A network was made anew under these containers.
     Moved(Vec<String>),
     /// A socket that a container's clients are awaited at could not be held: once more.
@@ -433,6 +437,7 @@ impl Engine {
             Effect::Looked { name, incarnation, renew, unmet } => {
                 self.looked(name, incarnation, renew, unmet);
             }
+            Effect::Overdue { name, incarnation } => self.overdue(name, incarnation),
             Effect::Fetched { order, result } => self.fetched(order, result),
             Effect::CommandReady { name, result, purpose } => {
                 self.command_ready(name, result, purpose);
@@ -445,6 +450,7 @@ impl Engine {
             }
             Effect::Abandoned => self.end_abandoned(),
             Effect::TornDown => self.torn_down(),
+            Effect::Unmount { volume } => self.volume_unused(&volume),
             Effect::Moved(names) => self.rewrite_files(names),
             Effect::HoldAgain(name) => self.rest_sockets(&[name]),
             Effect::PipeClosed { key, status } => {

@@ -8,6 +8,7 @@
 //! ([`run`]) neither allocates nor panics. Knows nothing of manifests, images,
 //! HTTP or what a key or tag of the engine means.
 
+mod apart;
 pub mod duty;
 pub mod ending;
 pub mod launch;

@@ -102,6 +102,8 @@ kinds! {
     Rescue = 10,
     /// Engine: for a while nothing was launched; memory of use for that alone can go.
     Rest = 11,
+    /// Engine: close what is held under `tag`, which can take long: a child does it.
+    ReleaseApart = 12,
     /// Keeper: a process it has. Descriptor: its pidfd.
     Process = 32,
     /// Keeper: a descriptor it holds.

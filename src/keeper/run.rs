@@ -159,6 +159,10 @@ pub fn run(settings: Settings, mut table: Table) -> std::io::Result<Finished> {
             let ending = keeper.table.orders.going.map(|going| going.ending);
             let watchdog = keeper.settings.duty.watchdog.take();
             let rescuer = keeper.table.orders.rescuer;
+            if ending.is_some() {
+                // A file system that does not answer must not keep the machine up.
+                std::mem::forget(std::mem::take(&mut keeper.table.held));
+            }
             return Ok(Finished { code, ending, watchdog, rescuer });
         }
     }
@@ -387,6 +391,11 @@ impl Keeper {
                 }
             }
             Kind::Release => self.table.release(message.tag),
+            Kind::ReleaseApart => {
+                if let Some(fd) = self.table.take(message.tag) {
+                    super::apart::close(fd);
+                }
+            }
             Kind::Finish => self.finish = Some(message.code),
             Kind::Reexec => self.reexec(),
             Kind::Rescue => self.rescue(),

@@ -143,9 +143,13 @@ impl Table {
 
     /// Closes a held descriptor.
     pub fn release(&mut self, tag: Tag) {
-        if let Some(index) = self.held.iter().position(|held| held.tag == tag) {
-            self.held.swap_remove(index);
-        }
+        drop(self.take(tag));
+    }
+
+    /// Gives a held descriptor away.
+    pub fn take(&mut self, tag: Tag) -> Option<OwnedFd> {
+        let index = self.held.iter().position(|held| held.tag == tag)?;
+        Some(self.held.swap_remove(index).fd)
     }
 
     /// The table as bytes; its descriptors by number, for a program that keeps

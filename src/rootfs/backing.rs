@@ -214,6 +214,11 @@ impl Slot {
     }
 }
 
+/// A file system that no container has any more. Dropping it can take as long as its
+/// server or disk likes.
+#[derive(Debug)]
+pub struct Unused(#[expect(dead_code, reason = "held until it is dropped")] Arc<Slot>);
+
 impl Mounted {
     fn slot(&self, name: &str) -> Arc<Slot> {
         Arc::clone(lock(&self.all).entry(name.to_owned()).or_default())
@@ -273,14 +278,18 @@ impl Mounted {
         self.slot(&volume.name).set(volume, namespace, true);
     }
 
-    /// Lets go of those that are not among the used; gives their names.
-    pub(super) fn keep_only(&self, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Whether there is one of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
+    /// Forgets those that are not among the used; gives them and their names.
+    pub(super) fn keep_only(&self, is_used: impl Fn(&str) -> bool) -> Vec<(String, Unused)> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let gone: Vec<String> = all.keys().filter(|name| !is_used(name)).cloned().collect();
-        for name in &gone {
-            all.remove(name);
-        }
-        gone
+        gone.into_iter()
+            .filter_map(|name| Some((name.clone(), Unused(all.remove(&name)?))))
+            .collect()
     }
 }
 

@@ -39,7 +39,7 @@ mod tests;
 
 pub use crate::sys::userns::{IdRange, userns_and_netns, userns_with_range};
 pub use assemble::{Inside, assemble, with_part};
-pub use backing::{Options, check_options};
+pub use backing::{Options, Unused, check_options};
 pub use duplicate::Duplicate;
 pub use error::Error;
 pub use inside::{ensure_dir_in_root, ensure_file_in_root, read_in_root};

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use super::backing::{Backing, Mounted, Options, check_options};
+use super::backing::{Backing, Mounted, Options, Unused, check_options};
 use super::error::Error;
 use super::prepare::{IdMap, cant_idmap, clone_of};
 use super::trash::throw_away;
@@ -377,9 +377,14 @@ impl Volumes {
         self.mounted.take_back(volume, held);
     }
 
-    /// Unmounts the file systems of volumes that nobody uses; gives their names. A container
-    /// that has one keeps it until it ends.
-    pub fn unmount_unused(&self, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Whether the file system of a volume is mounted.
+    pub fn is_mounted(&self, volume: &str) -> bool {
+        self.mounted.has(volume)
+    }
+
+    /// Forgets the file systems of volumes that nobody uses; gives them and their names. A
+    /// container that has one keeps it until it ends.
+    pub fn unused(&self, is_used: impl Fn(&str) -> bool) -> Vec<(String, Unused)> {
         self.mounted.keep_only(is_used)
     }
 

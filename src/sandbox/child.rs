@@ -115,6 +115,9 @@ fn sequence(
     tape: &mut Reader<'_>,
     inherited: &Inherited<'_>,
 ) -> Stepped<std::convert::Infallible> {
+    // Whoever may trace in the namespaces that are entered next must not trace us, who have
+    // the keeper's memory and the host's root (ptrace(2)). execve(2) sets it anew.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     signals::reset_all();
 
     // 1. With the host's rights: what a user namespace could not do any more.
@@ -232,7 +235,7 @@ fn become_init(
 
 /// Closes everything but these, for pipes, locks and sockets of the keeper must not live on
 /// in here. They become the descriptors from 3 on; those that are negative are none.
-fn keep_only<const N: usize>(fds: [RawFd; N]) -> [Option<OwnedFd>; N] {
+pub(crate) fn keep_only<const N: usize>(fds: [RawFd; N]) -> [Option<OwnedFd>; N] {
     use std::os::fd::{FromRawFd, IntoRawFd};
     const FIRST: RawFd = 3;
     let end = FIRST + N as RawFd;

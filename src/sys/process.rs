@@ -325,6 +325,14 @@ pub fn remove_variable(name: &str) {
     unsafe { std::env::remove_var(name) };
 }
 
+/// How many processors of the machine are online, also where this process may not run on
+/// all of them (sysconf(3)).
+pub fn processors() -> usize {
+    // SAFETY: no memory is involved.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    usize::try_from(online).unwrap_or(1).max(1)
+}
+
 /// Keeps malloc(3) to one arena that is given back when it is free: threads that
 /// come and go would otherwise each leave one behind (mallopt(3)).
 pub fn one_arena() {

@@ -67,6 +67,9 @@ pub fn netns_of(user: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         // SAFETY: numbers alone; the descriptor is open in this copy, too.
         let made = unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // In that user namespace somebody may trace us, and we have a copy of what the
+            // engine knows, and the host's root (ptrace(2), PTRACE_MODE_ATTACH).
+            libc::prctl(libc::PR_SET_DUMPABLE, 0);
             if libc::getppid().unsigned_abs() != parent {
                 exit_now(0);
             }

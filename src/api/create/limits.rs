@@ -21,13 +21,17 @@ pub fn weight_of_shares(shares: u64) -> u32 {
     u32::try_from(shares.saturating_mul(100) / 1024).unwrap_or(u32::MAX).clamp(1, 10_000)
 }
 
-/// Limits, also those of `POST /containers/{id}/update`.
+/// Limits, also those of `POST /containers/{id}/update`, of a machine with so many
+/// `processors`.
 ///
 /// # Errors
 /// A sentence for the client.
-pub fn resources(host: &HostConfig, container: &mut Container) -> Result<(), String> {
-    let online = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    sensible(host, online)?;
+pub fn resources(
+    host: &HostConfig,
+    container: &mut Container,
+    processors: usize,
+) -> Result<(), String> {
+    sensible(host, processors)?;
     let limits = &mut container.resources;
     if let Some(memory) = positive(host.memory) {
         if memory < LEAST_MEMORY {

@@ -46,6 +46,12 @@ pub(super) fn links(
             let links = asked.map(|(which, alias)| format!("{which}:{alias}").parse());
             first.link = links.collect::<Result<_, _>>()?;
         }
+        // The resolver knows names, and ids as a whole.
+        for link in &mut first.link {
+            if let Some((name, _)) = (surroundings.container)(&link.container) {
+                link.container = name;
+            }
+        }
         return Ok(());
     }
     for (which, alias) in asked {

@@ -10,7 +10,7 @@ fn made(value: Value) -> Result<Made, String> {
         format!("anonymous{count}")
     };
     let container = |which: &str| {
-        (which == "db").then(|| {
+        matches!(which, "db" | "d0").then(|| {
             let data = volume_mount("data", "/data");
             ("db".to_owned(), Container { mounts: vec![data], ..Container::default() })
         })
@@ -30,6 +30,7 @@ fn made(value: Value) -> Result<Made, String> {
             _ => None,
         },
         address: &|which| (which == "db").then(|| "10.0.0.7".parse().unwrap()),
+        processors: 2,
         volume: &mut volume,
     };
     manifest(parse(value)?, &mut around)
@@ -50,7 +51,7 @@ fn what_the_docker_command_sends_becomes_a_manifest() {
             "Binds": ["/srv:/srv:ro", "data:/data"], "NetworkMode": "default",
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 4},
             "ConsoleSize": [0, 0], "Memory": 67108864, "MemorySwap": 134217728,
-            "NanoCpus": 500000000, "PidsLimit": 50, "CpuShares": 512,
+            "NanoCpus": 1500000000, "PidsLimit": 50, "CpuShares": 512,
             "Tmpfs": {"/run": "size=64m,mode=1770"}, "Isolation": "", "CgroupnsMode": "",
             "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": -1}],
             "LogConfig": {"Type": "", "Config": {}}, "ShmSize": 0,
@@ -68,7 +69,7 @@ fn what_the_docker_command_sends_becomes_a_manifest() {
     assert_eq!(container.entrypoint, None);
     assert_eq!(container.restart.policy, RestartPolicy::OnFailure { max: Some(4) });
     assert_eq!(container.resources.swap, Some(Size(64 << 20)));
-    assert_eq!(container.resources.cpus, Some(Cpus { milli: 500 }));
+    assert_eq!(container.resources.cpus, Some(Cpus { milli: 1500 }));
     assert_eq!(container.resources.cpu_weight, Some(50));
     let published: Vec<String> =
         container.network.publish.iter().map(|one| one.mapping.to_string()).collect();
@@ -234,6 +235,8 @@ fn links_are_names_that_only_this_container_knows() {
     assert!(later.warnings.is_empty() && later.container.env.is_empty());
     let alone = linked(json!(["/db:/web/x"]), "back").unwrap().container;
     assert_eq!(alone.network.networks[0].link[0].to_string(), "db:x");
+    let short = linked(json!(["d0:x"]), "back").unwrap().container;
+    assert_eq!(short.network.networks[0].link[0].to_string(), "db:x", "by an id's beginning");
     let wrong = json!({"EndpointsConfig": {"back": {"Links": ["a:b:c"]}}});
     assert!(made(json!({"Image": "x", "NetworkingConfig": wrong})).unwrap_err().contains("link"));
     assert_eq!(hosts(&linked(json!(["db:x"]), "none").unwrap()), []);

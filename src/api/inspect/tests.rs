@@ -41,13 +41,34 @@ fn the_published_types_read_it() {
     assert_eq!(value["NetworkSettings"]["Networks"]["bridge"]["IPAddress"], "");
 }
 
+/// Who runs unchecked has no health; who has ended and was checked is not well.
+#[test]
+fn health_is_of_who_is_checked() {
+    use crate::image::config::Healthcheck;
+    use crate::manifest::model::Health;
+    let check = Healthcheck { test: vec!["CMD".to_owned(), "x".to_owned()], ..Default::default() };
+    let process = Process { healthcheck: Some(check), ..Process::default() };
+    let base = Base { process, ..Base::default() };
+    let health = |none: bool, state: &str| {
+        let own = none.then(|| Health { none, ..Health::default() });
+        let mut view = view(Container { health: own, ..Container::default() });
+        view.started = Some(SystemTime::UNIX_EPOCH);
+        view.state = state.to_owned();
+        inspect(&view, &base, &Places::default())["State"]["Health"]["Status"].clone()
+    };
+    assert_eq!(health(true, "running"), Value::Null);
+    assert_eq!(health(true, "exited"), Value::Null);
+    assert_eq!(health(false, "running"), Value::Null, "nothing is known yet");
+    assert_eq!(health(false, "exited"), "unhealthy");
+}
+
 /// What was made of Docker's JSON says the same in Docker's JSON.
 #[test]
 fn what_was_asked_for_is_told() {
     let asked = json!({
         "Image": "/", "Cmd": ["x"], "StopTimeout": 4,
         "HostConfig": {
-            "Memory": 64 << 20, "MemorySwap": 96 << 20, "NanoCpus": 500_000_000i64,
+            "Memory": 64 << 20, "MemorySwap": 96 << 20, "NanoCpus": 1_500_000_000i64,
             "CpuShares": 512, "PidsLimit": 9, "Binds": ["/a:/b:ro"],
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2},
             "PortBindings": {"53/udp": [{"HostIp": "::1", "HostPort": "5353"}]},
@@ -64,6 +85,7 @@ fn what_was_asked_for_is_told() {
         address: &|_| None,
         container: &none,
         network: &|_| None,
+        processors: 2,
         volume: &mut volume,
     };
     let body = crate::api::create::parse(asked.clone()).unwrap();

@@ -153,7 +153,7 @@ async fn change(
         on.sort_unstable();
         on == wanted
     };
-    settled(handle, &view, "the choice of networks", is_so).await
+    settled(handle, &view, "the choice of networks", is_so).await.map_err(Refusal::from)
 }
 
 #[cfg(test)]

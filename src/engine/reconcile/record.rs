@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::model::{Container, Health, RestartPolicy, Stop};
+use crate::manifest::model::{Container, Health, Stop};
 use crate::manifest::scalar::{Name, Signal};
 
 /// One container, as the engine persists it: one JSON file each, written before
@@ -529,24 +529,6 @@ impl Record {
     /// Its name.
     pub fn called(&self) -> &Name {
         self.called.as_ref().unwrap_or(&self.name)
-    }
-
-    /// Whether it has come to an end that its restart policy, or a person's `restart`, takes
-    /// for the beginning of the next run, as far as it can be said before that is decided.
-    pub fn is_to_run_again(&self) -> bool {
-        let Phase::Ending { why, half, .. } = &self.phase else { return false };
-        let succeeded = matches!(half, Half::Exit(how) if how.status.is_success());
-        let by_policy = match self.restart().policy {
-            RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-            RestartPolicy::OnFailure { .. } => !succeeded,
-            RestartPolicy::No => false,
-        };
-        self.held.is_none()
-            && match why {
-                None => by_policy,
-                Some(StopWhy::Restart) => true,
-                Some(_) => false,
-            }
     }
 
     /// Its state in Docker's words.

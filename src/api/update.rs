@@ -132,7 +132,7 @@ fn value(manifest: &Container) -> Result<Value, Refusal> {
 
 /// The keys of three versions of a table, with what each has there; none of what is no
 /// table.
-fn parts<'a>(versions: [&'a Value; 3]) -> Option<Vec<(&'a str, [&'a Value; 3])>> {
+fn parts(versions: [&Value; 3]) -> Option<Vec<(&str, [&Value; 3])>> {
     let is_table = |value: &&Value| value.is_object() || value.is_null();
     if !versions.iter().all(is_table) || versions.iter().all(|value| value.is_null()) {
         return None;

@@ -408,7 +408,7 @@ mod tests {
             let mut observed = Observed::restore([], 1, &now(0));
             observed.apply(Event::AdoptionDone, &now(0)).unwrap();
             // Both are launched, in their order.
-            let mut launch = |observed: &mut Observed, at: i64| {
+            let launch = |observed: &mut Observed, at: i64| {
                 let mut launched = Vec::new();
                 for at in at.. {
                     let decision = decide(&desired, observed, &now(at));

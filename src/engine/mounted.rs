@@ -107,3 +107,37 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::reconcile::Rest;
+    use crate::manifest::model::Container;
+
+    /// Who is removed, or can't be, does not need its volumes any more; who failed to begin
+    /// and is tried again does.
+    #[test]
+    fn a_volume_is_used_by_whoever_lives_or_comes_back() {
+        let text = "[[mount]]\nsource = \"v\"\ntarget = \"/v\"";
+        let manifest: Container = toml::from_str(text).unwrap();
+        let mut record = Record::new("c".parse().unwrap(), "id".into(), 0, "b".into());
+        record.applied = Some(Arc::new(manifest));
+        let zero = Duration::ZERO;
+        for (phase, is_used) in [
+            (Phase::Created, false),
+            (Phase::Launching { since: zero, ready: false }, true),
+            (Phase::Ended { why: None }, true),
+            (Phase::Backoff { until: zero, attempt: 1 }, true),
+            (Phase::Exited(Rest::Finished), false),
+            (Phase::Removing { tried: 0 }, false),
+            (Phase::Dead { error: String::new(), until: zero, tried: 1 }, false),
+        ] {
+            record.phase = phase;
+            assert_eq!(uses(&record, "v"), is_used, "{:?}", record.phase);
+            assert!(!uses(&record, "w"));
+        }
+    }
+}

@@ -393,15 +393,30 @@ fn nothing_is_removed_while_it_is_not_known_what_is_in_use() {
     let berth = Berth::up_with(&[]);
     berth.ok(&["pull", &name]);
     berth.ok(&["run", "-d", "--name", "web", &name, "sleep", "1000"]);
+    is_kept_while_its_config_is_damaged(&berth, "/data/seed");
+    // The same of an image that is only mounted.
+    berth.ok(&["rm", "-f", "web"]);
+    let mounted = format!(
+        "rootfs = \"/\"\ncommand = [\"sleep\", \"1000\"]\n\
+         [[mount]]\nsource = \"{name}\"\ntarget = \"/i\"\ntype = \"image\"\n"
+    );
+    berth.write("web.toml", &mounted);
+    berth.wait("it to run", || berth.cli(&["exec", "web", "cat", "/i/data/seed"]).status.success());
+    is_kept_while_its_config_is_damaged(&berth, "/i/data/seed");
+}
+
+/// Nothing of the one image that is there goes while the container `web` runs with it.
+fn is_kept_while_its_config_is_damaged(berth: &Berth, file: &str) {
+    let cat = || berth.ok(&["exec", "web", "cat", file]);
     let blobs = berth.path("var/lib/berth/images/blobs/sha256");
     let id = berth.ok(&["images", "-q", "--no-trunc"]).trim().to_owned();
     let config = blobs.join(&id["sha256:".len()..]);
     let whole_config = fs::read(&config).unwrap();
     fs::write(&config, b"damaged").unwrap();
     // What runs needs nothing of it any more, also under an engine that comes after.
-    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "seed\n");
+    assert_eq!(cat(), "seed\n");
     kill(berth.engine_pid().unwrap(), 9);
-    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "seed\n");
+    assert_eq!(cat(), "seed\n");
     let layers = || fs::read_dir(berth.path("var/lib/berth/layers/sha256")).unwrap().count();
     let before = layers();
     let pruned = berth.cli(&["prune", "-f", "-a"]);
@@ -410,8 +425,8 @@ fn nothing_is_removed_while_it_is_not_known_what_is_in_use() {
     assert_eq!(layers(), before);
     fs::write(&config, whole_config).unwrap();
     berth.ok(&["prune", "-f", "-a"]);
-    whole(&berth);
-    assert_eq!(berth.ok(&["exec", "web", "cat", "/data/seed"]), "seed\n");
+    whole(berth);
+    assert_eq!(cat(), "seed\n");
 }
 
 /// The engine is killed while a volume is filled: in the end all is in it, and what a

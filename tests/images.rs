@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use support::images::{Tar, gzip, has, root, serve_file, tool};
 use support::registry::{Kind, Registry};
-use support::{Berth, binary};
+use support::{Berth, binary, shell};
 
 /// A Berth with the image `base`, which has `/data` as a volume only if wanted.
 fn with_base(changes: &[&str]) -> Berth {
@@ -285,6 +285,41 @@ fn files_are_copied_into_volumes_before_the_first_launch() {
     let volumes = fs::read_dir(berth.path("var/lib/berth/volumes")).unwrap();
     let names: Vec<_> = volumes.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["mine"]);
+}
+
+/// The files of an image that a container has mounted can be looked at while it rests and
+/// not changed; and what it is to mount next can't be removed under it.
+#[test]
+fn a_mounted_image_is_there_for_copies_and_kept() {
+    let berth = with_base(&[]);
+    let mount = "[[mount]]\nsource = \"base:1\"\ntarget = \"/i\"\ntype = \"image\"\n";
+    let of = |first: &str, rest: &str| format!("{first}\n{}\n{rest}", shell("echo up; sleep 1000"));
+    berth.write("never.toml", &of("if-exists = [\"/no/such\"]", mount));
+    berth.write("web.toml", &of("", ""));
+    berth.wait_log("web", "up");
+    berth.wait("its record", || berth.cli(&["inspect", "never"]).status.success());
+    let out = berth.path("out").display().to_string();
+    berth.ok(&["cp", "never:/i/data/seed", &out]);
+    assert_eq!(fs::read_to_string(&out).unwrap(), "seed\n");
+    let said = berth.cli(&["cp", &out, "never:/i/data/new"]);
+    let said = (said.status.success(), String::from_utf8_lossy(&said.stderr).to_lowercase());
+    assert!(!said.0 && said.1.contains("read-only"), "{said:?}");
+    berth.remove("never.toml");
+    berth.wait("it to be gone", || !berth.cli(&["inspect", "never"]).status.success());
+
+    // One that runs is to have it at its next launch.
+    let removed = || berth.cli(&["rmi", "base:1"]).status.success();
+    berth.write("web.toml", &of("", mount));
+    berth.wait("it to run with it", || {
+        berth.cli(&["exec", "web", "cat", "/i/data/seed"]).status.success()
+    });
+    assert!(!removed());
+    // Without it once more it is free again.
+    berth.write("web.toml", &of("", ""));
+    berth.wait("it to run without it", || {
+        berth.cli(&["exec", "web", "sh", "-c", "! test -e /i/data"]).status.success()
+    });
+    assert!(removed());
 }
 
 #[test]

@@ -58,6 +58,52 @@ fn ids_inside_are_not_those_of_the_host() {
     assert!(uid >= 0x7000_0000, "{uid}");
 }
 
+/// Who shares with somebody that has it of the host has what the host has.
+#[test]
+fn what_is_shared_with_who_has_the_hosts_is_the_hosts() {
+    let script = "test -d /proc/1 && test -w /dev/shm && echo up; sleep 1000";
+    let of = |namespaces: &str| format!("{}\n[namespaces]\n{namespaces}", shell(script));
+    let berth = Berth::up_with(&[
+        ("a.toml", &of("pid = \"host\"\nipc = \"host\"\nuts = \"host\"\n")),
+        ("b.toml", &of("pid = \"container:a\"\nipc = \"container:a\"\nuts = \"container:a\"\n")),
+        ("c.toml", &of("pid = \"container:b\"\nuts = \"container:b\"\n")),
+    ]);
+    for name in ["a", "b", "c"] {
+        berth.wait_log(name, "up");
+        let link =
+            |pid: &str, kind: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        let pid = berth.pid(name).to_string();
+        for kind in ["pid", "uts"] {
+            assert_eq!(link("self", kind), link(&pid, kind), "{name} {kind}");
+        }
+        assert_eq!(link("self", "ipc") == link(&pid, "ipc"), name != "c", "{name}");
+        assert_ne!(link("self", "user"), link(&pid, "user"), "{name}");
+    }
+}
+
+/// A manifest has the last word on what is at a place.
+#[test]
+fn what_is_shared_covers_nothing_of_the_manifest() {
+    let mount = |target: &str| {
+        format!("[[mount]]\ntarget = \"{target}\"\ntype = \"tmpfs\"\nsize = \"1MiB\"\n")
+    };
+    let script = |target: &str| format!("df -k {target} | tail -n 1");
+    let of = |target: &str, namespaces: &str| {
+        once(&script(target), &format!("\n[namespaces]\n{namespaces}\n{}", mount(target)))
+    };
+    let owner = format!("{}\n[namespaces]\nipc = \"shareable\"\n", shell("echo up; sleep 1000"));
+    let berth = Berth::up_with(&[("owner.toml", &owner)]);
+    berth.wait_log("owner", "up");
+    for (name, target, namespaces) in [
+        ("theirs", "/dev/shm", "ipc = \"container:owner\""),
+        ("hosts", "/dev/shm", "ipc = \"host\""),
+        ("groups", "/sys/fs/cgroup", "cgroup = \"host\""),
+    ] {
+        let said = run(&berth, name, &of(target, namespaces));
+        assert!(said.contains(" 1024 "), "{name}: {said}");
+    }
+}
+
 #[test]
 fn namespaces_are_its_own() {
     let berth = Berth::up_with(&[("web.toml", &shell("echo ready; sleep 1000"))]);

@@ -9,8 +9,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::Berth;
 use support::net::Machine;
+use support::{Berth, shell};
 
 /// A page that says who serves it, at port 80, and an answer to datagrams at 53.
 const WEB: &str = r#"
@@ -192,6 +192,33 @@ fn what_the_administrator_closed_is_closed_for_published_ports() {
     host.nft("add rule inet admin in iifname up0 tcp dport { 8080, 8082 } drop");
     assert_eq!(outside.get("http://10.77.0.1:8080/who"), "");
     assert_eq!(outside.get("http://10.77.0.1:8082/who"), "web\n");
+}
+
+/// Its files say what its host name is, and it is not found by that of another.
+#[test]
+fn a_shared_host_name_is_in_its_files() {
+    let network = "[network]\nmode = \"bridge\"\n";
+    let owner = format!("hostname = \"theirs\"\n{}\n{network}", shell("echo up; sleep 1000"));
+    let guest = |owner: &str| {
+        let say = "hostname; cat /etc/hostname; grep -c theirs /etc/hosts; echo up; sleep 1000";
+        format!("{}\n{network}[namespaces]\nuts = \"container:{owner}\"\n", shell(say))
+    };
+    let host = Machine::new();
+    let berth = berth_on(
+        &host,
+        &[
+            ("owner.toml", &owner),
+            ("guest.toml", &guest("owner")),
+            ("further.toml", &guest("guest")),
+        ],
+    );
+    for name in ["guest", "further"] {
+        berth.wait_log(name, "up");
+        let said = berth.logs(name);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[..2], ["theirs", "theirs"], "{name}: {said}");
+        assert_ne!(lines[2], "0", "{name}: {said}");
+    }
 }
 
 /// A firewall's reload took all published ports away until the daemon was restarted.

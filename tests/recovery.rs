@@ -386,6 +386,27 @@ fn a_volume_in_memory_outlives_the_engine() {
     kill(berth.engine_pid().unwrap(), 9);
     berth.ok(&["stop", "-t", "0", "holder"]);
     assert_eq!(read(&berth, "three").lines().next(), None);
+    // What is put in before the first launch is in what the mount says, and in no folder.
+    let folder = berth.path("var/lib/berth/volumes/early/_data");
+    let early = volume.replace("memory", "early").replace("/tmp", "/srv");
+    berth.write(
+        "early.toml",
+        &format!("if-exists = [\"/no/such\"]\n{}{early}", shell("sleep 1000")),
+    );
+    berth.wait("its record", || berth.cli(&["inspect", "early"]).status.success());
+    let file = berth.path("put");
+    std::fs::write(&file, "x").unwrap();
+    berth.ok(&["cp", file.to_str().unwrap(), "early:/srv/put"]);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    // Whoever says something else of it is told so, and does not get it.
+    berth.remove("early.toml");
+    let other = early.replace("size=1m", "size=2m");
+    berth.write("other.toml", &format!("restart = \"no\"\n{}{other}", shell("true")));
+    berth.wait("the refusal", || {
+        berth.inspect("other")["State"]["Error"]
+            .as_str()
+            .is_some_and(|e| e.contains("other options"))
+    });
     // Nothing of it was ever in the host's table.
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains("volumes/memory"));
@@ -398,7 +419,7 @@ fn a_volume_in_memory_outlives_the_engine() {
 fn who_shares_processes_comes_back_with_their_owner() {
     let owner = format!("{}\n[namespaces]\nipc = \"shareable\"\n", shell("echo up; sleep 1111"));
     let guest = format!(
-        "{}\n[namespaces]\npid = \"container:owner\"\nipc = \"container:owner\"\n",
+        "restart = \"no\"\n{}\n[namespaces]\npid = \"container:owner\"\nipc = \"container:owner\"\n",
         shell("echo $$ > /dev/shm/guest; echo up; sleep 2222")
     );
     let mut berth = Berth::up_with(&[("owner.toml", &owner), ("guest.toml", &guest)]);

@@ -20,7 +20,6 @@ use crate::engine::images::blocking;
 use crate::image::commit::PARENT;
 use crate::image::store::{Image, Keep, Removed};
 use crate::image::{Error, Kind, Reference};
-use crate::manifest::model::{Mount, MountKind};
 use wanted::{Wanted, born, born_exactly, reference_fits};
 
 /// An error of the image room in Docker's form.
@@ -314,15 +313,13 @@ async fn remove(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Er
         let names = listed.iter().find(|l| l.image.id == image.id).map_or(0, |l| l.names.len());
         // The last name of an image that a container is made of: only by force, as Docker.
         let id = image.id.to_string();
-        // One that was never launched has mounted nothing yet, but names it.
-        let names_it = |mount: &Mount| {
-            let named = mount.source.as_deref().filter(|_| mount.kind() == MountKind::Image);
-            named.is_some_and(|named| store.resolve(named).is_ok_and(|other| other.id == image.id))
-        };
+        // One that has not mounted it yet, but is to.
+        let names_it =
+            |named: &String| store.resolve(named).is_ok_and(|other| other.id == image.id);
         let user = views.iter().find(|view| {
             view.image.as_ref() == Some(&id)
                 || view.mounted.contains(&id)
-                || view.mounted.is_empty() && view.manifest.mounts.iter().any(names_it)
+                || view.to_mount.iter().any(names_it)
         });
         if let (Some(user), true) = (user, names < 2 || by_name.is_none()) {
             let running = user.pid > 0;

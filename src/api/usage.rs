@@ -206,7 +206,7 @@ pub async fn verify(handle: &Handle, query: &Query) -> Answer {
             .await
             .into_iter()
             .filter(|view| view.pid > 0)
-            .filter_map(|view| view.image)
+            .flat_map(|view| view.image.into_iter().chain(view.mounted))
             .collect();
         let work = LONG.turn().await.with(move || {
             let mut mounted = Some(BTreeSet::new());

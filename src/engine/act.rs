@@ -1,20 +1,21 @@
 //! What the reconciler asks for, done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::changes::Telling;
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::live::Process;
-use super::prepare::{Ends, Job, Kept, Order, Other, Ready, Shared, status_path};
+use super::prepare::{self, Ends, Job, Kept, Order, Other, Ready, Shared, status_path};
 use super::reconcile::{Action, Event, ExitStatus, How};
 use super::run::{Effect, Engine, InFlight, Purpose, REST, monotonic};
 use crate::cgroup::Cgroup;
 use crate::keeper::protocol::{Kind, Message, Tag};
-use crate::manifest::model::{Container, NetworkMode};
+use crate::manifest::model::{Container, NetworkMode, Sharing};
 use crate::manifest::scalar::{Name, Signal};
 use crate::sandbox::status::{self, End, Status};
 use crate::spec::hostname_of;
@@ -114,6 +115,7 @@ impl Engine {
             true => BTreeMap::new(),
             false => record.mounted.clone(),
         };
+        let had_mounted = !record.mounted.is_empty();
         let network = match manifest.network_mode() {
             NetworkMode::Container(other) => self.network_of(&self.observed.meant(&other)),
             _ => None,
@@ -152,7 +154,14 @@ impl Engine {
         });
         let has = super::fetch::Has { image, mounted };
         match super::images::named(&order.manifest).is_some() || order.manifest.mounts_images() {
-            false => self.make_ready(order),
+            false => {
+                if had_mounted {
+                    // It has none any more.
+                    let images = BTreeMap::new();
+                    self.apply_later(Event::ImagesMounted { name, incarnation, images });
+                }
+                self.make_ready(order);
+            }
             true => self.fetch(order, has),
         }
     }
@@ -163,16 +172,40 @@ impl Engine {
         let other = |name: &Name| {
             let kept = self.observed.meant(name);
             let process = self.lives.get(&kept)?.process.as_ref()?;
-            let record = self.observed.record(&kept)?;
-            let hostname = record.applied.as_ref()?.hostname.clone();
             Some(Other {
                 pidfd: process.pidfd.try_clone().ok()?,
                 pid: process.pid,
-                hostname: hostname.unwrap_or_else(|| hostname_of(record.called().as_str())),
+                hostname: self.host_name_of(&kept)?,
             })
         };
         let owners = manifest.namespaces.owners();
         owners.filter_map(|name| Some((name.clone(), other(name)?))).collect()
+    }
+
+    /// The host name of a container, which may be that of another one.
+    fn host_name_of(&self, name: &Name) -> Option<String> {
+        let (mut name, mut seen) = (name.clone(), BTreeSet::new());
+        while seen.insert(name.clone()) {
+            let record = self.observed.record(&name)?;
+            let manifest = record.applied.as_ref()?;
+            match &manifest.namespaces.uts {
+                Sharing::Container(owner) => name = self.observed.meant(owner),
+                Sharing::Host => {
+                    return Some(rustix::system::uname().nodename().to_string_lossy().into_owned());
+                }
+                Sharing::Private => {
+                    let own = manifest.hostname.clone();
+                    return Some(own.unwrap_or_else(|| hostname_of(record.called().as_str())));
+                }
+            }
+        }
+        None
+    }
+
+    /// The manifest of a container that runs, with the host name that it shares.
+    pub(super) fn with_host_name(&self, manifest: &Arc<Container>) -> Arc<Container> {
+        let owner = manifest.namespaces.uts.owner().map(|owner| self.observed.meant(owner));
+        prepare::with_host_name(manifest, owner.and_then(|owner| self.host_name_of(&owner)))
     }
 
     fn network_of(&self, owner: &Name) -> Option<Shared> {

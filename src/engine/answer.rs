@@ -366,6 +366,7 @@ impl Engine {
             manifest: manifest
                 .ok_or_else(|| Refusal::Conflict(format!("{name} has no good manifest yet")))?,
             image: record.image.clone(),
+            mounted: record.mounted.clone(),
             volumes: std::sync::Arc::clone(&self.workshop.volumes),
             cgroup: self.lives.get(name).and_then(super::live::Live::cgroup),
         })

@@ -5,6 +5,7 @@
 //! there; those of one that does not run by a mount of its root made for the purpose, and
 //! its volumes beside it. Everything here blocks.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct Place {
     pub manifest: Arc<Container>,
     /// Its image, if it has one.
     pub image: Option<Image>,
+    /// The ids of the images that it has mounted, by what the manifest calls them.
+    pub mounted: BTreeMap<String, String>,
     /// Named volumes.
     pub volumes: Arc<Volumes>,
     /// Its cgroup, if it runs.
@@ -52,6 +55,9 @@ pub struct Files {
     lower: Lower,
     /// The image that is below, which fills its volumes.
     image: Option<Image>,
+    /// The layers of the images that are mounted in it, by what the manifest calls them; only
+    /// those that are there.
+    mounted: BTreeMap<String, Vec<PathBuf>>,
 }
 
 /// A directory to resolve a path in, and the path in it.
@@ -100,7 +106,14 @@ impl Files {
                 found.unwrap_or_else(|error| Err(error.to_string()))?
             }
         };
-        Ok(Files { place, manifest, writable, lower, image })
+        let mut mounted = BTreeMap::new();
+        let image_mounts = manifest.mounts.iter().filter(|mount| mount.kind() == MountKind::Image);
+        for named in image_mounts.filter_map(|mount| mount.source.as_ref()) {
+            // Not mounted yet: the one that it would be launched with now.
+            let stored = images.stored(place.mounted.get(named).unwrap_or(named)).await;
+            mounted.extend(stored.ok().map(|root| (named.clone(), root.layers)));
+        }
+        Ok(Files { place, manifest, writable, lower, image, mounted })
     }
 
     /// What is below its own changes, the topmost first.
@@ -263,20 +276,37 @@ impl Files {
         Ok(Entrance { root, path, ids: None })
     }
 
-    /// The volumes and bind mounts of a container that does not run. Its files can be
+    /// The volumes, images and bind mounts of a container that does not run. Its files can be
     /// had also where the source of a mount is gone, but for those in that mount.
     fn mounts(&self, asked: &Path) -> Result<Vec<Inside>, String> {
         let mut inside = Vec::new();
         for mount in &self.manifest.mounts {
-            let source = match (mount.kind(), &mount.source) {
-                (MountKind::Volume, Some(name)) => match &mount.subpath {
-                    Some(path) => Source::Part(name, path),
-                    None => Source::Volume(name),
+            let Some(named) = &mount.source else { continue };
+            let volumes = &self.place.volumes;
+            let bind = match mount.kind() {
+                MountKind::Volume => volumes.for_mount(named, &mount.options).and_then(|_| {
+                    let source = match &mount.subpath {
+                        Some(path) => Source::Part(named, path),
+                        None => Source::Volume(named),
+                    };
+                    volumes.mount(source, None, mount.read_only)
+                }),
+                MountKind::Bind => {
+                    volumes.mount(Source::Path(Path::new(named)), None, mount.read_only)
+                }
+                MountKind::Image => match self.mounted.get(named) {
+                    Some(layers) => rootfs::image_view(layers, mount.subpath.as_deref(), None),
+                    None if asked.starts_with(&mount.target) => {
+                        return Err(format!(
+                            "the image {named}, which it has at {}, is not there: pull it",
+                            mount.target.display()
+                        ));
+                    }
+                    None => continue,
                 },
-                (MountKind::Bind, Some(path)) => Source::Path(Path::new(path)),
-                _ => continue,
+                MountKind::Tmpfs => continue,
             };
-            match self.place.volumes.mount(source, None, mount.read_only) {
+            match bind {
                 Ok(bind) => inside.push(Inside {
                     target: mount.target.clone(),
                     directory: bind.directory,

@@ -26,7 +26,8 @@ pub async fn pins(handle: &Handle) -> Result<Pins, Error> {
         let mut pins = Pins::default();
         for view in views {
             // What it is made of is mounted, whatever can be read of it.
-            if let Some(id) = view.image.and_then(|id| id.parse::<Digest>().ok()) {
+            let made_of = view.image.iter().chain(&view.mounted);
+            for id in made_of.filter_map(|id| id.parse::<Digest>().ok()) {
                 pins.images.insert(id);
                 match store.resolve(&id.to_string()) {
                     Ok(image) => pins.layers.extend(image.config.rootfs.names()),

@@ -22,8 +22,20 @@ fn tag(volume: &str) -> String {
 
 /// Whether a container that has this volume needs it now, or soon again.
 fn uses(record: &Record, volume: &str) -> bool {
-    let rests = matches!(record.phase, Phase::Created | Phase::Exited(_) | Phase::Scheduled { .. });
-    !rests
+    let is_used = match record.phase {
+        Phase::Launching { .. }
+        | Phase::Running(_)
+        | Phase::Stopping { .. }
+        | Phase::Ending { .. }
+        | Phase::Ended { .. }
+        | Phase::Backoff { .. } => true,
+        Phase::Created
+        | Phase::Exited(_)
+        | Phase::Scheduled { .. }
+        | Phase::Removing { .. }
+        | Phase::Dead { .. } => false,
+    };
+    is_used
         && record.applied.as_ref().is_some_and(|manifest| {
             let mut mounts = manifest.mounts.iter();
             mounts.any(|mount| {
@@ -60,14 +72,14 @@ impl Engine {
 
     /// Has the keeper hold what was mounted for a launch, before that is begun.
     pub(super) fn hold_volumes(&mut self) -> Result<(), String> {
-        for (volume, namespace) in self.workshop.volumes.newly_mounted() {
-            // Or a client only looked into a container that does not run.
-            if self.observed.records().any(|record| uses(record, &volume)) {
-                let tag = tag(&volume);
-                // An earlier one of that name is let go of beside the keeper's loop.
-                self.unmount(&tag);
-                self.hold(&tag, Some(&namespace))?;
-            }
+        let observed = &self.observed;
+        // Or a client only looked into a container that does not run.
+        let is_used = |volume: &str| observed.records().any(|record| uses(record, volume));
+        for (volume, namespace) in self.workshop.volumes.to_hold(is_used) {
+            let tag = tag(&volume);
+            // An earlier one of that name is let go of beside the keeper's loop.
+            self.unmount(&tag);
+            self.hold(&tag, Some(&namespace))?;
         }
         Ok(())
     }
@@ -100,6 +112,40 @@ impl Engine {
                 drop(unused);
                 let _ = effects.send(Effect::Unmount { volume });
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::reconcile::Rest;
+    use crate::manifest::model::Container;
+
+    /// Who is removed, or can't be, does not need its volumes any more; who failed to begin
+    /// and is tried again does.
+    #[test]
+    fn a_volume_is_used_by_whoever_lives_or_comes_back() {
+        let text = "[[mount]]\nsource = \"v\"\ntarget = \"/v\"";
+        let manifest: Container = toml::from_str(text).unwrap();
+        let mut record = Record::new("c".parse().unwrap(), "id".into(), 0, "b".into());
+        record.applied = Some(Arc::new(manifest));
+        let zero = Duration::ZERO;
+        for (phase, is_used) in [
+            (Phase::Created, false),
+            (Phase::Launching { since: zero, ready: false }, true),
+            (Phase::Ended { why: None }, true),
+            (Phase::Backoff { until: zero, attempt: 1 }, true),
+            (Phase::Exited(Rest::Finished), false),
+            (Phase::Removing { tried: 0 }, false),
+            (Phase::Dead { error: String::new(), until: zero, tried: 1 }, false),
+        ] {
+            record.phase = phase;
+            assert_eq!(uses(&record, "v"), is_used, "{:?}", record.phase);
+            assert!(!uses(&record, "w"));
         }
     }
 }

@@ -73,7 +73,8 @@ impl Engine {
         for name in names {
             let Ok(name) = name.parse::<Name>() else { continue };
             let Some(record) = self.observed.record(&name) else { continue };
-            let Some(manifest) = record.applied.clone() else { continue };
+            let Some(manifest) = record.applied.as_ref() else { continue };
+            let manifest = self.with_host_name(manifest);
             let (id, dir) = (record.id.clone(), self.workshop.paths.etc_dir(name.as_str()));
             self.workshop.networks.later(move |networks| {
                 let Some(etc) = networks.etc(name.as_str(), &id, &manifest) else { return };
@@ -131,7 +132,7 @@ impl Engine {
         let dir = self.workshop.paths.etc_dir(name.as_str());
         let (name, id, incarnation) = (name.clone(), record.id.clone(), record.incarnation);
         let called = record.called().clone();
-        let (pid, manifest) = (process.pid, Arc::clone(manifest));
+        let (pid, manifest) = (process.pid, self.with_host_name(manifest));
         // Now, while the number is its own.
         let path = format!("/proc/{pid}/ns/net");
         let netns = File::open(&path).map_err(|error| format!("opening {path}: {error}"));
@@ -163,7 +164,8 @@ impl Engine {
         let mut known = Vec::new();
         for record in self.observed.records() {
             known.push(record.name.to_string());
-            let Some(manifest) = record.applied.clone() else { continue };
+            let Some(manifest) = record.applied.as_ref() else { continue };
+            let manifest = self.with_host_name(manifest);
             let Some(process) = self.lives.get(&record.name).and_then(|l| l.process.as_ref())
             else {
                 continue;

@@ -332,7 +332,7 @@ impl Engine {
         self.rest_sockets(&save);
         self.rest_output(&save);
         self.remove_ended(&save, (self.began + COME_BACK).saturating_sub(monotonic()));
-        self.unmount_volumes(&save);
+        self.unmount_volumes(&[save.as_slice(), &forget].concat());
         for key in std::mem::take(&mut self.acknowledge) {
             self.link.send(Message { key, ..Message::new(Kind::Acknowledge) }, Vec::new());
         }

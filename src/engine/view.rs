@@ -44,6 +44,10 @@ pub struct View {
     /// The ids of the images that it has mounted.
     #[serde(default)]
     pub mounted: Vec<String>,
+    /// The images that it is to mount at its next launch and has not mounted yet, as its
+    /// manifest names them.
+    #[serde(default)]
+    pub to_mount: Vec<String>,
     /// The manifest that is in force.
     pub manifest: Container,
     /// The volumes that its image wants, beside the manifest's mounts.
@@ -191,6 +195,9 @@ pub fn view(
         .find_map(|known| known.as_deref().cloned())
         .or(declared.manifest)
         .unwrap_or_default();
+    let image_mounts = manifest.mounts.iter().filter(|mount| mount.kind() == MountKind::Image);
+    let named = image_mounts.filter_map(|mount| mount.source.as_ref());
+    let to_mount = named.filter(|named| !record.mounted.contains_key(*named)).cloned().collect();
     let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);
     let anonymous = super::volumes::of_image(&record.id, &manifest, wanted);
     View {
@@ -205,6 +212,7 @@ pub fn view(
         image: record.image.as_ref().map(|image| image.id.clone()),
         images,
         mounted: record.mounted.values().cloned().collect(),
+        to_mount,
         manifest,
         anonymous,
         source: declared.source,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
@@ -58,6 +58,10 @@ pub fn check_options(options: &Options) -> Result<(), String> {
     }
 }
 
+/// Which access times are kept.
+const ACCESS_TIMES: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOATIME.union(MountAttrFlags::MOUNT_ATTR_STRICTATIME);
+
 /// What is mounted, read from the options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Backing {
@@ -65,6 +69,8 @@ pub(super) struct Backing {
     device: String,
     /// A path of the host is shown, and nothing mounted anew.
     is_bind: bool,
+    /// With what is mounted below that path.
+    is_recursive: bool,
     attributes: MountAttrFlags,
     /// The file system's own.
     own: Vec<(String, Option<String>)>,
@@ -81,10 +87,15 @@ impl Backing {
             kind: get("type").to_owned(),
             device: get("device").to_owned(),
             is_bind: get("type") == "none" || get("type") == "bind",
+            is_recursive: false,
             attributes: MountAttrFlags::empty(),
             own: Vec::new(),
         };
         for option in get("o").split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            if matches!(option, "atime" | "relatime" | "noatime" | "strictatime") {
+                // One of them: the last, as with mount(8).
+                backing.attributes -= ACCESS_TIMES;
+            }
             backing.attributes |= match option {
                 "ro" => MountAttrFlags::MOUNT_ATTR_RDONLY,
                 "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
@@ -95,6 +106,7 @@ impl Backing {
                 "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
                 "bind" | "rbind" => {
                     backing.is_bind = true;
+                    backing.is_recursive |= option == "rbind";
                     continue;
                 }
                 // What is so without being said, and what would reach the host's own table.
@@ -158,15 +170,49 @@ impl Backing {
 /// The file systems of volumes that are mounted, by the volume's name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mounted {
-    /// Each has a lock of its own: a server that does not answer holds up one volume.
     all: Arc<Mutex<BTreeMap<String, Arc<Slot>>>>,
-    /// Those that nobody was told of yet.
-    news: Arc<Mutex<Vec<(String, OwnedFd)>>>,
 }
 
-/// When its volume was made, and the mount namespace: one that bears the same name later
-/// is another volume.
-type Slot = Mutex<Option<(String, OwnedFd)>>;
+/// The file system of a volume.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Whose turn it is to mount it: a server that does not answer holds up one volume.
+    turn: Mutex<()>,
+    /// It, once it is mounted. Nobody has this lock for long.
+    has: Mutex<Option<Has>>,
+}
+
+/// A file system that is mounted.
+#[derive(Debug)]
+struct Has {
+    /// When its volume was made: one that bears the same name later is another volume.
+    created: String,
+    /// The mount namespace that it is the root of.
+    namespace: Arc<OwnedFd>,
+    /// The keeper has it too.
+    is_held: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slot {
+    fn of(&self, volume: &Volume) -> Option<Arc<OwnedFd>> {
+        let has = lock(&self.has);
+        let same = has.as_ref().filter(|has| has.created == volume.created);
+        same.map(|has| Arc::clone(&has.namespace))
+    }
+
+    fn set(&self, volume: &Volume, namespace: OwnedFd, is_held: bool) -> Arc<OwnedFd> {
+        let namespace = Arc::new(namespace);
+        let created = volume.created.clone();
+        // What was there before is let go of without the lock: that can take long.
+        let _before =
+            lock(&self.has).replace(Has { created, namespace: Arc::clone(&namespace), is_held });
+        namespace
+    }
+}
 
 /// A file system that no container has any more. Dropping it can take as long as its
 /// server or disk likes.
@@ -175,8 +221,7 @@ pub struct Unused(#[expect(dead_code, reason = "held until it is dropped")] Arc<
 
 impl Mounted {
     fn slot(&self, name: &str) -> Arc<Slot> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(name.to_owned()).or_default())
+        Arc::clone(lock(&self.all).entry(name.to_owned()).or_default())
     }
 
     /// A detached mount of what lies at `inner` in the volume.
@@ -193,38 +238,44 @@ impl Mounted {
             }
             let part = super::volume::part_of(device, inner)
                 .map_err(|error| error.with_remedy("it is the `device` of the volume"))?;
-            let mount = clone_of(&super::volume::by_descriptor(&part), true)
+            let recursive = backing.is_recursive;
+            let mount = clone_of(&super::volume::by_descriptor(&part), recursive)
                 .map_err(|e| Error::new("mount", device, e))?;
             let attributes = u64::from(backing.attributes.bits());
-            crate::sys::mount::set_attributes(mount.as_fd(), attributes, true)
+            crate::sys::mount::set_attributes(mount.as_fd(), attributes, recursive)
                 .map_err(|e| Error::new("set attributes of", device, e))?;
             return Ok(mount);
         }
-        let name = &volume.name;
-        let slot = self.slot(name);
-        let mut mounted = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if mounted.as_ref().is_none_or(|(created, _)| *created != volume.created) {
-            let namespace =
-                alone_in_namespace(backing.mount()?).map_err(|e| Error::new("mount", device, e))?;
-            let copy = namespace.try_clone().map_err(|e| Error::new("mount", device, e))?;
-            self.news.lock().unwrap_or_else(PoisonError::into_inner).push((name.clone(), copy));
-            *mounted = Some((volume.created.clone(), namespace));
-        }
-        match mounted.as_ref() {
-            Some((_, namespace)) => clone_inside(namespace, inner, None),
-            None => Err(Error::refused("mount", device, "it is gone")),
-        }
+        let slot = self.slot(&volume.name);
+        let namespace = {
+            let _turn = lock(&slot.turn);
+            match slot.of(volume) {
+                Some(namespace) => namespace,
+                None => {
+                    let namespace = alone_in_namespace(backing.mount()?)
+                        .map_err(|e| Error::new("mount", device, e))?;
+                    slot.set(volume, namespace, false)
+                }
+            }
+        };
+        clone_inside(&namespace, inner, None)
     }
 
-    /// What was mounted since this was asked last.
-    pub(super) fn news(&self) -> Vec<(String, OwnedFd)> {
-        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Those among the used that nobody holds yet, who is told of them to hold them.
+    pub(super) fn to_hold(&self, is_used: impl Fn(&str) -> bool) -> Vec<(String, Arc<OwnedFd>)> {
+        let mut found = Vec::new();
+        for (name, slot) in lock(&self.all).iter().filter(|(name, _)| is_used(name)) {
+            if let Some(has) = lock(&slot.has).as_mut().filter(|has| !has.is_held) {
+                has.is_held = true;
+                found.push((name.clone(), Arc::clone(&has.namespace)));
+            }
+        }
+        found
     }
 
-    /// One that an engine before us had mounted.
+    /// One that an engine before us had mounted, and that is held.
     pub(super) fn take_back(&self, volume: &Volume, namespace: OwnedFd) {
-        *self.slot(&volume.name).lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((volume.created.clone(), namespace));
+        self.slot(&volume.name).set(volume, namespace, true);
     }
 
     /// Whether there is one of this name.

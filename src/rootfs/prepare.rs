@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -14,6 +14,7 @@ use super::error::Error;
 use super::host;
 use super::overlay::{self, Layers};
 use super::view::{self, Kind, Owned, Part, STANDARD};
+use super::volume::Bind;
 use super::writable::Writable;
 use crate::sys::mount::{self, NODEV, NOSUID, RDONLY};
 use crate::sys::userns::IdRange;
@@ -304,19 +305,21 @@ pub fn image_view(
     layers: &[PathBuf],
     inner: Option<&Path>,
     ids: Option<IdMap<'_>>,
-) -> Result<OwnedFd, Error> {
-    let lower = |path: &PathBuf| -> Result<OwnedFd, Error> {
+) -> Result<Bind, Error> {
+    let mut idmapped = true;
+    let mut lower = |path: &PathBuf| -> Result<OwnedFd, Error> {
         let clone = clone_of(path, false).map_err(|e| Error::new("open", path, e))?;
         if let Some(ids) = ids {
             match mount::idmap(clone.as_fd(), ids.userns, false) {
-                Err(e) if !cant_idmap(&e) => return Err(Error::new("map the ids of", path, e)),
-                // Otherwise its files are nobody's in there, and can be read all the same.
-                _ => {}
+                Ok(()) => {}
+                // Its files are nobody's in there, and can be read all the same.
+                Err(e) if cant_idmap(&e) => idmapped = false,
+                Err(e) => return Err(Error::new("map the ids of", path, e)),
             }
         }
         Ok(clone)
     };
-    let mut lowers = layers.iter().map(lower).collect::<Result<Vec<_>, _>>()?;
+    let mut lowers = layers.iter().map(&mut lower).collect::<Result<Vec<_>, _>>()?;
     let whole = Path::new("/");
     let mut view = match lowers.len() {
         0 => return Err(Error::refused("make a view of", whole, "the image has no layer")),
@@ -334,7 +337,9 @@ pub fn image_view(
     }
     mount::set_attributes(view.as_fd(), RDONLY | NOSUID | NODEV, false)
         .map_err(|e| Error::new("make read-only", whole, e))?;
-    Ok(view)
+    let there = fstat(&view).map_err(|e| Error::new("look at", whole, e))?;
+    let directory = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+    Ok(Bind { mount: view, directory, idmapped })
 }
 
 /// A detached clone of what is at a path, with all that is mounted below it when
@@ -365,15 +370,15 @@ pub fn clone_of_host(path: &Path) -> Result<OwnedFd, Error> {
     Ok(clone)
 }
 
-/// A detached clone of what is at a directory of another mount namespace, found within the
+/// A detached clone of what is at a path of another mount namespace, found within the
 /// root there; only of a file system of this kind (statfs(2)) if one is named.
 pub fn clone_inside(namespace: &OwnedFd, path: &Path, only: Option<i64>) -> Result<OwnedFd, Error> {
     super::thread::in_mounts_of(namespace, || {
         let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let place = openat2(root, path, flags, Mode::empty(), resolve)?;
-        if only.is_some_and(|kind| rustix::fs::fstatfs(&place).is_ok_and(|fs| fs.f_type != kind)) {
+        let place = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+        let is_of = |kind| rustix::fs::fstatfs(&place).is_ok_and(|fs| fs.f_type == kind);
+        if only.is_some_and(|kind| !is_of(kind)) {
             return Err(io::Error::other("another file system is there"));
         }
         let clone = open_tree(

@@ -70,7 +70,7 @@ pub struct Volume {
 /// What is to be mounted.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
-    /// A volume, made if it is not there.
+    /// A volume, which is there.
     Volume(&'a str),
     /// What lies at a path in a volume.
     Part(&'a str, &'a Path),
@@ -138,15 +138,6 @@ impl Volumes {
         Ok(volumes)
     }
 
-    /// Makes a volume that is to be mounted, or finds it. See [`Volumes::newly_made`].
-    pub fn create(&self, name: &str) -> Result<Volume, Error> {
-        let (volume, is_new) = self.find_or_make(name, Asked::default())?;
-        if is_new {
-            self.made.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
-        }
-        Ok(volume)
-    }
-
     /// Makes a volume with labels and options, or finds it; one that is there keeps its own.
     pub fn create_as(&self, name: &str, asked: Asked) -> Result<Volume, Error> {
         self.find_or_make(name, asked).map(|(volume, _)| volume)
@@ -173,17 +164,40 @@ impl Volumes {
         }
     }
 
+    /// Makes the volume of a mount with these options, or finds it.
+    ///
+    /// # Errors
+    /// It was made with other options than these, where there are any.
+    pub fn for_mount(&self, name: &str, options: &Options) -> Result<Volume, Error> {
+        let asked = Asked { options: options.clone(), ..Asked::default() };
+        let (_, is_new) = self.find_or_make(name, asked)?;
+        if is_new {
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+        }
+        let volume = self.known(name)?;
+        if options.is_empty() || *options == volume.options {
+            return Ok(volume);
+        }
+        let why = match volume.options.is_empty() {
+            true => "it was made without the options of this mount",
+            false => "it was made with other options than those of this mount",
+        };
+        Err(Error::refused("mount the volume", Path::new(name), why).with_remedy(
+            "take them out to have it as it is, write what it was made with, or remove the volume \
+             to have it made anew",
+        ))
+    }
+
     /// Copies a volume, which nobody may change meanwhile, for one that is to be `to`.
     /// The copy is on disk when this returns, and a volume once it is published.
     pub fn duplicate(&self, from: &str, to: &str) -> Result<Unnamed, Error> {
         self.end_seeding(from)?;
-        let options = self.get(from)?.options;
-        // What it is instead of a folder of ours is there for both.
-        let is_folder = options.is_empty();
-        let copy = self.unnamed(to, Asked { options, ..Asked::default() })?;
-        if !is_folder {
-            return Ok(copy);
+        if !self.is_folder(from)? {
+            // A second one would be empty, or the very same files.
+            let why = "it is made with options, and what it is instead of a folder is not copied";
+            return Err(Error::refused("copy the volume", Path::new(from), why));
         }
+        let copy = self.unnamed(to, Asked::default())?;
         super::duplicate::tree(&self.data(from)?, &copy.folder.join("_data"), &|_| false)?;
         super::duplicate::to_disk(&copy.folder)?;
         Ok(copy)
@@ -208,26 +222,54 @@ impl Volumes {
         Ok(unnamed)
     }
 
-    /// One volume. What is in it counts, not its metadata: if these are torn or of a
-    /// newer version, the folder's own time is told.
+    /// One volume, to be looked at: if its metadata are torn or of a newer version, the
+    /// folder's own time is told.
     pub fn get(&self, name: &str) -> Result<Volume, Error> {
+        let plain = self.plain(name)?;
+        Ok(self.stored(name).ok().flatten().unwrap_or(plain))
+    }
+
+    /// One volume, to be used: what it is must be known.
+    fn known(&self, name: &str) -> Result<Volume, Error> {
+        let plain = self.plain(name)?;
+        Ok(self.stored(name)?.unwrap_or(plain))
+    }
+
+    /// What `volume.json` says; none if there is none.
+    fn stored(&self, name: &str) -> Result<Option<Volume>, Error> {
+        let path = self.folder.join(name).join("volume.json");
+        let remedy = "it tells what the volume is; put it right, or remove it if the volume is a \
+                      folder of Berth's (made without options)";
+        let json = match fs::read(&path) {
+            Ok(json) => json,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::new("read", &path, e).with_remedy(remedy)),
+        };
+        let why = match serde_json::from_slice::<Volume>(&json) {
+            Ok(volume) if volume.version > VERSION => "it is of a newer Berth".to_owned(),
+            Ok(volume) if volume.name != name => format!("it is of the volume {}", volume.name),
+            Ok(volume) => return Ok(Some(volume)),
+            // A newer one need not have the same keys.
+            Err(error) => error.to_string(),
+        };
+        Err(Error::refused("read", &path, why).with_remedy(remedy))
+    }
+
+    /// A volume of which nothing but its folder is known.
+    fn plain(&self, name: &str) -> Result<Volume, Error> {
         check(name)?;
         let place = self.folder.join(name);
         let there = fs::symlink_metadata(place.join("_data"))
             .map_err(|e| Error::new("find the volume", &place, e))?;
-        let stored = fs::read(place.join("volume.json"))
-            .ok()
-            .and_then(|json| serde_json::from_slice::<Volume>(&json).ok())
-            .filter(|volume| volume.version <= VERSION && volume.name == name);
-        Ok(stored.unwrap_or_else(|| Volume {
+        let created =
+            jiff::Timestamp::from_second(there.mtime()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        Ok(Volume {
             version: VERSION,
             name: name.to_owned(),
-            created: jiff::Timestamp::from_second(there.mtime())
-                .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
-                .to_string(),
+            created: created.to_string(),
             labels: BTreeMap::new(),
             options: Options::new(),
-        }))
+        })
     }
 
     /// All volumes, by name.
@@ -239,7 +281,7 @@ impl Volumes {
 
     /// Whether a volume is a folder of ours, which can be filled from an image.
     pub(super) fn is_folder(&self, name: &str) -> Result<bool, Error> {
-        Ok(self.get(name)?.options.is_empty())
+        Ok(self.known(name)?.options.is_empty())
     }
 
     /// Takes a volume away with all that is in it; false if there is none. It must
@@ -270,7 +312,7 @@ impl Volumes {
     ) -> Result<Bind, Error> {
         let (path, recursive) = match source {
             Source::Volume(name) | Source::Part(name, _) => {
-                let volume = self.create(name)?;
+                let volume = self.known(name)?;
                 if let Some(backing) = Backing::of(&volume.options) {
                     let inner = match source {
                         Source::Part(_, inner) => inner,
@@ -337,10 +379,10 @@ impl Volumes {
         Ok(Bind { mount, directory, idmapped })
     }
 
-    /// The file systems of volumes that were mounted since this was asked last, by the
-    /// volume's name: whoever holds the descriptors keeps them from going with us.
-    pub fn newly_mounted(&self) -> Vec<(String, OwnedFd)> {
-        self.mounted.news()
+    /// The file systems of volumes that are used and that nobody holds yet, by the volume's
+    /// name: whoever holds the descriptors keeps them from going with us.
+    pub fn to_hold(&self, is_used: impl Fn(&str) -> bool) -> Vec<(String, Arc<OwnedFd>)> {
+        self.mounted.to_hold(is_used)
     }
 
     /// One that was held, and is that of a volume again.

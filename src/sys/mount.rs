@@ -17,6 +17,8 @@ pub const NOATIME: u64 = 0x10;
 /// `MOUNT_ATTR_STRICTATIME`: access times are always kept.
 pub const STRICTATIME: u64 = 0x20;
 
+/// `MOUNT_ATTR__ATIME`: all that say which access times are kept.
+const ATIME: u64 = 0x70;
 const IDMAP: u64 = 0x0010_0000;
 
 /// `struct mount_attr` of mount_setattr(2).
@@ -31,7 +33,9 @@ struct MountAttr {
 /// Sets attributes (`RDONLY` and the like) of a mount that is known by its
 /// descriptor, and of all below it when `recursive`.
 pub fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    setattr(mount, &MountAttr { set, clear: 0, propagation: 0, userns: 0 }, recursive)
+    // Access times are a choice and no flag: another one takes the place of what was.
+    let clear = if set & ATIME == 0 { 0 } else { ATIME };
+    setattr(mount, &MountAttr { set, clear, propagation: 0, userns: 0 }, recursive)
 }
 
 /// Takes a mount out of its peer group: a clone of one that is shared (systemd makes all of

@@ -3,7 +3,7 @@
 use bollard_stubs::models::{HostConfig, HostConfigCgroupnsModeEnum};
 
 use super::{Surroundings, some};
-use crate::manifest::model::{Cgroupns, Container, Ipc, Sharing};
+use crate::manifest::model::{Cgroupns, Container, Ipc, Isolation, Sharing};
 use crate::manifest::scalar::Name;
 
 pub(super) fn namespaces(
@@ -21,6 +21,9 @@ pub(super) fn namespaces(
         };
         let missing = || format!("No such container: {which}");
         let (name, other) = (surroundings.container)(which).ok_or_else(missing)?;
+        if other.isolation == Isolation::None {
+            return Err(format!("the {kind} namespace of {name} is the host's: say \"host\""));
+        }
         Ok(Some((name.parse()?, other)))
     };
     for (kind, mode, sharing) in

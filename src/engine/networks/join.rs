@@ -9,7 +9,7 @@ use super::publish::Claim;
 use super::resolvers::Inside;
 use super::{Etc, State, Wanted, told};
 use crate::engine::run::Effect;
-use crate::manifest::model::Member;
+use crate::manifest::model::{Member, Sharing};
 use crate::manifest::network::Link;
 use crate::network::NetworkSpec;
 use crate::network::firewall::{Plan, Port, Published};
@@ -135,10 +135,12 @@ impl State {
         drop(old);
         let manifest = wanted.manifest;
         let mut names = vec![wanted.called.to_owned()];
-        // As in its own `/etc/hosts`: with a domain, also without.
-        let short = manifest.hostname.iter().filter_map(|name| name.split_once('.'));
+        // As in its own `/etc/hosts`: with a domain, also without. That of another container
+        // is found there.
+        let own = manifest.hostname.iter().filter(|_| manifest.namespaces.uts == Sharing::Private);
+        let short = own.clone().filter_map(|name| name.split_once('.'));
         let short = short.map(|(short, _)| short.to_owned());
-        let hostnames = manifest.hostname.iter().cloned().chain(short).collect();
+        let hostnames = own.cloned().chain(short).collect();
         names.extend(manifest.network.alias.iter().cloned());
         names.extend(wanted.id.get(..12).map(str::to_owned));
         let joined = Joined {

@@ -26,14 +26,14 @@ use super::output::{self, open_fifo};
 use super::paths::{Paths, doing};
 use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
-use crate::manifest::model::{Container, Isolation, Mount, MountKind, Userns};
+use crate::manifest::model::{Container, Isolation, Mount, MountKind, Sharing, Userns};
 use crate::manifest::scalar::Name;
-use crate::rootfs::{self, Asked, IdMap, Lower, Root, Source, Volumes, Writable};
+use crate::rootfs::{self, Bind, IdMap, Lower, Root, Source, Volumes, Writable};
 use crate::sandbox::plan::Plan;
 use crate::spec::{self, CgroupVersion, compile::Parts, devices, users::ResolvedUser};
 
 pub use command::{Inside, Job, Stdio, command};
-pub use shared::Other;
+pub use shared::{Other, with_host_name};
 pub use signs::Signs;
 pub use stdio::Ends;
 
@@ -110,11 +110,13 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    /// Whether a container has Berth's init. Without a group to follow it by, the payload
-    /// must be the keeper's own child: an init between them could only be killed without it.
+    /// Whether a container has Berth's init. Where nothing takes the payload along with it,
+    /// neither a group nor processes of their own, the payload must be the keeper's own
+    /// child: an init between them could only be killed without it.
     pub fn has_init(&self, manifest: &Container) -> bool {
-        let isolated = manifest.isolation == Isolation::Full;
-        manifest.has_init() && (isolated || self.parent.has_groups())
+        let goes_along =
+            manifest.isolation == Isolation::Full && manifest.namespaces.pid == Sharing::Private;
+        manifest.has_init() && (goes_along || self.parent.has_groups())
     }
 }
 
@@ -179,6 +181,7 @@ impl<'a> Preparation<'a> {
         let own_ids = isolated && manifest.security.userns == Userns::Auto;
         if isolated {
             self.ids(order, &manifest)?;
+            shared::follow_to_host(&order.others, &mut manifest)?;
         }
         let namespaces = order.kept.namespaces.as_ref().filter(|_| own_ids);
         let ids = namespaces
@@ -243,8 +246,9 @@ impl<'a> Preparation<'a> {
             id: &order.id,
             incarnation: order.incarnation,
         };
+        let named = with_host_name(&manifest, context.hostname.clone());
         let etc =
-            self.network(launch, order.network.take(), &manifest, kept, &mut parts, &mut context)?;
+            self.network(launch, order.network.take(), &named, kept, &mut parts, &mut context)?;
         self.etc(&paths.etc_dir(&order.name), etc, ids, &mut parts, &mut context)?;
         let first = ids.map_or(0, |ids| ids.range.first);
         let owner = (first + context.user.uid, first + context.user.gid);
@@ -350,13 +354,11 @@ impl<'a> Preparation<'a> {
                     let view = rootfs::image_view(layers, mount.subpath.as_deref(), ids)
                         .map_err(|error| format!("the image {text}: {error}"))?;
                     sources.insert(text.clone(), layers.first().cloned().unwrap_or_default());
-                    let is_file = !is_directory(view.as_fd());
-                    parts.binds.insert(mount.target.clone(), (self.add(view), is_file));
+                    self.bind(mount, view, parts);
                     continue;
                 }
                 MountKind::Volume => {
-                    let asked = Asked { options: mount.options.clone(), ..Asked::default() };
-                    volumes.create_as(text, asked).map_err(|error| error.to_string())?;
+                    volumes.for_mount(text, &mount.options).map_err(|error| error.to_string())?;
                     let data = volumes.data(text).map_err(|error| error.to_string())?;
                     sources.insert(text.clone(), data);
                     match &mount.subpath {
@@ -369,10 +371,22 @@ impl<'a> Preparation<'a> {
             };
             let bind =
                 volumes.mount(source, ids, mount.read_only).map_err(|error| error.to_string())?;
-            let index = self.add(bind.mount);
-            parts.binds.insert(mount.target.clone(), (index, !bind.directory));
+            self.bind(mount, bind, parts);
         }
         Ok(sources)
+    }
+
+    fn bind(&mut self, mount: &Mount, bind: Bind, parts: &mut Parts) {
+        if !bind.idmapped {
+            self.warnings.push(format!(
+                "the file system of {} can't be idmapped: at {} its files belong to nobody in \
+                 the container; another file system can, or say userns = \"host\"",
+                mount.source.as_deref().unwrap_or_default(),
+                mount.target.display()
+            ));
+        }
+        let index = self.add(bind.mount);
+        parts.binds.insert(mount.target.clone(), (index, !bind.directory));
     }
 
     fn cgroup(
@@ -495,7 +509,7 @@ pub(super) fn seed(
     for mount in manifest.mounts.iter().filter(whole) {
         if let Some(name) = &mount.source {
             volumes
-                .create_as(name, Asked { options: mount.options.clone(), ..Asked::default() })
+                .for_mount(name, &mount.options)
                 .and_then(|_| volumes.seed(name, layers, &mount.target))
                 .map_err(|error| error.to_string())?;
         }

@@ -96,8 +96,7 @@ impl Preparation<'_> {
             // mounted by the owner of that network (sysfs(5)): the host's it is.
             let path = Path::new("/sys");
             let sys = rootfs::read_only_clone(path).map_err(|error| error.to_string())?;
-            let index = self.add(sys);
-            parts.binds.insert(path.to_owned(), (index, false));
+            self.add_shared(path, sys, manifest, parts);
         }
         if let Some(namespaces) = namespaces {
             let user = dup(&namespaces.user)?;

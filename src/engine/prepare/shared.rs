@@ -2,10 +2,11 @@
 //! entered, and what of theirs is mounted.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Order, Preparation};
 use crate::engine::namespaces::range_of;
@@ -14,6 +15,7 @@ use crate::manifest::model::{Cgroupns, Container, Ipc, Sharing, Userns};
 use crate::manifest::scalar::Name;
 use crate::rootfs::{self, IdMap, Source};
 use crate::spec::{self, compile::Parts};
+use crate::sys::mount;
 use crate::sys::process::flags;
 
 /// Another container that runs, some of whose namespaces are entered.
@@ -28,6 +30,16 @@ pub struct Other {
 }
 
 impl Other {
+    /// Whether a namespace of its process is the one that we are in, which is the host's.
+    fn has_ours(&self, file: &str) -> Result<bool, String> {
+        let known = |metadata: std::io::Result<Metadata>| {
+            let metadata = metadata.map_err(|error| format!("looking at {file}: {error}"))?;
+            Ok::<_, String>((metadata.dev(), metadata.ino()))
+        };
+        let ours = known(std::fs::metadata(Path::new("/proc/self").join(file)))?;
+        Ok(known(self.open(file)?.metadata())? == ours)
+    }
+
     /// A file below its process's folder in `/proc`.
     fn open(&self, file: &str) -> Result<File, String> {
         let path = format!("/proc/{}/{file}", self.pid);
@@ -44,6 +56,41 @@ type Others = BTreeMap<Name, Other>;
 
 fn find<'a>(others: &'a Others, name: &Name, what: &str) -> Result<&'a Other, String> {
     others.get(name).ok_or_else(|| format!("{name}, whose {what} it shares, does not run"))
+}
+
+/// Has what it shares with somebody who has it of the host as the host's: there is nothing
+/// of its own to be mounted of that.
+pub(super) fn follow_to_host(others: &Others, manifest: &mut Arc<Container>) -> Result<(), String> {
+    let has_hosts = |owner: Option<&Name>, file: &str| match owner.and_then(|o| others.get(o)) {
+        Some(other) => other.has_ours(file),
+        None => Ok(false),
+    };
+    let shared = &manifest.namespaces;
+    let pid = has_hosts(shared.pid.owner(), "ns/pid")?;
+    let ipc = has_hosts(shared.ipc.owner(), "ns/ipc")?;
+    let uts = has_hosts(shared.uts.owner(), "ns/uts")?;
+    if pid || ipc || uts {
+        let shared = &mut Arc::make_mut(manifest).namespaces;
+        for (is_hosts, sharing) in [(pid, &mut shared.pid), (uts, &mut shared.uts)] {
+            if is_hosts {
+                *sharing = Sharing::Host;
+            }
+        }
+        if ipc {
+            shared.ipc = Ipc::Host;
+        }
+    }
+    Ok(())
+}
+
+/// Its manifest with the host name that it shares with another container, as its files in
+/// `/etc` have it.
+pub fn with_host_name(manifest: &Arc<Container>, host_name: Option<String>) -> Arc<Container> {
+    let mut named = Arc::clone(manifest);
+    if let (Sharing::Container(_), Some(_)) = (&manifest.namespaces.uts, &host_name) {
+        Arc::make_mut(&mut named).hostname = host_name;
+    }
+    named
 }
 
 impl Preparation<'_> {
@@ -128,9 +175,12 @@ impl Preparation<'_> {
                 let memory =
                     rootfs::clone_inside(&namespace, Path::new("dev/shm"), Some(rootfs::TMPFS))
                         .map_err(|error| format!("the shared memory of {name}: {error}"))?;
-                parts.binds.insert("/dev/shm".into(), (self.add(memory), false));
+                let closed = mount::NOSUID | mount::NODEV | mount::NOEXEC;
+                mount::set_attributes(memory.as_fd(), closed, false)
+                    .map_err(|error| format!("the shared memory of {name}: {error}"))?;
+                self.add_shared(Path::new("/dev/shm"), memory, manifest, parts);
             }
-            Ipc::Host => self.of_host(Path::new("/dev/shm"), parts)?,
+            Ipc::Host => self.of_host(Path::new("/dev/shm"), manifest, parts)?,
             _ => {}
         }
         if ids.is_none() {
@@ -139,25 +189,43 @@ impl Preparation<'_> {
         // A user namespace has no rights over what belongs to the host's: of that there is
         // no new mount, but what the host has mounted can be shown.
         if shared.pid == Sharing::Host {
-            self.of_host(Path::new("/proc"), parts)?;
+            self.of_host(Path::new("/proc"), manifest, parts)?;
         }
         let queues = Path::new("/dev/mqueue");
         context.has_mqueue = queues.is_dir();
         if shared.ipc == Ipc::Host && context.has_mqueue {
-            self.of_host(queues, parts)?;
+            self.of_host(queues, manifest, parts)?;
         }
         if shared.cgroup == Cgroupns::Host {
             let path = Path::new("/sys/fs/cgroup");
             let groups = self.workshop.volumes.mount(Source::Path(path), None, true);
             let groups = groups.map_err(|error| error.to_string())?;
-            parts.binds.insert(path.to_owned(), (self.add(groups.mount), false));
+            self.add_shared(path, groups.mount, manifest, parts);
         }
         Ok(())
     }
 
-    fn of_host(&mut self, path: &Path, parts: &mut Parts) -> Result<(), String> {
+    fn of_host(
+        &mut self,
+        path: &Path,
+        manifest: &Container,
+        parts: &mut Parts,
+    ) -> Result<(), String> {
         let mount = rootfs::clone_of_host(path).map_err(|error| error.to_string())?;
-        parts.binds.insert(path.to_owned(), (self.add(mount), false));
+        self.add_shared(path, mount, manifest, parts);
         Ok(())
+    }
+
+    /// A folder that is not its own, unless the manifest mounts something else there.
+    pub(super) fn add_shared(
+        &mut self,
+        path: &Path,
+        mount: OwnedFd,
+        manifest: &Container,
+        parts: &mut Parts,
+    ) {
+        if manifest.mounts.iter().all(|own| own.target != path) {
+            parts.binds.insert(path.to_owned(), (self.add(mount), false));
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::clock::Now;
 use super::observed::{KILL_AGAIN, Live, Observed};
 use super::record::{
-    Asked, Exit, ExitStatus, Half, HealthStatus, Held, How, Phase, Record, Run, StopWhy,
+    Asked, Exit, ExitStatus, Half, HealthStatus, Held, How, Joined, Phase, Record, Rest, Run,
+    StopWhy,
 };
 use crate::manifest::model::{Container, Restart};
-use crate::manifest::scalar::Name;
+use crate::manifest::scalar::{Name, Signal};
 
 impl Observed {
     /// What the health check of a new run begins with.
@@ -160,6 +161,16 @@ impl Observed {
     ) {
         let How { status, oom, at } = how;
         self.live.remove(name);
+        let why = why.or_else(|| {
+            let asked = run.asked.is_some();
+            let owner = self.owner_of_processes(name).filter(|_| !asked && goes_along(&how))?;
+            let ended = self.records.get(&owner.name).is_none_or(|record| {
+                record.incarnation != owner.incarnation
+                    || matches!(record.phase, Phase::Ending { .. })
+                    || !record.phase.is_alive()
+            });
+            ended.then_some(StopWhy::Dependency { on: owner.name })
+        });
         self.edit(name, |record| {
             record.last_exit = Some(Exit {
                 incarnation: record.incarnation,
@@ -192,6 +203,59 @@ impl Observed {
             }
             record.phase = Phase::Ended { why };
         });
+        self.take_guests_along(name);
+    }
+
+    /// Whose processes the latest incarnation of a container is one of.
+    fn owner_of_processes(&self, name: &Name) -> Option<Joined> {
+        let record = self.records.get(name)?;
+        let owner = self.meant(record.applied.as_ref()?.namespaces.pid.owner()?);
+        record.joined.iter().find(|joined| joined.name == owner).cloned()
+    }
+
+    /// With the first of its processes the kernel ends all that a container has, also those
+    /// of its guests; that they ended is told first. It was no doing of theirs, and they come
+    /// back with it.
+    fn take_guests_along(&mut self, owner: &Name) {
+        let Some(record) = self.records.get(owner) else { return };
+        let Some(end) = record.last_exit.as_ref().map(|exit| exit.finished) else { return };
+        let incarnation = record.incarnation;
+        let guests: Vec<Name> = self
+            .graph
+            .back(owner, None)
+            .filter(|(guest, edge)| {
+                let of = self.owner_of_processes(guest);
+                edge.joins
+                    && of.is_some_and(|of| of.name == *owner && of.incarnation == incarnation)
+            })
+            .filter(|(guest, _)| {
+                let Some(record) = self.records.get(*guest) else { return false };
+                let rests = matches!(
+                    record.phase,
+                    Phase::Ended { why: None }
+                        | Phase::Backoff { .. }
+                        | Phase::Exited(Rest::Finished)
+                );
+                let along = record.last_exit.as_ref().is_some_and(|exit| {
+                    exit.incarnation == record.incarnation
+                        && exit.status == ExitStatus::Signal(Signal::KILL)
+                        && !exit.oom_killed
+                        && exit.finished.saturating_add(ALONG) >= end
+                });
+                rests && along && record.held.is_none()
+            })
+            .map(|(guest, _)| guest.clone())
+            .collect();
+        for guest in guests {
+            let why = StopWhy::Dependency { on: owner.clone() };
+            self.edit(&guest, |record| {
+                record.streak = record.streak.saturating_sub(1);
+                record.phase = match record.phase {
+                    Phase::Ended { .. } => Phase::Ended { why: Some(why) },
+                    _ => Phase::Exited(Rest::Stopped { why }),
+                };
+            });
+        }
     }
 
     pub(super) fn health(
@@ -277,6 +341,15 @@ impl Observed {
     }
 }
 
+/// So long before its owner's end, in nanoseconds, a guest is ended along with it: of an owner
+/// without an init nobody has written down when it ended.
+const ALONG: i64 = 2_000_000_000;
+
+/// Whether it may have been ended along with the first of its processes.
+fn goes_along(how: &How) -> bool {
+    how.status == ExitStatus::Signal(Signal::KILL) && !how.oom
+}
+
 /// What a container did not do, in a sentence.
 fn fault(why: &StopWhy) -> Option<String> {
     match why {
@@ -291,5 +364,89 @@ impl Record {
     pub(super) fn restart(&self) -> Restart {
         let manifest = self.last_good.as_ref().or(self.applied.as_ref());
         manifest.map(|container| container.restart.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::*;
+    use super::*;
+    use crate::manifest::model::{RestartPolicy, Sharing};
+
+    /// The kernel ends guests along with the first process of their owner, and tells of them
+    /// first: they come back with it, and it is no failure of theirs. One that is killed at
+    /// another time has ended by itself.
+    #[test]
+    fn who_shares_processes_goes_along_with_their_owner() {
+        const SECOND: i64 = 1_000_000_000;
+        let now = |at: i64| Now {
+            mono: Duration::from_secs(1000) + Duration::from_nanos(at.unsigned_abs()),
+            wall: at,
+            boot_id: "b".into(),
+        };
+        let (owner, guest): (Name, Name) = ("owner".parse().unwrap(), "guest".parse().unwrap());
+        let policy = |policy| Restart { policy, ..Restart::default() };
+        let none = policy(RestartPolicy::No);
+        let once = policy(RestartPolicy::OnFailure { max: Some(1) });
+        // When the guest ends and when its owner does, and whether that is one end.
+        for (restart, ends, owner_ends, along) in [
+            (none.clone(), 0, 0, true),
+            (none.clone(), SECOND / 20, 0, true),
+            (none.clone(), 0, SECOND, true),
+            (none.clone(), 0, 5 * SECOND, false),
+            (once, 0, 0, true),
+        ] {
+            let mut desired = Desired::default();
+            let always = policy(RestartPolicy::Always);
+            let one = Container { restart: always, ..Container::default() };
+            desired.containers.insert(owner.clone(), Arc::new(one));
+            let mut one = Container { restart, ..Container::default() };
+            one.namespaces.pid = Sharing::Container(owner.clone());
+            desired.containers.insert(guest.clone(), Arc::new(one));
+            let mut observed = Observed::restore([], 1, &now(0));
+            observed.apply(Event::AdoptionDone, &now(0)).unwrap();
+            // Both are launched, in their order.
+            let launch = |observed: &mut Observed, at: i64| {
+                let mut launched = Vec::new();
+                for at in at.. {
+                    let decision = decide(&desired, observed, &now(at));
+                    for action in &decision.actions {
+                        if let Action::Launch { name, incarnation, .. } = action {
+                            launched.push(name.clone());
+                            let (name, incarnation) = (name.clone(), *incarnation);
+                            let event = Event::Launched { name, incarnation, pid: 1 };
+                            observed.apply(event, &now(at)).unwrap();
+                        }
+                    }
+                    if decision.actions.is_empty() {
+                        break;
+                    }
+                }
+                launched
+            };
+            assert_eq!(launch(&mut observed, 0), [owner.clone(), guest.clone()]);
+            let end = |observed: &mut Observed, name: &Name, at: i64| {
+                let status = ExitStatus::Signal(Signal::KILL);
+                let how = How { status, oom: false, at: None };
+                let (name, incarnation) = (name.clone(), 1);
+                let exited = Event::Exited { name: name.clone(), incarnation, how };
+                observed.apply(exited, &now(at)).unwrap();
+                let emptied = Event::CgroupEmptied { name, incarnation };
+                observed.apply(emptied, &now(at)).unwrap();
+            };
+            let mut both = [(ends, &guest), (owner_ends, &owner)];
+            both.sort_by_key(|(at, _)| *at);
+            for (at, name) in both {
+                end(&mut observed, name, at);
+                decide(&desired, &mut observed, &now(at));
+            }
+            let record = observed.record(&guest).unwrap();
+            assert_eq!(record.streak, u32::from(!along), "{ends} {owner_ends}");
+            let again = launch(&mut observed, 600 * SECOND);
+            assert_eq!(again.contains(&guest), along, "{ends} {owner_ends}: {again:?}");
+            assert!(again.contains(&owner));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Objection, objection};
-use crate::manifest::model::Container;
+use crate::manifest::model::{Container, Isolation, MountKind};
 use crate::manifest::scalar::Name;
 
 /// Checks containers against each other; by name.
@@ -30,14 +30,63 @@ pub fn together(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objec
             }
         }
         if let Some(owner) = container.namespaces.ipc.owner()
-            && containers.get(owner).is_some_and(|other| !other.namespaces.ipc.can_be_joined())
+            && let Some(other) = containers.get(owner)
+            && other.isolation == Isolation::Full
+            && !other.namespaces.ipc.can_be_joined()
         {
             let message = format!("the IPC namespace of {owner} is its own");
             let hint = "write namespaces.ipc = \"shareable\" there";
             found.push((name.clone(), objection("namespaces.ipc", message, hint)));
         }
     }
+    found.extend(hosts(containers));
+    found.extend(volumes(containers));
     found.extend(cycles(containers));
+    found
+}
+
+/// Who shares the namespace of a container that has none of its own.
+fn hosts(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
+    let mut found = Vec::new();
+    for (name, container) in containers {
+        let namespaces = &container.namespaces;
+        for (key, owner) in [
+            ("namespaces.pid", namespaces.pid.owner()),
+            ("namespaces.ipc", namespaces.ipc.owner()),
+            ("namespaces.uts", namespaces.uts.owner()),
+        ] {
+            if let Some(owner) = owner
+                && containers.get(owner).is_some_and(|other| other.isolation == Isolation::None)
+            {
+                let message = format!("{owner} has isolation = \"none\": its is the host's");
+                let hint = "write \"host\" if that is meant";
+                found.push((name.clone(), objection(key, message, hint)));
+            }
+        }
+    }
+    found
+}
+
+/// Whoever says what a volume is made with says the same as the others.
+fn volumes(containers: &BTreeMap<Name, Arc<Container>>) -> Vec<(Name, Objection)> {
+    let mut known = BTreeMap::new();
+    let mut found = Vec::new();
+    for (name, container) in containers {
+        for mount in &container.mounts {
+            let (MountKind::Volume, Some(volume), false) =
+                (mount.kind(), &mount.source, mount.options.is_empty())
+            else {
+                continue;
+            };
+            let (first, options) = known.entry(volume).or_insert((name, &mount.options));
+            if **options != mount.options {
+                let key = format!("mount {}", mount.target.display());
+                let message = format!("{first} makes the volume {volume} with other `options`");
+                let hint = "say the same in both, or in one of them alone";
+                found.push((name.clone(), objection(&key, message, hint)));
+            }
+        }
+    }
     found
 }
 
@@ -139,6 +188,42 @@ mod tests {
         let found = together(&all);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].1.message.contains("a → b → c → a"), "{}", found[0].1.message);
+    }
+
+    #[test]
+    fn a_volume_is_made_in_one_way() {
+        let make = |options: &str| {
+            Arc::new(container(&format!(
+                "rootfs = \"/\"\ncommand = [\"x\"]\n[[mount]]\nsource = \"v\"\ntarget = \"/v\"\n\
+                 options = {{ {options} }}"
+            )))
+        };
+        let tmpfs = "type = \"tmpfs\", device = \"tmpfs\"";
+        let mut all = BTreeMap::new();
+        all.insert("a".parse().unwrap(), make(tmpfs));
+        all.insert("b".parse().unwrap(), make(""));
+        all.insert("c".parse().unwrap(), make(tmpfs));
+        assert_eq!(together(&all), []);
+        all.insert("d".parse().unwrap(), make(&format!("{tmpfs}, o = \"size=1m\"")));
+        let found = together(&all);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].0.as_str(), found[0].1.key.as_str()), ("d", "mount /v"));
+    }
+
+    #[test]
+    fn who_has_no_namespace_of_its_own_shares_none() {
+        let mut all = BTreeMap::new();
+        let plain = "isolation = \"none\"\ncommand = [\"x\"]";
+        all.insert("a".parse().unwrap(), Arc::new(container(plain)));
+        for kind in ["pid", "ipc", "uts"] {
+            let text = format!(
+                "rootfs = \"/\"\ncommand = [\"x\"]\nnamespaces = {{ {kind} = \"container:a\" }}"
+            );
+            all.insert("b".parse().unwrap(), Arc::new(container(&text)));
+            let found = together(&all);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].1.key, format!("namespaces.{kind}"));
+        }
     }
 
     #[test]

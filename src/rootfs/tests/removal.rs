@@ -72,7 +72,7 @@ fn a_folder_that_is_a_mount_has_a_trash_of_its_own() {
         let folder = bed.folder("state/volumes");
         mount_tmpfs(folder.to_str().unwrap(), c"mode=700");
         let volumes = Volumes::open(&bed.state()).unwrap();
-        volumes.create("data").unwrap();
+        volumes.for_mount("data", &Options::default()).unwrap();
         fs::create_dir_all(volumes.data("data").unwrap().join("a/b/c")).unwrap();
         assert!(volumes.remove("data").unwrap());
         assert!(!volumes.remove("data").unwrap());

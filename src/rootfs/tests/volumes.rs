@@ -7,8 +7,9 @@ fn a_volume_is_made_once_and_keeps_its_content() {
     let bed = Bed::new();
     let volumes = Volumes::open(&bed.state()).unwrap();
     let made: Vec<Volume> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| volumes.create("data").unwrap())).collect();
+        let threads: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| volumes.for_mount("data", &Options::default()).unwrap()))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(made.iter().all(|volume| *volume == made[0]));
@@ -29,14 +30,118 @@ fn a_volume_is_made_once_and_keeps_its_content() {
     let error = write_at(read_only.mount.as_fd(), "/file", "y").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EROFS));
 
-    // Torn metadata lose nothing.
+    // Torn metadata lose nothing, but what it is instead of a folder is not known.
     fs::write(bed.state().join("volumes/data/volume.json"), "{\"ver").unwrap();
     assert_eq!(volumes.list().unwrap().len(), 1);
+    is_not_used(&bed, &volumes, "volume.json");
+    fs::remove_file(bed.state().join("volumes/data/volume.json")).unwrap();
+    volumes.mount(Source::Volume("data"), None, false).unwrap();
     assert!(volumes.remove("data").unwrap());
     assert!(!volumes.remove("data").unwrap());
     for name in ["", ".", "..", "a/b", "../x", "-x", "x\0"] {
-        assert!(volumes.create(name).is_err(), "{name:?}");
+        assert!(volumes.for_mount(name, &Options::default()).is_err(), "{name:?}");
     }
+}
+
+/// Nobody gets the folder of the volume `data` for what it is.
+fn is_not_used(bed: &Bed, volumes: &Volumes, why: &str) {
+    let none = Options::new();
+    for refused in [
+        volumes.mount(Source::Volume("data"), None, false).map(drop),
+        volumes.mount(Source::Part("data", Path::new(".")), None, false).map(drop),
+        volumes.seed("data", &[bed.rootfs()], Path::new("/etc")).map(drop),
+        volumes.duplicate("data", "copy").map(drop),
+        volumes.for_mount("data", &none).map(drop),
+    ] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+fn options(device: &Path, o: &str) -> Options {
+    let device = device.display().to_string();
+    [("type", "none".to_owned()), ("device", device), ("o", o.to_owned())]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+}
+
+/// A mount without options takes a volume as it is; one with options means what it says.
+#[test]
+fn a_volume_is_what_its_mount_says_or_an_error() {
+    let bed = Bed::new();
+    let volumes = Volumes::open(&bed.state()).unwrap();
+    let (one, other) = (bed.folder("one"), bed.folder("other"));
+    fs::write(one.join("x"), "x").unwrap();
+    volumes.for_mount("data", &options(&one, "bind")).unwrap();
+    volumes.for_mount("data", &Options::new()).unwrap();
+    volumes.for_mount("data", &options(&one, "bind")).unwrap();
+    let bind = volumes.mount(Source::Volume("data"), None, false).unwrap();
+    assert_eq!(read_in_root(bind.mount.as_fd(), Path::new("/x"), 9).unwrap(), b"x");
+    let refused = volumes.for_mount("data", &options(&other, "bind")).unwrap_err().to_string();
+    assert!(refused.contains("other options") && refused.contains("remove"), "{refused}");
+    volumes.for_mount("plain", &Options::default()).unwrap();
+    assert!(volumes.for_mount("plain", &options(&one, "bind")).is_err());
+    // What it is instead of a folder can't be had twice.
+    let refused = volumes.duplicate("data", "copy").unwrap_err().to_string();
+    assert!(refused.contains("options"), "{refused}");
+    // A newer one may be anything.
+    let newer = r#"{"version": 99, "name": "data", "created": "1970-01-01T00:00:00Z"}"#;
+    fs::write(bed.state().join("volumes/data/volume.json"), newer).unwrap();
+    is_not_used(&bed, &volumes, "newer");
+}
+
+#[test]
+fn a_bind_takes_what_is_mounted_below_only_if_it_says_so() {
+    let bed = Bed::new();
+    let volumes = Volumes::open(&bed.state()).unwrap();
+    // The one folder of every machine that is sure to have something mounted below it.
+    let has_below = |o: &str| {
+        let name = o.replace([',', '='], "-");
+        volumes.for_mount(&name, &options(Path::new("/"), o)).unwrap();
+        let bind = volumes.mount(Source::Volume(&name), None, true).unwrap();
+        let flags = rustix::fs::fstatvfs(&bind.mount).unwrap().f_flag;
+        let noatime = flags.contains(rustix::fs::StatVfsMountFlags::NOATIME);
+        assert_eq!(noatime, o.contains("noatime"), "{o}");
+        read_in_root(bind.mount.as_fd(), Path::new("/proc/version"), 9999).is_ok()
+    };
+    assert!(!has_below("bind"));
+    assert!(has_below("rbind"));
+    assert!(!has_below("bind,noatime"));
+    assert!(has_below("rbind,noatime"));
+}
+
+/// What is mounted is held when somebody uses it, whoever mounted it and whenever.
+#[test]
+fn a_file_system_is_held_once_it_is_used() {
+    let bed = Bed::new();
+    let volumes = Volumes::open(&bed.state()).unwrap();
+    let tmpfs = |name: &str| {
+        let options = [("type", "tmpfs"), ("device", "tmpfs")];
+        let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        volumes.for_mount(name, &options).unwrap();
+        volumes.mount(Source::Volume(name), None, false).unwrap()
+    };
+    let held = |used: &[&str]| -> Vec<String> {
+        let held = volumes.to_hold(|name| used.contains(&name));
+        held.into_iter().map(|(name, _)| name).collect()
+    };
+    tmpfs("a");
+    tmpfs("b");
+    assert_eq!(held(&["b"]), ["b"]);
+    assert!(held(&["b"]).is_empty());
+    // Another launch asked meanwhile: it is not forgotten for that.
+    assert_eq!(held(&["a", "b"]), ["a"]);
+    let (one, other) = (tmpfs("a"), tmpfs("a"));
+    let device = |bind: &Bind| rustix::fs::fstat(&bind.mount).unwrap().st_dev;
+    assert_eq!(device(&one), device(&other));
+    drop(volumes.unused(|_| false));
+    assert_ne!(device(&one), device(&tmpfs("a")));
+    assert_eq!(held(&["a", "b"]), ["a"]);
+    // A file can be mounted out of it, too.
+    let whole = tmpfs("c");
+    write_at(whole.mount.as_fd(), "/file", "x").unwrap();
+    let part = volumes.mount(Source::Part("c", Path::new("file")), None, false).unwrap();
+    assert!(!part.directory);
 }
 
 #[test]
@@ -73,7 +178,7 @@ fn to_seed(bed: &Bed) -> (Volumes, PathBuf, Vec<PathBuf>) {
     fs::write(layer.join("data/more"), "more").unwrap();
     std::os::unix::fs::chown(layer.join("data"), Some(33), Some(34)).unwrap();
     let volumes = Volumes::open(&bed.state()).unwrap();
-    volumes.create("v").unwrap();
+    volumes.for_mount("v", &Options::default()).unwrap();
     (volumes, bed.state().join("volumes/v"), vec![layer])
 }
 
@@ -110,7 +215,7 @@ fn a_filling_that_was_cut_short_is_redone_and_takes_nothing_away() {
     assert!(!folder.join("_data/half").exists());
     assert_eq!(text(&folder.join("_data/more")), "more");
 
-    volumes.create("w").unwrap();
+    volumes.for_mount("w", &Options::default()).unwrap();
     let folder = bed.state().join("volumes/w");
     fs::create_dir_all(folder.join("seed/sub")).unwrap();
     fs::write(folder.join("seed/sub/deep"), "deep").unwrap();
@@ -163,7 +268,7 @@ fn a_volume_is_filled_from_several_layers() {
     let below = bed.rootfs();
     std::fs::create_dir_all(below.join("data")).unwrap();
     std::fs::write(below.join("data/below"), "from below").unwrap();
-    volumes.create("two").unwrap();
+    volumes.for_mount("two", &Options::default()).unwrap();
     assert!(volumes.seed("two", &[top, below], Path::new("/data")).unwrap());
     let data = folder.with_file_name("two").join("_data");
     assert_eq!(text(&data.join("above")), "from above");
@@ -177,7 +282,7 @@ fn a_stray_file_is_no_volume() {
     let folder = bed.state().join("volumes");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("metadata.db"), "").unwrap();
-    Volumes::open(&bed.state()).unwrap().create("v").unwrap();
+    Volumes::open(&bed.state()).unwrap().for_mount("v", &Options::default()).unwrap();
 }
 
 /// A path leads through volumes as in the container, also by links.
@@ -194,6 +299,7 @@ fn a_root_is_assembled_with_what_is_mounted_in_it() {
         Inside { target: target.into(), mount: bind.mount, directory: bind.directory }
     };
     let passwd = bed.rootfs().join("etc/passwd");
+    volumes.for_mount("w", &Options::default()).unwrap();
     let mounts = vec![
         inside("/data", Source::Volume("v")),
         inside("/data/deep", Source::Volume("w")),

@@ -301,8 +301,9 @@ impl State {
         let before = leases.of(container).copied();
         // While an engine finds out who runs, nobody is known to rest.
         let rests = |by: &str| !self.recovering && !self.joined.contains_key(by);
+        let others = self.wishes.of_others(container, network);
         let lease = loop {
-            match leases.lease(&self.instance, &up.spec, container, wish) {
+            match leases.lease(&self.instance, &up.spec, container, wish, &others) {
                 Ok(lease) => break lease,
                 Err(Refusal::Held(by)) if rests(&by) && leases.release(&by) => {
                     tracing::info!("{by}, which rests, gives way to {container} on {network}");

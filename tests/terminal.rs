@@ -490,9 +490,9 @@ fn what_a_health_check_prints_is_told_and_is_not_the_container_s_output() {
         berth.ok(&["start", name]);
     };
     let (tenth, hour) = (100_000_000u64, 3_600_000_000_000u64);
-    let every = json!({"Interval": tenth, "Timeout": 5 * tenth, "Retries": 2});
-    make_with("sick", "echo why; echo more >&2; exit 3", every.clone());
-    make_with("hung", "echo begun; sleep 777 & sleep 777", every);
+    let every = |timeout| json!({"Interval": tenth, "Timeout": timeout, "Retries": 2});
+    make_with("sick", "echo why; echo more >&2; exit 3", every(hour));
+    make_with("hung", "echo begun; sleep 777 & sleep 777", every(20 * tenth));
     make_with("slow", "test -e /ready", json!({"Interval": hour, "StartInterval": tenth}));
     let health = |name: &str| berth.inspect(name)["State"]["Health"].clone();
     for name in ["sick", "hung"] {

@@ -150,8 +150,7 @@ impl State {
         let resolver = host
             .filter(|_| bridged.is_some_and(|up| up.resolver.is_some()))
             .or(has_inside.then_some(IpAddr::V4(inside::ADDRESS)));
-        let called = self.joined.get(name).and_then(|joined| joined.names.first());
-        Etc::of(called.map_or(name, String::as_str), manifest, &own, host, resolver)
+        Etc::of(self.called(name), manifest, &own, host, resolver)
     }
 }
 

@@ -40,6 +40,11 @@ pub(super) struct Joined {
 }
 
 impl Joined {
+    /// Its name, unless it has none but what it is kept under.
+    pub fn called<'a>(&'a self, name: &'a str) -> &'a str {
+        self.names.first().map_or(name, String::as_str)
+    }
+
     pub fn is_on(&self, network: &str) -> bool {
         self.endpoints.iter().any(|place| place.network == network)
     }
@@ -220,7 +225,7 @@ impl State {
                 // Its network is another one since it was launched: it keeps what it got
                 // then.
                 Err(why) if self.recovering => {
-                    tracing::warn!("{}: {why}; it keeps what it has", wanted.name);
+                    tracing::warn!("{}: {why}; it keeps what it has", wanted.called);
                     let mac = self.leased(wanted.name, &member.name).map(|lease| lease.mac);
                     let has = Wish { v4: address, v6: None, mac: mac.or(wish.mac) };
                     self.lease(wanted.name, &member.name, has)?
@@ -285,7 +290,7 @@ impl State {
         let (interface, address) = match host::found(&up.spec, lease, wanted.netns) {
             Ok(found) => found?,
             Err(error) => {
-                tracing::warn!("{}: {error}", wanted.name);
+                tracing::warn!("{}: {error}", wanted.called);
                 return None;
             }
         };
@@ -392,6 +397,11 @@ impl State {
         self.each_leases(|leases| leases.release(name));
     }
 
+    /// What a container is called, by what it is kept under.
+    pub(super) fn called<'a>(&'a self, name: &'a str) -> &'a str {
+        self.joined.get(name).map_or(name, |joined| joined.called(name))
+    }
+
     /// See [`super::Networks::call`].
     pub(super) fn call(&mut self, name: &str, called: &str, id: &str) {
         let Some(joined) = self.joined.get_mut(name).filter(|joined| joined.id == id) else {
@@ -467,7 +477,8 @@ impl State {
         let mut outcome = Ok(());
         for guest in on_it {
             let moved = self.move_place(guest).and_then(|()| self.redirect(guest));
-            outcome = outcome.and(moved.map_err(|why| format!("{}: {why}", guest.name)));
+            outcome =
+                outcome.and(moved.map_err(|why| format!("{}: {why}", self.called(&guest.name))));
         }
         outcome
     }

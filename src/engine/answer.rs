@@ -3,7 +3,8 @@
 use super::files::Place;
 use std::os::fd::AsFd;
 
-use super::handle::{Event as Told, Refusal, Request, Usage, View, bounded};
+use super::events::bounded;
+use super::handle::{Event as Told, Refusal, Request, Usage, View};
 use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Phase, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};

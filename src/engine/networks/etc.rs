@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::State;
-use super::join::Place;
+use super::joined::Place;
 use crate::manifest::model::{Container, Sharing};
 use crate::network::disk::{self, Lasting};
 use crate::network::dns::inside;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::join::{Joined, Place};
+use super::joined::{Joined, Place};
 use super::{State, told};
 use crate::engine::run::Effect;
 use crate::network::NetworkSpec;

@@ -13,7 +13,6 @@ use crate::keeper::protocol::{Kind, Message};
 use crate::manifest::Loader;
 use crate::manifest::model::{MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
-use crate::network::spec::DEFAULT_NETWORK;
 
 impl Engine {
     pub(super) fn answer(&mut self, request: Request) {
@@ -412,12 +411,7 @@ impl Engine {
             let seen = self.workshop.networks.seen();
             for member in manifest.network.members() {
                 let Some(view) = seen.networks.get(&member.name) else { continue };
-                // As its clients know it.
-                let known = match member.name.as_str() {
-                    DEFAULT_NETWORK => "bridge",
-                    other => other,
-                };
-                say("network", network, known, &view.id, &[("type", view.driver())]);
+                say("network", network, &member.name, &view.id, &[("type", view.driver())]);
             }
         }
         let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);

@@ -190,3 +190,28 @@ fn what_a_person_wrote_keeps_its_names() {
     berth.wait_log("web", "mine");
     berth.wait_status("old", "running");
 }
+
+/// While it is kept under its former name, which is another one's, messages say its own.
+#[test]
+fn what_is_told_of_it_has_its_name() {
+    let mut berth = Berth::new();
+    berth.up();
+    let body = json!({
+        "Image": "/", "Cmd": ["sleep", "1000"], "StopSignal": "SIGKILL",
+        "HostConfig": {"NetworkMode": "none"},
+        "Healthcheck": {"Test": ["CMD", "test", "!", "-e", "/tmp/ill"], "Interval": 100_000_000},
+    });
+    let made = api(&berth, "POST", "/containers/create?name=web", Some(body));
+    assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.body));
+    berth.ok(&["start", "web"]);
+    assert_eq!(rename(&berth, "web", "old").0, 204);
+    run(&berth, "web", "exec sleep 1000", json!({"NetworkMode": "none"}));
+    berth.ok(&["exec", "old", "touch", "/tmp/ill"]);
+    berth.wait("the failure to be told", || berth.log().contains("old: health check: "));
+    assert!(!berth.log().contains("web: health check"), "{}", berth.log());
+    std::fs::write(berth.path("var/lib/berth/containers.d/old.toml"), "wrong").unwrap();
+    berth.wait("it to be read", || berth.log().contains("old.toml"));
+    let changed = api(&berth, "POST", "/containers/old/update", Some(json!({"Memory": 1 << 26})));
+    let said = String::from_utf8_lossy(&changed.body).into_owned();
+    assert!(changed.status == 409 && said.contains("manifest of old can't be read"), "{said}");
+}

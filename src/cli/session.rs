@@ -170,7 +170,7 @@ impl<'a> Session<'a> {
                 Now::Rests { is_last } => return self.talk_rest(signals, is_last).await,
                 Now::Gone => return Ok(Over::Ended),
             }
-            // A stream that the server closed in good order is over; see `lives`.
+            // It runs on, so the connection ended with the engine.
             let again = match &self.target {
                 Target::Container(_) => self.attach().await,
                 Target::Exec(id) if self.options.tty => {

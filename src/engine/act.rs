@@ -30,7 +30,7 @@ impl Engine {
                     && let Err(error) = signals::send(process.pidfd.as_fd(), signal.0)
                     && error.raw_os_error() != Some(libc::ESRCH)
                 {
-                    tracing::warn!("sending {signal} to {name}: {error}");
+                    self.warn(&name, &format!("sending {signal}: {error}"));
                 }
             }
             Action::KillAll { name, incarnation } => self.kill_all(name, incarnation),
@@ -254,7 +254,7 @@ impl Engine {
             return;
         }
         for warning in &ready.warnings {
-            tracing::warn!("{name}: {warning}");
+            self.warn(&name, warning);
         }
         self.forget_other_output(&name);
         if let Err(error) = self.capture(&name) {
@@ -358,8 +358,9 @@ impl Engine {
         let Some(flight) = self.flights.get(&key) else { return };
         let (name, incarnation) = (flight.name.clone(), flight.incarnation);
         tracing::error!(
-            "{name}: no descriptor left to hold its process by; it is ended. Raise Berth's \
-             `nofile` limit"
+            "{}: no descriptor left to hold its process by; it is ended. Raise Berth's `nofile` \
+             limit",
+            self.observed.called(&name)
         );
         if flight.command.is_none() {
             self.kill_all(name, incarnation);
@@ -479,7 +480,7 @@ impl Engine {
             if let Some(cgroup) = cgroup
                 && let Err(error) = cgroup.wait_empty().await
             {
-                let _ = effects.send(Effect::Problem(error.to_string()));
+                let _ = effects.send(Effect::Problem { name, what: error.to_string() });
             }
             if let Some(pump) = pump {
                 pump.finish(patience).await;
@@ -517,7 +518,7 @@ impl Engine {
 
     pub(super) fn killed(&mut self, name: Name, incarnation: u64, error: Option<String>) {
         if let Some(error) = error {
-            tracing::warn!("killing {name}: {error}");
+            self.warn(&name, &format!("killing it: {error}"));
         }
         let live = self.lives.entry(name.clone()).or_default();
         live.kills = live.kills.saturating_sub(1);
@@ -540,7 +541,8 @@ impl Engine {
         let (name, effects) = (name.clone(), self.effects.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = act(&cgroup) {
-                let _ = effects.send(Effect::Problem(format!("{doing} {name}: {error}")));
+                let what = format!("{doing} it: {error}");
+                let _ = effects.send(Effect::Problem { name, what });
             }
         });
     }

@@ -184,7 +184,7 @@ impl Engine {
         live.reserved = reserved;
         live.process = Some(process);
         if let Err(error) = self.capture(name) {
-            tracing::error!("{name}: {error}");
+            tracing::error!("{}: {error}", self.observed.called(name));
         }
     }
 

@@ -3,7 +3,8 @@
 use super::files::Place;
 use std::os::fd::AsFd;
 
-use super::handle::{Event as Told, Refusal, Request, Usage, View, bounded};
+use super::events::bounded;
+use super::handle::{Event as Told, Refusal, Request, Usage, View};
 use super::live::Live;
 use super::reconcile::{Event, HealthStatus, Phase, Record, Refused, Verb};
 use super::run::{Engine, monotonic, wall};
@@ -12,7 +13,6 @@ use crate::keeper::protocol::{Kind, Message};
 use crate::manifest::Loader;
 use crate::manifest::model::{MountKind, NetworkMode};
 use crate::manifest::scalar::{Name, Signal};
-use crate::network::spec::DEFAULT_NETWORK;
 
 impl Engine {
     pub(super) fn answer(&mut self, request: Request) {
@@ -221,9 +221,19 @@ impl Engine {
     /// By what it is kept under.
     pub(super) fn view_of(&self, name: &Name) -> Result<View, Refusal> {
         let record = self.observed.record(name);
-        record.map(|record| self.view(record)).ok_or_else(|| {
-            Refusal::NotFound(format!("No such container: {}", self.observed.called(name)))
-        })
+        record.map(|record| self.view(record)).ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &Name) -> Refusal {
+        Refusal::NotFound(format!("No such container: {}", self.observed.called(name)))
+    }
+
+    /// What the reconciler has against an order, for who gave it.
+    pub(super) fn refused(&self, name: &Name, why: Refused) -> Refusal {
+        match why {
+            Refused::Unknown => self.missing(name),
+            why => Refusal::Conflict(format!("Container {}: {why}", self.observed.called(name))),
+        }
     }
 
     /// By name, id, or the beginning of an id that only one has.
@@ -272,14 +282,7 @@ impl Engine {
                 }
                 Ok(())
             }
-            Err(Refused::Unknown) => {
-                let name = self.observed.called(name);
-                Err(Refusal::NotFound(format!("No such container: {name}")))
-            }
-            Err(refused) => {
-                let name = self.observed.called(name);
-                Err(Refusal::Conflict(format!("Container {name}: {refused}")))
-            }
+            Err(why) => Err(self.refused(name, why)),
         }
     }
 
@@ -353,18 +356,17 @@ impl Engine {
             // writes all of its upper file system to disk.
             tokio::task::spawn_blocking(move || drop(root));
         }
-        let record = self
-            .observed
-            .record(name)
-            .ok_or_else(|| Refusal::NotFound(format!("No such container: {name}")))?;
+        let record = self.observed.record(name).ok_or_else(|| self.missing(name))?;
         let manifest = record.applied.clone().or_else(|| record.last_good.clone());
         let manifest = manifest.or_else(|| self.desired.containers.get(name).cloned());
         let process = self.lives.get(name).and_then(|live| live.process.as_ref());
         Ok(Place {
             id: record.id.clone(),
             pid: process.map_or(0, |process| process.pid),
-            manifest: manifest
-                .ok_or_else(|| Refusal::Conflict(format!("{name} has no good manifest yet")))?,
+            manifest: manifest.ok_or_else(|| {
+                let called = record.called();
+                Refusal::Conflict(format!("{called} has no good manifest yet"))
+            })?,
             image: record.image.clone(),
             mounted: record.mounted.clone(),
             volumes: std::sync::Arc::clone(&self.workshop.volumes),
@@ -373,14 +375,13 @@ impl Engine {
     }
 
     fn choose(&mut self, name: &Name, image: super::reconcile::Image) -> Result<(), Refusal> {
-        let gone = || Refusal::NotFound(format!("No such container: {name}"));
-        let record = self.observed.record(name).ok_or_else(gone)?;
+        let record = self.observed.record(name).ok_or_else(|| self.missing(name))?;
         if record.image.is_some() {
             return Ok(());
         }
         let incarnation = record.incarnation;
         self.apply(Event::ImageChosen { name: name.clone(), incarnation, image: Box::new(image) });
-        let record = self.observed.record(name).ok_or_else(gone)?;
+        let record = self.observed.record(name).ok_or_else(|| self.missing(name))?;
         self.store.save(record).map_err(|error| Refusal::Failed(error.to_string()))
     }
 
@@ -410,12 +411,7 @@ impl Engine {
             let seen = self.workshop.networks.seen();
             for member in manifest.network.members() {
                 let Some(view) = seen.networks.get(&member.name) else { continue };
-                // As its clients know it.
-                let known = match member.name.as_str() {
-                    DEFAULT_NETWORK => "bridge",
-                    other => other,
-                };
-                say("network", network, known, &view.id, &[("type", view.driver())]);
+                say("network", network, &member.name, &view.id, &[("type", view.driver())]);
             }
         }
         let wanted = record.image.as_ref().map_or(&[][..], |image| &image.volumes);

@@ -87,7 +87,9 @@ impl Engine {
                 self.take_off(name, incarnation, *ready, Some(purpose));
             }
             (Err(error), Purpose::Probe(asked)) => drop(asked.answer.send(Err(error.into()))),
-            (Err(error), Purpose::Reload) => tracing::warn!("{name}: reload: {error}"),
+            (Err(error), Purpose::Reload) => {
+                self.warn(&name, &format!("reload: {error}"));
+            }
         }
     }
 
@@ -120,7 +122,7 @@ impl Engine {
                     asked.answer.send(result)
                 });
             }
-            (_, Err(error)) => tracing::warn!("{name}: reload: {}", error.why),
+            (_, Err(error)) => self.warn(name, &format!("reload: {}", error.why)),
             (_, Ok(())) => {}
         }
     }

@@ -58,9 +58,7 @@ impl Engine {
         // it after a crash.
         let verb = Verb::Create { id: Some(id.to_owned()) };
         let created = Event::Verb { name: name.clone(), verb };
-        if let Err(refused) = self.observed.apply(created, &self.now()) {
-            return Err(Refusal::Conflict(format!("Container {name}: {refused}")));
-        }
+        self.observed.apply(created, &self.now()).map_err(|why| self.refused(name, why))?;
         let incarnation = self.observed.record(name).map_or(0, |record| record.incarnation);
         if let Some(image) = image {
             let chosen =
@@ -163,7 +161,7 @@ impl Engine {
         let verb = Verb::Remove { force };
         self.observed
             .apply(Event::Verb { name: name.clone(), verb }, &self.now())
-            .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))
+            .map_err(|why| self.refused(name, why))
     }
 
     /// Writes another version of a manifest that a client made.
@@ -178,7 +176,8 @@ impl Engine {
         }
         let before = self.desired.containers.get(name);
         let before = before.ok_or_else(|| {
-            Refusal::Conflict(format!("the manifest of {name} can't be read; see `berth status`"))
+            let called = self.observed.called(name);
+            Refusal::Conflict(format!("the manifest of {called} can't be read; see `berth status`"))
         })?;
         let container = edit.0(before)?;
         check(&container)?;
@@ -192,7 +191,7 @@ impl Engine {
         let verb = Verb::Amend(Arc::new(container.clone()));
         self.observed
             .apply(Event::Verb { name: name.clone(), verb }, &self.now())
-            .map_err(|refused| Refusal::Conflict(format!("Container {name}: {refused}")))
+            .map_err(|why| self.refused(name, why))
     }
 
     /// These containers changed: one that came to its end and is to be removed then,
@@ -227,7 +226,8 @@ impl Engine {
         let Some(name) = &rests.map(|record| record.name.clone()) else { return };
         let nameless = self.nameless_volumes(name);
         if let Err(refusal) = self.remove_created(name, false) {
-            tracing::warn!("removing {name}, which has ended: {refusal:?}");
+            let called = self.observed.called(name);
+            tracing::warn!("removing {called}, which has ended: {refusal:?}");
             return;
         }
         let (volumes, events) = (Arc::clone(&self.workshop.volumes), self.events.clone());

@@ -77,7 +77,7 @@ impl Engine {
                 let id = image.as_ref().map(|image| &image.image.id);
                 // Changes of other files mean nothing: the container begins anew.
                 if let Some(has) = has.filter(|has| Some(&has.id) != id) {
-                    tracing::info!("{}: {named} is not what it was ({})", order.name, has.id);
+                    tracing::info!("{}: {named} is not what it was ({})", order.called, has.id);
                     order.renew = true;
                     images.changed();
                 }

@@ -5,11 +5,13 @@
 mod act;
 mod adopt;
 mod answer;
+mod attachments;
 mod changes;
 mod command;
 mod created;
 mod discard;
 mod echo;
+mod events;
 pub mod exec;
 pub mod failure;
 mod fetch;

@@ -76,10 +76,11 @@ impl Engine {
             let Some(manifest) = record.applied.as_ref() else { continue };
             let manifest = self.with_host_name(manifest);
             let (id, dir) = (record.id.clone(), self.workshop.paths.etc_dir(name.as_str()));
+            let called = record.called().clone();
             self.workshop.networks.later(move |networks| {
                 let Some(etc) = networks.etc(name.as_str(), &id, &manifest) else { return };
                 if let Err(error) = etc.rewrite(&dir) {
-                    tracing::error!("{name}: writing into {}: {error}", dir.display());
+                    tracing::error!("{called}: writing into {}: {error}", dir.display());
                 }
             });
         }
@@ -182,7 +183,7 @@ impl Engine {
                     manifest,
                     netns: netns.into(),
                 }),
-                Err(error) => tracing::warn!("{}: its network namespace: {error}", record.name),
+                Err(error) => self.warn(&record.name, &format!("its network namespace: {error}")),
             }
         }
         let etc = self.workshop.paths.etc_dir("");
@@ -269,7 +270,7 @@ impl Engine {
                 manifest.network_mode() == NetworkMode::Bridge
                     && manifest.network.members().iter().any(|member| member.name == name)
             })
-            .map(|(name, _)| name.to_string())
+            .map(|(name, _)| self.observed.called(name).to_string())
             .collect();
         if !users.is_empty() {
             return Err(Refusal::Conflict(format!(

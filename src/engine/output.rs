@@ -221,7 +221,7 @@ impl Engine {
             self.lives.iter().filter(|(_, l)| unread(l)).map(|(n, _)| n.clone()).collect();
         for name in names {
             if let Err(error) = self.capture(&name) {
-                tracing::error!("{name}: {error}");
+                tracing::error!("{}: {error}", self.observed.called(&name));
             }
         }
     }

@@ -154,7 +154,8 @@ impl Engine {
                 if let Err(Unwell { why, .. }) = &result
                     && last != result
                 {
-                    let _ = effects.send(Effect::Problem(format!("{name}: health check: {why}")));
+                    let what = format!("health check: {why}");
+                    let _ = effects.send(Effect::Problem { name: name.clone(), what });
                 }
                 let well = result.is_ok();
                 let changed = watchman.told(&health, well, age(began));

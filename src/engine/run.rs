@@ -60,8 +60,8 @@ pub(super) enum Effect {
     Changed { name: Name, key: u64, to: Arc<Container>, result: Result<(), String> },
     /// Something for the reconciler.
     Event(Event),
-    /// To be told to whoever reads the log.
-    Problem(String),
+    /// Of a container, to be told to whoever reads the log.
+    Problem { name: Name, what: String },
     /// The keeper is to hold this under a tag, or to let it go.
     Hold { tag: String, fd: Option<OwnedFd> },
     /// Nobody has this volume any more: the keeper is to unmount it.
@@ -431,6 +431,11 @@ impl Engine {
         });
     }
 
+    /// Tells whoever reads the log of a container's trouble, by what it is called now.
+    pub(super) fn warn(&self, name: &Name, what: &str) {
+        tracing::warn!("{}: {what}", self.observed.called(name));
+    }
+
     fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::Prepared { name, incarnation, kept, result } => {
@@ -472,7 +477,7 @@ impl Engine {
             }
             Effect::FinishRenames => self.finish_renames(),
             Effect::Event(event) => self.apply(event),
-            Effect::Problem(problem) => tracing::warn!("{problem}"),
+            Effect::Problem { name, what } => self.warn(&name, &what),
             Effect::Hold { tag, fd } => {
                 if let Err(error) = self.hold(&tag, fd.as_ref()) {
                     tracing::warn!("{error}");

@@ -351,9 +351,9 @@ impl Engine {
                     // Told once.
                     Some((_, before)) => before.abort(),
                     None => {
-                        let name = name.clone();
+                        let called = self.observed.called(name);
                         tokio::task::spawn_blocking(move || {
-                            tracing::error!("{name}: {}; it is tried again", unheld.explain());
+                            tracing::error!("{called}: {}; it is tried again", unheld.explain());
                         });
                     }
                 }
@@ -374,7 +374,10 @@ impl Engine {
                 .and_then(|copy| crate::sys::readiness::watch(copy, Interest::READABLE));
             match watched {
                 Ok(watched) => copies.push(watched),
-                Err(error) => tracing::error!("{name}: waiting for a client: {error}"),
+                Err(error) => {
+                    let called = self.observed.called(name);
+                    tracing::error!("{called}: waiting for a client: {error}");
+                }
             }
         }
         let (name, effects) = (name.clone(), self.effects.clone());

@@ -250,13 +250,13 @@ impl Engine {
     /// `up --main` was asked for: whatever became of it before, it runs now, unless it does
     /// already.
     fn begin_main(&mut self) {
-        let Some(name) = self.desired.main.as_ref() else { return };
-        let name = self.observed.meant(name);
+        let Some(main) = self.desired.main.as_ref() else { return };
+        let name = self.observed.meant(main);
         let known = self.observed.record(&name);
         let good = known.is_some_and(|record| record.last_good.is_some());
         match self.desired.broken.get(&name) {
             Some(_) if !good => {
-                tracing::error!("without {name} there is nothing to do");
+                tracing::error!("without {main} there is nothing to do");
                 self.end_all(125);
             }
             _ => self.apply(Event::Verb { name, verb: Verb::Start }),

@@ -140,19 +140,6 @@ fn sensible(host: &HostConfig, online: usize) -> Result<(), String> {
             return Err(format!("Invalid value {set} for cpuset {what}"));
         }
     }
-    let least = 1..i64::try_from(LEAST_MEMORY).unwrap_or(i64::MAX);
-    if host.memory_reservation.is_some_and(|reserved| least.contains(&reserved)) {
-        return Err("Minimum memory reservation allowed is 6MB".to_owned());
-    }
-    if let (Some(memory), Some(reserved)) =
-        (positive(host.memory), positive(host.memory_reservation))
-        && memory < reserved
-    {
-        return Err(
-            "Minimum memory limit can not be less than memory reservation limit, see usage"
-                .to_owned(),
-        );
-    }
     if host.memory_swappiness.is_some_and(|percent| !(-1..=100).contains(&percent)) {
         let percent = host.memory_swappiness.unwrap_or(0);
         return Err(format!("Invalid value: {percent}, valid memory swappiness range is 0-100"));
@@ -199,7 +186,8 @@ mod tests {
     #[test]
     fn what_is_no_limit_is_refused_in_docker_s_words() {
         let refused = |host: serde_json::Value| {
-            sensible(&serde_json::from_value(host).unwrap(), 2).unwrap_err()
+            let host = serde_json::from_value(host).unwrap();
+            resources(&host, &mut Container::default(), 2).unwrap_err()
         };
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         for (host, why) in [

@@ -103,7 +103,7 @@ async fn moved(handle: &Handle, action: &str, network: &str, container: &str) {
     let kind = view.map(NetworkView::driver).unwrap_or_default();
     let container = handle.find(container).await.map(|view| view.id).unwrap_or_default();
     let attributes = [("container", container.as_str()), ("type", kind)];
-    tell(handle, ("network", action), (id, docker_name(network)), attributes);
+    tell(handle, ("network", action), (id, network), attributes);
 }
 
 /// The same container on other networks. Without any it has loopback alone; what it

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::State;
-use super::join::Place;
+use super::joined::Place;
 use crate::manifest::model::{Container, Sharing};
 use crate::network::disk::{self, Lasting};
 use crate::network::dns::inside;
@@ -150,8 +150,7 @@ impl State {
         let resolver = host
             .filter(|_| bridged.is_some_and(|up| up.resolver.is_some()))
             .or(has_inside.then_some(IpAddr::V4(inside::ADDRESS)));
-        let called = self.joined.get(name).and_then(|joined| joined.names.first());
-        Etc::of(called.map_or(name, String::as_str), manifest, &own, host, resolver)
+        Etc::of(self.called(name), manifest, &own, host, resolver)
     }
 }
 

@@ -5,88 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::publish::Claim;
-use super::resolvers::Inside;
+use super::joined::{Joined, Place};
 use super::{Etc, State, Wanted, told};
-use crate::engine::run::Effect;
 use crate::manifest::model::{Member, Sharing};
-use crate::manifest::network::Link;
-use crate::network::NetworkSpec;
 use crate::network::firewall::{Plan, Port, Published};
-use crate::network::host::{self, Endpoint};
+use crate::network::host;
 use crate::network::ipam::{Lease, Refusal, Wish};
 use crate::network::spec::Driver;
-
-/// A container on its networks.
-#[derive(Debug)]
-pub(super) struct Joined {
-    /// Whose it is: of two containers of one name, one after the other, each counts its
-    /// launches from one.
-    pub id: String,
-    pub incarnation: u64,
-    /// What it is found by everywhere: its name first.
-    pub names: Vec<String>,
-    /// What it is found by where nobody has that for a name.
-    pub hostnames: Vec<String>,
-    pub endpoints: Vec<Place>,
-    pub claims: Vec<Claim>,
-    /// Its own servers for names.
-    pub servers: Vec<IpAddr>,
-    /// Whether its names are answered.
-    pub runs: bool,
-    pub netns: Arc<OwnedFd>,
-    /// Who answers names within it, if that is nobody outside.
-    pub inside: Option<Inside>,
-}
-
-impl Joined {
-    pub fn is_on(&self, network: &str) -> bool {
-        self.endpoints.iter().any(|place| place.network == network)
-    }
-
-    /// Where published ports lead to: its way outside, if that is on a bridge.
-    pub fn target(&self) -> Option<Lease> {
-        let first = self.endpoints.iter().find(|place| place.is_default_route);
-        first.or(self.endpoints.first()).map(|place| place.lease)
-    }
-}
-
-/// A container's interface on a network.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Place {
-    pub network: String,
-    pub interface: String,
-    pub lease: Lease,
-    /// What its manifest fixes of that.
-    pub wish: Wish,
-    pub aliases: Vec<String>,
-    pub links: Vec<Link>,
-    pub link_local: Vec<Ipv4Addr>,
-    pub is_default_route: bool,
-    /// See [`Member::priority`].
-    pub priority: i64,
-    /// Files below `/proc/sys/net`, in which `IFNAME` stands for the interface, and values.
-    pub sysctls: Vec<(String, String)>,
-}
-
-/// A container on a network that changes.
-struct Guest {
-    name: String,
-    place: Place,
-    netns: Arc<OwnedFd>,
-}
-
-impl Place {
-    fn endpoint<'a>(&'a self, container: &'a str) -> Endpoint<'a> {
-        Endpoint {
-            container,
-            interface: &self.interface,
-            lease: self.lease,
-            link_local: &self.link_local,
-            is_default_route: self.is_default_route,
-        }
-    }
-}
 
 impl State {
     /// See [`super::Networks::join`].
@@ -220,7 +145,7 @@ impl State {
                 // Its network is another one since it was launched: it keeps what it got
                 // then.
                 Err(why) if self.recovering => {
-                    tracing::warn!("{}: {why}; it keeps what it has", wanted.name);
+                    tracing::warn!("{}: {why}; it keeps what it has", wanted.called);
                     let mac = self.leased(wanted.name, &member.name).map(|lease| lease.mac);
                     let has = Wish { v4: address, v6: None, mac: mac.or(wish.mac) };
                     self.lease(wanted.name, &member.name, has)?
@@ -250,7 +175,10 @@ impl State {
 
     /// Of these networks, by name and priority, the one that is the way outside: the first of
     /// the highest.
-    fn way_out<'a>(&self, networks: impl Iterator<Item = (&'a str, i64)>) -> Option<String> {
+    pub(super) fn way_out<'a>(
+        &self,
+        networks: impl Iterator<Item = (&'a str, i64)>,
+    ) -> Option<String> {
         let leads_out = |name: &str| self.up.get(name).is_some_and(|up| !up.spec.internal);
         let mut best: Option<(&str, i64)> = None;
         for (name, priority) in networks.filter(|(name, _)| leads_out(name)) {
@@ -285,7 +213,7 @@ impl State {
         let (interface, address) = match host::found(&up.spec, lease, wanted.netns) {
             Ok(found) => found?,
             Err(error) => {
-                tracing::warn!("{}: {error}", wanted.name);
+                tracing::warn!("{}: {error}", wanted.called);
                 return None;
             }
         };
@@ -295,7 +223,12 @@ impl State {
     /// A container's addresses on a network, on disk before they are used. One that rests
     /// gives way to who asks for its address: Compose starts the next one of a service
     /// before it removes the last.
-    fn lease(&mut self, container: &str, network: &str, wish: Wish) -> Result<Lease, String> {
+    pub(super) fn lease(
+        &mut self,
+        container: &str,
+        network: &str,
+        wish: Wish,
+    ) -> Result<Lease, String> {
         let own = self.host_addresses(network)?;
         let up = self.up.get(network).ok_or("the network is not made")?;
         let mut leases = up.leases.clone();
@@ -362,7 +295,7 @@ impl State {
         host::set_inside(netns, &place.interface, &place.sysctls).map_err(told)
     }
 
-    fn detach(&mut self, container: &str, place: &Place, netns: BorrowedFd<'_>) {
+    pub(super) fn detach(&mut self, container: &str, place: &Place, netns: BorrowedFd<'_>) {
         let Some(up) = self.up.get(&place.network) else { return };
         let Some(kernel) = &mut self.kernel else { return };
         let done = match up.spec.driver {
@@ -404,6 +337,11 @@ impl State {
         self.each_leases(|leases| leases.release(name));
     }
 
+    /// What a container is called, by what it is kept under.
+    pub(super) fn called<'a>(&'a self, name: &'a str) -> &'a str {
+        self.joined.get(name).map_or(name, |joined| joined.called(name))
+    }
+
     /// See [`super::Networks::call`].
     pub(super) fn call(&mut self, name: &str, called: &str, id: &str) {
         let Some(joined) = self.joined.get_mut(name).filter(|joined| joined.id == id) else {
@@ -430,126 +368,6 @@ impl State {
     pub(super) fn rename(&mut self, name: &str, to: &str, id: &str) {
         self.leave(name, id, u64::MAX);
         self.each_leases(|leases| leases.rename(name, to));
-    }
-
-    /// Makes a network anew, as its manifest says now, under the containers on it. What
-    /// can't be made leaves it as it was: who runs stays reachable.
-    pub(super) fn make_anew(&mut self, spec: &NetworkSpec) {
-        let network = &spec.name;
-        let Some(before) = self.up.get(network).map(|up| up.spec.clone()) else { return };
-        let on_it: Vec<Guest> = self
-            .joined
-            .iter()
-            .flat_map(|(name, joined)| {
-                let here = joined.endpoints.iter().filter(|place| place.network == *network);
-                here.map(|place| Guest {
-                    name: name.clone(),
-                    place: place.clone(),
-                    netns: Arc::clone(&joined.netns),
-                })
-            })
-            .collect();
-        if let Err(error) = self.replace(spec, &on_it) {
-            tracing::error!("changing the network {network}: {error}; it is put back as it was");
-            if let Err(error) = self.replace(&before, &on_it) {
-                tracing::error!("putting the network {network} back: {error}");
-            }
-        }
-        if let Err(error) = self.apply() {
-            tracing::error!("{error}");
-        }
-        for Guest { name, netns, .. } in &on_it {
-            self.settle_inside(name, netns);
-        }
-        self.answer_names();
-        // Their own addresses and who answers names for them may be others now.
-        let moved = on_it.into_iter().map(|guest| guest.name).collect();
-        let _ = self.effects.send(Effect::Moved(moved));
-    }
-
-    /// Makes a network as `spec` says, in place of what it is. All that can be done is,
-    /// also when something can't.
-    fn replace(&mut self, spec: &NetworkSpec, on_it: &[Guest]) -> Result<(), String> {
-        for guest in on_it {
-            self.detach(&guest.name, &guest.place, guest.netns.as_fd());
-        }
-        self.keep_resolver(&spec.name);
-        self.lower(&spec.name, false);
-        self.raise_as(spec)?;
-        let mut outcome = Ok(());
-        for guest in on_it {
-            let moved = self.move_place(guest).and_then(|()| self.redirect(guest));
-            outcome = outcome.and(moved.map_err(|why| format!("{}: {why}", guest.name)));
-        }
-        outcome
-    }
-
-    /// A network of a container became internal, or is no longer: its way outside may be
-    /// another one.
-    fn redirect(&mut self, Guest { name, netns, .. }: &Guest) -> Result<(), String> {
-        let Some(joined) = self.joined.get(name) else { return Ok(()) };
-        let mut places = joined.endpoints.clone();
-        let asked = places.iter().map(|place| (place.network.as_str(), place.priority));
-        let way_out = self.way_out(asked);
-        let mut changed = Vec::new();
-        for place in &mut places {
-            let is_default_route = way_out.as_ref() == Some(&place.network);
-            if place.is_default_route != is_default_route {
-                place.is_default_route = is_default_route;
-                changed.push(place.clone());
-            }
-        }
-        if changed.is_empty() {
-            return Ok(());
-        }
-        if let Some(joined) = self.joined.get_mut(name) {
-            joined.endpoints = places;
-            if let Some(target) = joined.target() {
-                for claim in &mut joined.claims {
-                    claim.point_to(target, &self.runtime);
-                }
-            }
-        }
-        // The old way goes before the new one comes.
-        changed.sort_by_key(|place| place.is_default_route);
-        let mut outcome = Ok(());
-        for place in &changed {
-            outcome = outcome.and(self.make_place(name, place, netns.as_fd()));
-        }
-        outcome
-    }
-
-    fn move_place(&mut self, Guest { name, place, netns }: &Guest) -> Result<(), String> {
-        let mut place = place.clone();
-        let fits = |ip: &Ipv4Addr| {
-            self.up
-                .get(&place.network)
-                .is_some_and(|up| up.spec.subnet.contains(ip) && up.spec.gateway != *ip)
-        };
-        let address = place.wish.v4.or(Some(place.lease.v4)).filter(fits);
-        let subnet6 = self.up.get(&place.network).and_then(|up| up.spec.subnet6);
-        let address6 = place.wish.v6.filter(|ip| subnet6.is_some_and(|net| net.contains(ip)));
-        let wish = Wish { v4: address, v6: address6, mac: place.wish.mac };
-        let network = place.network.clone();
-        place.lease = self.lease(name, &network, wish)?;
-        let spec = self.up.get(&place.network).map(|up| up.spec.clone());
-        let spec = spec.ok_or("the network is not made")?;
-        let host = &mut self.kernel()?.host;
-        host.attach(&spec, &place.endpoint(name), netns.as_fd()).map_err(told)?;
-        if let Some(joined) = self.joined.get_mut(name) {
-            for other in &mut joined.endpoints {
-                if other.network == place.network {
-                    *other = place.clone();
-                }
-            }
-            let target = joined.target();
-            if let Some(target) = target {
-                for claim in &mut joined.claims {
-                    claim.point_to(target, &self.runtime);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Makes the firewall what follows from all that is here.

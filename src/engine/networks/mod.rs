@@ -12,9 +12,11 @@
 //! folder `networks` of the run directory, so that an engine that starts knows
 //! whether one before it may have left something.
 
+mod anew;
 mod etc;
 mod flows;
 mod join;
+mod joined;
 mod known;
 mod plugins;
 mod publish;
@@ -34,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
-use self::join::Joined;
+use self::joined::Joined;
 use self::known::{Known, Up};
 use self::plugins::Plugins;
 use self::recover::Removed;

@@ -105,7 +105,7 @@ impl Plugins {
                     Ok(()) => {
                         let _ = fs::remove_file(&file);
                     }
-                    Err(error) => tracing::warn!("{}: {error}", wanted.name),
+                    Err(error) => tracing::warn!("{}: {error}", wanted.called),
                 }
                 Err(error.to_string())
             }

@@ -223,7 +223,7 @@ impl State {
         let others = self.joined.iter().filter(|(other, _)| *other != name);
         for (other, joined) in others {
             if let Some(claim) = joined.claims.iter().find(meets) {
-                let other = joined.names.first().unwrap_or(other);
+                let other = joined.called(other);
                 let at = claim.address.map(|ip| format!(" of {ip}")).unwrap_or_default();
                 return Err(Refused::Published(format!(
                     "network.publish: the port {port}/{protocol}{at} is published by the \

@@ -119,7 +119,7 @@ impl State {
         let (first, rest): (Vec<_>, Vec<_>) = wanted.partition(|one| self.has_unnoted(one));
         for wanted in first.iter().chain(&rest) {
             if let Err(error) = self.join(wanted) {
-                tracing::error!("{}: {error}", wanted.name);
+                tracing::error!("{}: {error}", wanted.called);
             }
         }
         if all.is_empty() {

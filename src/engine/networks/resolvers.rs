@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::join::{Joined, Place};
+use super::joined::{Joined, Place};
 use super::{State, told};
 use crate::engine::run::Effect;
 use crate::network::NetworkSpec;
@@ -149,7 +149,8 @@ impl State {
             }
             Err(error) => {
                 let _ = inside::lead(netns.as_fd(), None);
-                tracing::warn!("{name}: {error}; it is not told of others' names");
+                let called = self.called(name);
+                tracing::warn!("{called}: {error}; it is not told of others' names");
             }
         }
     }
@@ -179,7 +180,7 @@ impl State {
         drop(resolver);
         self.let_go(container_tags(name));
         if let Some(Err(error)) = netns.map(|netns| inside::lead(netns, None)) {
-            tracing::warn!("{name}: {error}");
+            tracing::warn!("{}: {error}", self.called(name));
         }
     }
 

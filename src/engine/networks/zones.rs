@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::State;
-use super::join::Joined;
+use super::joined::Joined;
 use crate::network::dns::{Guest, Names, Zone};
 
 /// The names of every network.

@@ -1,23 +1,28 @@
 //! Everything slow about a launch, made ready as descriptors: root, namespaces,
 //! cgroup, standard input and output, the plan. Runs on a thread that may block.
 
+mod cgroup;
 mod command;
+mod context;
+mod filters;
+mod mounts;
 mod network;
 mod shared;
 mod signs;
 mod stdio;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use self::cgroup::restrict_devices;
 use self::network::Launch;
 use super::images::{ImageRoot, Images};
 use super::namespaces::{Namespaces, Pool};
@@ -26,13 +31,16 @@ use super::output::{self, open_fifo};
 use super::paths::{Paths, doing};
 use super::terminal::Size;
 use crate::cgroup::{Cgroup, Parent};
-use crate::manifest::model::{Container, Isolation, Mount, MountKind, Sharing, Userns};
+use crate::manifest::model::{Container, Isolation, Sharing, Userns};
 use crate::manifest::scalar::Name;
-use crate::rootfs::{self, Bind, IdMap, Lower, Root, Source, Volumes, Writable};
+use crate::rootfs::{self, IdMap, Lower, Root, Volumes, Writable};
 use crate::sandbox::plan::Plan;
-use crate::spec::{self, CgroupVersion, compile::Parts, devices, users::ResolvedUser};
+use crate::spec::{self, compile::Parts, devices, users::ResolvedUser};
 
 pub use command::{Inside, Job, Stdio, command};
+pub use filters::Filters;
+pub use mounts::lower_of;
+pub(super) use mounts::{is_directory, seed};
 pub use shared::{Other, with_host_name};
 pub use signs::Signs;
 pub use stdio::Ends;
@@ -290,187 +298,6 @@ impl<'a> Preparation<'a> {
         self.ready(plan, &status_path(&run_dir, order.incarnation))
     }
 
-    /// The root: once more the one that is kept, or a new one.
-    fn root(
-        &mut self,
-        kept: Option<Root>,
-        lower: &Lower,
-        writable: &Writable,
-        ids: Option<IdMap<'_>>,
-        parts: &mut Parts,
-    ) -> Result<Option<Root>, String> {
-        let again = match &kept {
-            Some(root) => root.again().map_err(|error| error.to_string())?,
-            None => None,
-        };
-        let (mounts, root) = match again {
-            Some(mounts) => (mounts, kept),
-            None => {
-                drop(kept);
-                let root =
-                    rootfs::prepare(lower, writable, ids).map_err(|error| error.to_string())?;
-                for path in &root.unmapped {
-                    self.warnings.push(format!(
-                        "{} can't be idmapped: its files belong to nobody in the container; \
-                         another file system can (ext4, xfs, btrfs, from Linux 6.3 on tmpfs), or \
-                         say userns = \"host\"",
-                        path.display()
-                    ));
-                }
-                match root.again().map_err(|error| error.to_string())? {
-                    Some(mounts) => (mounts, Some(root)),
-                    None => (root.mounts, None),
-                }
-            }
-        };
-        parts.root = Some(self.add(mounts.root));
-        for submount in mounts.submounts {
-            let file = !is_directory(submount.mount.as_fd());
-            let index = self.add(submount.mount);
-            parts.submounts.push((submount.target, file, index));
-        }
-        Ok(root)
-    }
-
-    /// Volumes and bind mounts as detached mounts; gives the host's path of each
-    /// source.
-    fn mounts(
-        &mut self,
-        manifest: &Container,
-        images: &BTreeMap<String, Vec<PathBuf>>,
-        ids: Option<IdMap<'_>>,
-        parts: &mut Parts,
-    ) -> Result<BTreeMap<String, PathBuf>, String> {
-        let mut sources = BTreeMap::new();
-        if manifest.isolation == Isolation::None {
-            return Ok(sources);
-        }
-        let volumes = &self.workshop.volumes;
-        for mount in &manifest.mounts {
-            let Some(text) = &mount.source else { continue };
-            let source = match mount.kind() {
-                MountKind::Image => {
-                    let layers = images.get(text).map(Vec::as_slice).unwrap_or_default();
-                    let view = rootfs::image_view(layers, mount.subpath.as_deref(), ids)
-                        .map_err(|error| format!("the image {text}: {error}"))?;
-                    sources.insert(text.clone(), layers.first().cloned().unwrap_or_default());
-                    self.bind(mount, view, parts);
-                    continue;
-                }
-                MountKind::Volume => {
-                    volumes.for_mount(text, &mount.options).map_err(|error| error.to_string())?;
-                    let data = volumes.data(text).map_err(|error| error.to_string())?;
-                    sources.insert(text.clone(), data);
-                    match &mount.subpath {
-                        Some(path) => Source::Part(text, path),
-                        None => Source::Volume(text),
-                    }
-                }
-                MountKind::Bind => Source::Path(Path::new(text)),
-                MountKind::Tmpfs => continue,
-            };
-            let bind =
-                volumes.mount(source, ids, mount.read_only).map_err(|error| error.to_string())?;
-            self.bind(mount, bind, parts);
-        }
-        Ok(sources)
-    }
-
-    fn bind(&mut self, mount: &Mount, bind: Bind, parts: &mut Parts) {
-        if !bind.idmapped {
-            self.warnings.push(format!(
-                "the file system of {} can't be idmapped: at {} its files belong to nobody in \
-                 the container; another file system can, or say userns = \"host\"",
-                mount.source.as_deref().unwrap_or_default(),
-                mount.target.display()
-            ));
-        }
-        let index = self.add(bind.mount);
-        parts.binds.insert(mount.target.clone(), (index, !bind.directory));
-    }
-
-    fn cgroup(
-        &mut self,
-        name: &str,
-        kept: &mut Option<Arc<Cgroup>>,
-        manifest: &Container,
-        parts: &mut Parts,
-    ) -> Result<(), String> {
-        let cgroup = match kept.take() {
-            Some(cgroup) => {
-                cgroup.renew().map_err(|error| error.to_string())?;
-                cgroup
-            }
-            None => Arc::new(
-                Cgroup::create(&self.workshop.parent, name).map_err(|error| error.to_string())?,
-            ),
-        };
-        let cgroup = kept.insert(cgroup);
-        let warnings = cgroup.apply(&manifest.resources).map_err(|error| error.to_string())?;
-        self.warnings.extend(warnings);
-        parts.cgroup_v1 = self.workshop.parent.v1_mounts(cgroup);
-        parts.has_cgroup_v1 = self.workshop.parent.version() != CgroupVersion::V2;
-        Ok(())
-    }
-
-    /// The way into the cgroup: last, for it may have got a controller more.
-    fn join(&mut self, cgroup: &Cgroup, parts: &mut Parts) -> Result<(), String> {
-        let join = cgroup.join().map_err(|error| error.to_string())?;
-        parts.cgroup = join.v2.map(|fd| self.add(fd));
-        parts.cgroup_procs = join.v1.into_iter().map(|fd| self.add(fd)).collect();
-        Ok(())
-    }
-
-    fn context(
-        &self,
-        name: &str,
-        manifest: &Container,
-        user: ResolvedUser,
-        sources: BTreeMap<String, PathBuf>,
-    ) -> Result<spec::Context, String> {
-        let mut env = Vec::new();
-        for path in &manifest.env_file {
-            let bytes = fs::read(path).map_err(doing("reading the env-file", path))?;
-            // A name alone would take its value from whoever started Berth.
-            let lines = spec::env_file::parse(&bytes, |_| None)
-                .map_err(|error| format!("{}: {error}", path.display()))?;
-            env.extend(lines);
-        }
-        let mut host_devices = BTreeMap::new();
-        for text in &manifest.devices {
-            let request: devices::DeviceRequest = text.parse()?;
-            let device = host_device(&request.host)?;
-            host_devices.insert(request.host, device);
-        }
-        let profile = match manifest.security.seccomp.as_str() {
-            "default" | "unconfined" => None,
-            text if text.starts_with('{') => Some(text.as_bytes().to_vec()),
-            path => Some(
-                fs::read(path).map_err(doing("reading the seccomp profile", Path::new(path)))?,
-            ),
-        };
-        Ok(spec::Context {
-            name: name.to_owned(),
-            hostname: None,
-            root: PathBuf::from("rootfs"),
-            ids: None,
-            user,
-            env,
-            sources,
-            devices: host_devices,
-            network: spec::Netns::Own,
-            has_mqueue: false,
-            cgroup_version: self.workshop.parent.version(),
-            cgroups_path: None,
-            seccomp_profile: profile,
-            kernel: kernel_version(),
-            image: spec::ImageDefaults::default(),
-            etc: BTreeMap::new(),
-            open_files: open_files(),
-            oom_score_adj: oom_score_adj(),
-        })
-    }
-
     fn ready(self, plan: Plan, status: &Path) -> Result<Ready, String> {
         let status_file = File::options()
             .append(true)
@@ -495,35 +322,6 @@ impl<'a> Preparation<'a> {
     }
 }
 
-/// Fills the volumes of a container that was never launched, as far as they are empty,
-/// with what its image has at their places.
-pub(super) fn seed(
-    volumes: &Volumes,
-    manifest: &Container,
-    layers: &[PathBuf],
-) -> Result<(), String> {
-    // A part of a volume is there already, or is missed.
-    let whole = |mount: &&Mount| {
-        mount.kind() == MountKind::Volume && mount.subpath.is_none() && !mount.no_copy
-    };
-    for mount in manifest.mounts.iter().filter(whole) {
-        if let Some(name) = &mount.source {
-            volumes
-                .for_mount(name, &mount.options)
-                .and_then(|_| volumes.seed(name, layers, &mount.target))
-                .map_err(|error| error.to_string())?;
-        }
-    }
-    Ok(())
-}
-
-/// Who protects Berth from the kernel's choice of whom to end for lack of memory does not
-/// mean its containers.
-fn oom_score_adj() -> Option<i32> {
-    let own = fs::read_to_string("/proc/self/oom_score_adj").ok()?;
-    own.trim().parse::<i32>().is_ok_and(|own| own < 0).then_some(0)
-}
-
 /// The most of /etc/passwd and /etc/group that is read.
 pub(super) const USERS_MAX: u64 = 16 << 20;
 
@@ -534,101 +332,6 @@ pub(super) fn resolve_user(
 ) -> Result<ResolvedUser, String> {
     spec::users::resolve(&read("etc/passwd"), &read("etc/group"), user, groups)
         .map_err(|error| format!("user = {user:?}: {error}"))
-}
-
-/// Compiled seccomp filters: most containers have the same one.
-#[derive(Debug, Clone, Default)]
-pub struct Filters(Arc<Mutex<VecDeque<Compiled>>>);
-
-/// A filter, and its program for seccomp(2).
-type Compiled = (spec::Filter, Vec<u8>);
-
-impl Filters {
-    /// As many as there may be different ones in use.
-    const KEPT: usize = 8;
-
-    /// The filter of a container, for seccomp(2); empty when it has none.
-    fn of(&self, manifest: &Container, context: &spec::Context) -> Result<Vec<u8>, String> {
-        let filter = spec::Filter::of(manifest, context).map_err(|error| error.to_string())?;
-        // A lock that somebody died with still holds whole entries.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, program)) = known.iter().find(|(other, _)| *other == filter) {
-            return Ok(program.clone());
-        }
-        let program = match filter.profile().map_err(|error| error.to_string())? {
-            None => Vec::new(),
-            Some(profile) => {
-                spec::seccomp::compile(&profile).map_err(|error| error.to_string())?.to_bytes()
-            }
-        };
-        known.truncate(Self::KEPT - 1);
-        known.push_front((filter, program.clone()));
-        Ok(program)
-    }
-}
-
-fn restrict_devices(cgroup: &Cgroup, spec: &oci_spec::runtime::Spec) -> Result<(), String> {
-    let linux = spec.linux().as_ref();
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    match resources.and_then(|resources| resources.devices().as_ref()) {
-        Some(rules) => cgroup.restrict_devices(rules).map_err(|error| error.to_string()),
-        None => Ok(()),
-    }
-}
-
-fn host_device(path: &Path) -> Result<devices::HostDevice, String> {
-    let meta = fs::metadata(path).map_err(doing("looking at the device", path))?;
-    let kind = meta.file_type();
-    let kind = if kind.is_char_device() {
-        devices::DeviceKind::Char
-    } else if kind.is_block_device() {
-        devices::DeviceKind::Block
-    } else {
-        return Err(format!("{} is not a device", path.display()));
-    };
-    Ok(devices::HostDevice {
-        kind,
-        major: rustix::fs::major(meta.rdev()),
-        minor: rustix::fs::minor(meta.rdev()),
-        mode: meta.permissions().mode() & 0o7777,
-    })
-}
-
-fn kernel_version() -> spec::KernelVersion {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let mut numbers =
-        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
-    spec::KernelVersion(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// The soft limit that select(2) can live with, as everywhere; whoever can use more
-/// raises it. The hard one is Berth's own.
-fn open_files() -> Option<(u64, u64)> {
-    const SOFT: u64 = 1024;
-    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let hard = own.maximum.unwrap_or(u64::MAX);
-    Some((hard.min(SOFT), hard))
-}
-
-/// Whether a mount is a directory.
-pub(super) fn is_directory(fd: std::os::fd::BorrowedFd<'_>) -> bool {
-    rustix::fs::fstat(fd).is_ok_and(|stat| {
-        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
-    })
-}
-
-/// What the root of a container without an image lies over: a directory, or the host.
-///
-/// # Errors
-/// The manifest names none.
-pub fn lower_of(manifest: &Container, paths: &Paths) -> Result<Lower, String> {
-    let rootfs = manifest.rootfs.as_deref().ok_or("it has no root filesystem")?;
-    let own = [paths.state_dir(), paths.run_dir(), paths.logs_dir()]
-        .into_iter()
-        .chain(paths.manifest_dirs())
-        .collect();
-    Ok(Lower::of_rootfs(rootfs, manifest.expose.clone(), own))
 }
 
 /// Where the status of a launch is.

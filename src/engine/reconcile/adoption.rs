@@ -6,7 +6,8 @@ use super::action::Action;
 use super::clock::Now;
 use super::event::Adopted;
 use super::observed::{KILL_AGAIN, Observed};
-use super::record::{Exit, ExitStatus, Half, How, Phase, Record, Run, StopWhy};
+use super::phase::{Half, How, Phase, Run, StopWhy};
+use super::record::{Exit, ExitStatus, Record};
 use crate::manifest::scalar::Name;
 use crate::manifest::variants::RestartPolicy;
 

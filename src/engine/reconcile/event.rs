@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{HealthStatus, How, Image};
+use super::phase::{HealthStatus, How};
+use super::record::Image;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::{Name, Signal};
 

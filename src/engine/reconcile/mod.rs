@@ -29,6 +29,7 @@ mod graph;
 mod judge;
 mod names;
 mod observed;
+mod phase;
 mod record;
 mod runs;
 mod service;
@@ -43,7 +44,5 @@ pub use decide::decide;
 pub use desired::{Desired, Shutdown};
 pub use event::{Adopted, Event, Refused, Verb};
 pub use observed::{Block, Observed};
-pub use record::{
-    Asked, CRASH_LOOP, Exit, ExitStatus, Half, HealthStatus, Held, How, Image, Joined, OfImage,
-    Phase, Record, Rest, Run, State, StopWhy, Timing,
-};
+pub use phase::{Asked, Half, HealthStatus, How, Phase, Rest, Run, State, StopWhy};
+pub use record::{CRASH_LOOP, Exit, ExitStatus, Held, Image, Joined, OfImage, Record, Timing};

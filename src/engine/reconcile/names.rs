@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::event::Refused;
 use super::observed::Observed;
-use super::record::{Phase, Record};
+use super::phase::Phase;
+use super::record::Record;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::{NAME_MAX, Name};
 

@@ -16,7 +16,8 @@ use super::graph::{self, Graph};
 pub use super::judge::Block;
 use super::judge::{Node, Outlook};
 use super::names::Names;
-use super::record::{Half, How, Phase, Record, StopWhy};
+use super::phase::{Half, How, Phase, StopWhy};
+use super::record::Record;
 use crate::manifest::model::Container;
 use crate::manifest::scalar::Name;
 

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use super::clock::Now;
 use super::observed::{KILL_AGAIN, Live, Observed};
-use super::record::{
-    Asked, Exit, ExitStatus, Half, HealthStatus, Held, How, Joined, Phase, Record, Rest, Run,
-    StopWhy,
-};
+use super::phase::{Asked, Half, HealthStatus, How, Phase, Rest, Run, StopWhy};
+use super::record::{Exit, ExitStatus, Held, Joined, Record};
 use crate::manifest::model::{Container, Restart};
 use crate::manifest::scalar::{Name, Signal};
 

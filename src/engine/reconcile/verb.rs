@@ -7,7 +7,8 @@ use super::backoff::{pause, spread};
 use super::clock::Now;
 use super::event::{Refused, Verb};
 use super::observed::{KILL_AGAIN, Observed};
-use super::record::{Asked, Held, Phase, Record, Rest, Run, StopWhy};
+use super::phase::{Asked, Phase, Rest, Run, StopWhy};
+use super::record::{Held, Record};
 use crate::manifest::model::{Container, Reload};
 use crate::manifest::scalar::{Name, Signal};
 

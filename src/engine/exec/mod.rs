@@ -3,16 +3,20 @@
 //! engine knows it. Its process is the keeper's child; so is its exit status until it
 //! stands in that file, and a terminal's master is held by the keeper.
 
+mod record;
+mod session;
+mod table;
+
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-use tokio::io::Interest;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
+use self::record::VERSION;
+use self::session::session;
+use self::table::{Entry, MOST, MOST_BYTES};
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::handle::{Refusal, View};
@@ -23,151 +27,13 @@ use crate::keeper::protocol::Message;
 use crate::manifest::scalar::Name;
 use crate::sandbox::plan::Plan;
 use crate::sandbox::status::Status;
-use crate::sys::readiness;
 
-/// The format of the files.
-const VERSION: u32 = 1;
-/// Beyond so many that are remembered, a further one is refused.
-const MOST: usize = 4096;
-/// The same for what they say together, in bytes: each of them is here and in `/run`.
-const MOST_BYTES: usize = 64 << 20;
-/// So long after its end an exec can be asked about, as with Docker.
-const REMEMBERED: Duration = Duration::from_secs(300);
+pub use self::record::{Config, Exec};
+pub use self::session::Session;
+pub(super) use self::table::Execs;
 
 /// How long a client may take to come back to its terminal after our death.
 const COMES_BACK: Duration = Duration::from_secs(10);
-
-/// What is to be run, as the client said it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Config {
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    /// `NAME=value`, beside the container's.
-    pub env: Vec<String>,
-    /// Instead of the container's working directory.
-    pub workdir: Option<PathBuf>,
-    /// Instead of the container's user.
-    pub user: Option<String>,
-    /// With all capabilities.
-    pub privileged: bool,
-    /// On a terminal.
-    pub tty: bool,
-    /// With standard input.
-    pub stdin: bool,
-    /// With standard output.
-    pub stdout: bool,
-    /// With standard error.
-    pub stderr: bool,
-    /// Instead of Ctrl-P Ctrl-Q.
-    pub detach_keys: Option<String>,
-    /// The size of its terminal, if the one that starts it says none.
-    #[serde(default)]
-    pub size: Option<Size>,
-}
-
-/// What is known of an exec; this is what its file says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Exec {
-    version: u32,
-    /// 64 hexadecimal digits.
-    pub id: String,
-    /// The container.
-    pub name: Name,
-    /// Its id.
-    pub container: String,
-    /// When it was made.
-    #[serde(default = "long_ago")]
-    pub created: SystemTime,
-    /// What was asked for.
-    pub config: Config,
-    /// Whether it was started.
-    pub started: bool,
-    /// Its process on the host; 0 before it runs.
-    pub pid: i32,
-    /// How it ended, as a shell says it.
-    pub exit: Option<i32>,
-    /// When it ended.
-    pub finished: Option<SystemTime>,
-}
-
-/// An exec that does not say it was made by an older Berth.
-fn long_ago() -> SystemTime {
-    SystemTime::UNIX_EPOCH
-}
-
-impl Exec {
-    /// How many bytes its client said, about.
-    fn size(&self) -> usize {
-        let Config { command, env, workdir, user, detach_keys, .. } = &self.config;
-        let lists = command.iter().chain(env).map(|one| one.len() + size_of::<String>());
-        let workdir = workdir.as_ref().map_or(0, |path| path.as_os_str().len());
-        let words = [user, detach_keys].into_iter().flatten().map(String::len);
-        lists.sum::<usize>() + workdir + words.sum::<usize>() + size_of::<Exec>()
-    }
-
-    /// Whether its process lives.
-    pub fn is_running(&self) -> bool {
-        self.started && self.exit.is_none()
-    }
-}
-
-/// A started exec, for the client that talks to it.
-#[derive(Debug)]
-pub struct Session {
-    /// Our ends of its streams.
-    pub ends: Ends,
-    /// Becomes its exit status when it has ended.
-    pub ended: watch::Receiver<Option<i32>>,
-    /// Changes when another client joins its terminal.
-    pub joined: watch::Receiver<()>,
-}
-
-/// Whoever had it is gone, also if that was before they had anything of it.
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.drain(Duration::ZERO);
-    }
-}
-
-impl Session {
-    /// Its client may come back: it is given so long before what comes is dropped.
-    pub fn leave(mut self, grace: Duration) {
-        self.drain(grace);
-    }
-
-    /// Nobody listens to a terminal: what it prints is dropped, so that the program on
-    /// it goes on, until somebody joins.
-    fn drain(&mut self, grace: Duration) {
-        let Some(master) = self.ends.terminal.take() else { return };
-        if self.ended.borrow().is_some() {
-            return;
-        }
-        let (mut joined, mut ended) = (self.joined.clone(), self.ended.clone());
-        joined.mark_unchanged();
-        tokio::task::spawn_local(async move {
-            let drain = async {
-                tokio::time::sleep(grace).await;
-                let Ok(master) = readiness::watch(master, Interest::READABLE) else { return };
-                let mut bytes = [0u8; 4096];
-                loop {
-                    let Ok(mut guard) = master.readable().await else { return };
-                    match rustix::io::read(master.get_ref(), &mut bytes[..]) {
-                        Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
-                        Ok(0) | Err(_) => return,
-                        Ok(_) => tokio::task::coop::consume_budget().await,
-                    }
-                }
-            };
-            tokio::select! {
-                () = drain => {}
-                _ = joined.changed() => {}
-                _ = ended.wait_for(Option::is_some) => {}
-            }
-        });
-    }
-}
 
 /// What clients ask about execs.
 #[derive(Debug)]
@@ -183,154 +49,6 @@ pub enum ExecRequest {
     Join(String, oneshot::Sender<Result<Session, Refusal>>),
     /// Tell its terminal its size.
     Resize(String, Size, oneshot::Sender<Result<(), Refusal>>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    exec: Exec,
-    ends: Ends,
-    size: Option<Size>,
-    ended: watch::Sender<Option<i32>>,
-    joined: watch::Sender<()>,
-    asked: Option<oneshot::Sender<Result<Session, Refusal>>>,
-}
-
-impl Entry {
-    fn new(exec: Exec) -> Self {
-        let ended = watch::Sender::new(exec.exit);
-        let joined = watch::Sender::new(());
-        Entry { exec, ends: Ends::default(), size: None, ended, joined, asked: None }
-    }
-}
-
-/// All execs that are remembered.
-#[derive(Debug)]
-pub(super) struct Execs {
-    dir: PathBuf,
-    entries: HashMap<String, Entry>,
-}
-
-impl Execs {
-    /// Those that an engine before us left.
-    pub fn load(dir: &Path) -> Self {
-        let mut entries = HashMap::new();
-        for file in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let read = std::fs::read(file.path()).ok();
-            match read.and_then(|text| serde_json::from_slice::<Exec>(&text).ok()) {
-                Some(exec) if exec.version == VERSION => {
-                    entries.insert(exec.id.clone(), Entry::new(exec));
-                }
-                // Cut off, or of another version: nothing lives by it.
-                _ => drop(std::fs::remove_file(file.path())),
-            }
-        }
-        Execs { dir: dir.to_owned(), entries }
-    }
-
-    fn save(&self, id: &str) {
-        let Some(entry) = self.entries.get(id) else { return };
-        if let Err(error) = write(&self.dir, &entry.exec) {
-            tracing::warn!("{error}; an engine after this one will not know that exec");
-        }
-    }
-
-    fn forget(&mut self, id: &str) {
-        self.entries.remove(id);
-        let _ = std::fs::remove_file(self.dir.join(id));
-    }
-
-    /// Forgets what ended long ago, and where there is no room for one more of this size, a
-    /// part of what does not run: that was made or ended first. Whether there is room then.
-    fn make_room(&mut self, size: usize) -> bool {
-        let now = SystemTime::now();
-        let room = Room { count: MOST - 1, bytes: MOST_BYTES.saturating_sub(size) };
-        let all = self.entries.values().map(|entry| &entry.exec);
-        for id in superfluous(all, now, room) {
-            self.forget(&id);
-        }
-        let left: usize = self.entries.values().map(|entry| entry.exec.size()).sum();
-        self.entries.len() <= room.count && left <= room.bytes
-    }
-
-    /// The ids of the execs that run in a container.
-    pub fn running_in(&self, name: &Name) -> Vec<String> {
-        let runs = |entry: &&Entry| entry.exec.name == *name && entry.exec.is_running();
-        self.entries.values().filter(runs).map(|entry| entry.exec.id.clone()).collect()
-    }
-
-    /// A container that does not run is kept under another name.
-    pub fn rename(&mut self, name: &Name, to: &Name) {
-        let mut ids = Vec::new();
-        for entry in self.entries.values_mut().filter(|entry| entry.exec.name == *name) {
-            to.clone_into(&mut entry.exec.name);
-            ids.push(entry.exec.id.clone());
-        }
-        for id in ids {
-            self.save(&id);
-        }
-    }
-
-    /// A container is gone, and its execs with it.
-    pub fn forget_container(&mut self, name: &Name) {
-        let of = |entry: &&Entry| entry.exec.name == *name;
-        let ids: Vec<String> =
-            self.entries.values().filter(of).map(|entry| entry.exec.id.clone()).collect();
-        for id in ids {
-            self.forget(&id);
-        }
-    }
-
-    fn get(&mut self, id: &str) -> Result<&mut Entry, Refusal> {
-        self.entries
-            .get_mut(id)
-            .ok_or_else(|| Refusal::NotFound(format!("No such exec instance: {id}")))
-    }
-}
-
-/// How many execs there may be, and how many bytes they may say together.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    count: usize,
-    bytes: usize,
-}
-
-/// Which of these are to be forgotten: those that ended long ago, and if what that leaves
-/// has no room, of those that do not run the older half, and more while that is too much
-/// still.
-fn superfluous<'a>(
-    all: impl Iterator<Item = &'a Exec> + Clone,
-    now: SystemTime,
-    room: Room,
-) -> Vec<String> {
-    let age = |since: Option<SystemTime>| since.and_then(|at| now.duration_since(at).ok());
-    let is_old = |exec: &&Exec| age(exec.finished).is_some_and(|age| age > REMEMBERED);
-    let (old, all): (Vec<&Exec>, Vec<&Exec>) = all.partition(is_old);
-    let mut bytes: usize = all.iter().map(|exec| exec.size()).sum();
-    let mut going = old;
-    if all.len() > room.count || bytes > room.bytes {
-        let mut resting: Vec<&Exec> = all.into_iter().filter(|exec| !exec.is_running()).collect();
-        resting.sort_by_key(|exec| exec.finished.unwrap_or(exec.created));
-        let half = resting.len().div_ceil(2);
-        for (at, exec) in resting.into_iter().enumerate() {
-            if at >= half && bytes <= room.bytes {
-                break;
-            }
-            bytes -= exec.size();
-            going.push(exec);
-        }
-    }
-    going.into_iter().map(|exec| exec.id.clone()).collect()
-}
-
-/// `/run` is gone with a reboot, and so is what is written here: no fsync.
-fn write(dir: &Path, exec: &Exec) -> Result<(), String> {
-    let fail = |error: std::io::Error| format!("writing {}: {error}", dir.join(&exec.id).display());
-    std::fs::create_dir_all(dir).map_err(fail)?;
-    let text = serde_json::to_vec(exec).map_err(|error| fail(error.into()))?;
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).map_err(fail)?;
-    file.write_all(&text).map_err(fail)?;
-    file.persist(dir.join(&exec.id)).map_err(|error| fail(error.error))?;
-    Ok(())
 }
 
 /// 64 hexadecimal digits that nobody can guess.
@@ -659,76 +377,5 @@ impl Engine {
                 let _ = self.hold(&tag, None);
             }
         }
-    }
-}
-
-fn session(entry: &mut Entry) -> Result<Session, Refusal> {
-    if entry.exec.exit.is_some() {
-        return Err(Refusal::Conflict(format!("exec {} has ended", entry.exec.id)));
-    }
-    let ends = entry
-        .ends
-        .copy()
-        .map_err(|error| Refusal::Failed(format!("no descriptor is left: {error}")))?;
-    Ok(Session { ends, ended: entry.ended.subscribe(), joined: entry.joined.subscribe() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn exec(id: &str, made: u64, words: usize) -> Exec {
-        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(made);
-        Exec {
-            version: VERSION,
-            id: id.to_owned(),
-            name: "web".parse().unwrap(),
-            container: String::new(),
-            created,
-            config: Config { command: vec!["x".repeat(words)], ..Config::default() },
-            started: false,
-            pid: 0,
-            exit: None,
-            finished: None,
-        }
-    }
-
-    #[test]
-    fn the_oldest_that_do_not_run_make_room_by_number_and_by_bytes() {
-        let mut all: Vec<Exec> =
-            ["a", "b", "c", "d"].iter().zip(0..).map(|(id, at)| exec(id, at, 1000)).collect();
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
-        let gone = |all: &[Exec], count, bytes| superfluous(all.iter(), now, Room { count, bytes });
-        assert!(gone(&all, 4, 1 << 20).is_empty());
-        assert_eq!(gone(&all, 3, 1 << 20), ["a", "b"]);
-        let one = all[0].size();
-        assert!(one > 1000);
-        assert_eq!(gone(&all, 4, 4 * one - 1), ["a", "b"]);
-        assert_eq!(gone(&all, 4, one), ["a", "b", "c"]);
-        // Who runs stays, whatever that means for others.
-        all[0].started = true;
-        assert_eq!(gone(&all, 4, 0), ["b", "c", "d"]);
-        // What ended long ago goes in any case.
-        all[3].finished = Some(SystemTime::UNIX_EPOCH);
-        let late = now + REMEMBERED;
-        assert_eq!(superfluous(all.iter(), late, Room { count: 4, bytes: 1 << 20 }), ["d"]);
-    }
-
-    /// More than a terminal holds is printed to somebody who was gone before it began.
-    #[tokio::test]
-    async fn a_terminal_whose_client_never_came_goes_on() {
-        let local = tokio::task::LocalSet::new();
-        let printed = local.run_until(async {
-            let terminal::Pty { master, slave } = terminal::host(Size::default()).unwrap();
-            let (ended, joined) = (watch::Sender::new(None), watch::Sender::new(()));
-            drop(Session {
-                ends: Ends { terminal: Some(master), ..Ends::default() },
-                ended: ended.subscribe(),
-                joined: joined.subscribe(),
-            });
-            let print = move || std::fs::File::from(slave).write_all(&[b'x'; 256 << 10]);
-            tokio::time::timeout(Duration::from_secs(10), tokio::task::spawn_blocking(print)).await
-        });
-        printed.await.expect("it stands still").unwrap().unwrap();
     }
 }

@@ -1,15 +1,16 @@
 //! The keeper's loop. It waits on: the signal pipe, the engine's socket, the
 //! pidfds of adopted processes, and a timer only while the engine is down.
 
+mod engine;
 mod machine;
+mod replace;
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitOptions, wait};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -21,8 +22,11 @@ use super::protocol::{self, Fds, Kind, Message, Received};
 use super::say::say;
 use super::table::{Process, State, Table};
 use crate::sandbox::init::end_of;
-use crate::sys::process::{Arguments, remove_variable, replace};
+use crate::sys::process::Arguments;
 use crate::sys::signals::{self, Caught};
+
+pub use self::engine::ENGINE_FD;
+pub use self::replace::{RESUME, resumed_table};
 
 /// The first pause before a dead engine is started again; doubled up to
 /// [`MAX_PAUSE`] while it dies young.
@@ -30,10 +34,6 @@ const MIN_PAUSE: Duration = Duration::from_millis(2);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// An engine that lived as long as this was well.
 const WELL: Duration = Duration::from_secs(10);
-/// The table of a keeper that replaced itself comes by this descriptor number.
-pub const RESUME: &str = "BERTH_RESUME_FD";
-/// The engine's end of the socket.
-pub const ENGINE_FD: i32 = 3;
 
 /// How the keeper is told what to do; all of it is made before the loop begins.
 #[derive(Debug)]
@@ -463,113 +463,6 @@ impl Keeper {
             }
         }
     }
-
-    fn engine_ended(&mut self) {
-        if let Engine::Running { since, .. } = self.engine {
-            if now().saturating_sub(since) >= WELL {
-                self.pause = MIN_PAUSE;
-                self.young = 0;
-            }
-            self.young = self.young.saturating_add(1);
-            self.outbox.clear();
-            // The next one knows nothing of them, and begins them anew.
-            self.launches.give_up_all();
-            say!("berth: the engine ended; starting it again in {} ms", self.pause.as_millis());
-            self.engine = Engine::Down { until: now().saturating_add(self.pause) };
-            self.pause = self.pause.saturating_mul(2).min(MAX_PAUSE);
-            self.despair();
-        }
-    }
-
-    fn start_engine_when_due(&mut self) {
-        match self.engine {
-            Engine::Down { until } if now() >= until => {}
-            _ => return,
-        }
-        match self.start_engine() {
-            Ok((pid, socket)) => {
-                self.pulse = Pulse::begin(now());
-                self.engine = Engine::Running { pid, socket, since: now() };
-            }
-            Err(errno) => {
-                say!("berth: can't start the engine: {errno}");
-                self.engine = Engine::Down { until: now().saturating_add(self.pause) };
-                self.pause = self.pause.saturating_mul(2).min(MAX_PAUSE);
-            }
-        }
-    }
-
-    fn start_engine(&self) -> Result<(i32, OwnedFd), Errno> {
-        let (ours, its) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let mask = signals::block_all();
-        let cloned = crate::sys::process::spawn_engine(
-            its.as_raw_fd(),
-            ENGINE_FD,
-            &self.settings.engine_argv,
-            &self.settings.environment,
-        );
-        signals::restore(mask);
-        match cloned {
-            Ok(pid) => Ok((pid, ours)),
-            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
-        }
-    }
-
-    /// Becomes the binary that is at our path now, with the same pid, children
-    /// and descriptors. The engine is the new keeper's first to reap.
-    fn reexec(&mut self) {
-        let binary = self.settings.binary.clone();
-        let found = rustix::fs::access(binary.as_c_str(), rustix::fs::Access::EXEC_OK);
-        let Err(errno) = found.and_then(|()| self.try_reexec(&binary));
-        say!("berth: can't become the new binary: {errno}");
-        self.tell(Message { code: errno.raw_os_error(), ..Message::new(Kind::NotReplaced) });
-    }
-
-    fn try_reexec(&mut self, binary: &CStr) -> Result<std::convert::Infallible, Errno> {
-        // What comes from here on, and what has come and was not looked at, stays pending
-        // over execve(2): signals without a handler would be lost.
-        let mask = signals::block_all();
-        signals::raise_again(self.caught.take());
-        let Err(errno) = self.execute(binary);
-        signals::restore(mask);
-        Err(errno)
-    }
-
-    fn execute(&self, binary: &CStr) -> Result<std::convert::Infallible, Errno> {
-        use rustix::fs::{MemfdFlags, memfd_create};
-        use rustix::io::FdFlags;
-        let memfd = memfd_create(c"berth-table", MemfdFlags::empty())?;
-        let bytes = self.table.encode();
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let written = rustix::io::write(&memfd, rest)?;
-            rest = rest.get(written..).unwrap_or_default();
-        }
-        rustix::fs::seek(&memfd, rustix::fs::SeekFrom::Start(0))?;
-        let kept = |table: &Table, flags: FdFlags| {
-            for process in &table.processes {
-                let _ = rustix::io::fcntl_setfd(&process.pidfd, flags);
-            }
-            for held in &table.held {
-                let _ = rustix::io::fcntl_setfd(&held.fd, flags);
-            }
-        };
-        kept(&self.table, FdFlags::empty());
-        let resume =
-            CString::new(format!("{RESUME}={}", memfd.as_raw_fd())).map_err(|_| Errno::INVAL)?;
-        let argv: Vec<_> = self.settings.keeper_argv.iter().map(CString::as_c_str).collect();
-        let envp: Vec<_> = self
-            .settings
-            .environment
-            .iter()
-            .map(CString::as_c_str)
-            .chain([resume.as_c_str()])
-            .collect();
-        let error = replace(binary, &argv, &envp);
-        kept(&self.table, FdFlags::CLOEXEC);
-        Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    }
 }
 
 fn described(process: &Process, kind: Kind) -> Message {
@@ -586,17 +479,4 @@ fn described(process: &Process, kind: Kind) -> Message {
         end,
         ..Message::new(kind)
     }
-}
-
-/// The table that an earlier self left, if this program was executed by it. Before there
-/// is a second thread.
-pub fn resumed_table() -> Option<Table> {
-    use std::io::Read;
-    let fd: i32 = std::env::var(RESUME).ok()?.parse().ok()?;
-    // Once taken over, the number may become another's.
-    remove_variable(RESUME);
-    let fd = crate::sys::process::inherited(fd)?;
-    let mut bytes = Vec::new();
-    std::fs::File::from(fd).read_to_end(&mut bytes).ok()?;
-    Some(Table::decode(&bytes))
 }

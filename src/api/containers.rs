@@ -32,6 +32,16 @@ pub async fn inspect(handle: &Handle, which: &str, query: &Query) -> Answer {
                     .unwrap_or_default(),
             };
             let mut told = inspect::inspect(&view, &base(handle, &view).await, &places);
+            for key in ["NetworkMode", "PidMode", "IpcMode"] {
+                // By its id, as with Docker: clients compare it with what they would ask for.
+                let mode = &mut told["HostConfig"][key];
+                let other = mode.as_str().and_then(|mode| mode.strip_prefix("container:"));
+                if let Some(other) = other.map(str::to_owned)
+                    && let Ok(other) = handle.find(&other).await
+                {
+                    *mode = json!(format!("container:{}", other.id));
+                }
+            }
             if query.is_on("size") {
                 let sizes = super::list::sizes(handle, &view).await;
                 told["SizeRw"] = json!(sizes.own);

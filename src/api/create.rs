@@ -395,6 +395,22 @@ fn of_others(host: &HostConfig) -> Result<(), String> {
     {
         return Err(format!("invalid isolation '{other}' on linux"));
     }
+    // As Docker does without the vendor's driver: a container that needs one would start, and
+    // run without it.
+    if let Some(request) = host.device_requests.iter().flatten().next() {
+        return Err(format!(
+            "could not select device driver {:?} with capabilities: [{}]: Berth has no device \
+             drivers (--gpus, CDI); name the devices with --device",
+            request.driver.as_deref().unwrap_or_default(),
+            request
+                .capabilities
+                .iter()
+                .flatten()
+                .map(|all| format!("[{}]", all.join(" ")))
+                .collect::<Vec<_>>()
+                .join(" "),
+        ));
+    }
     match host.runtime.as_deref().filter(|name| !name.is_empty() && !RUNTIMES.contains(name)) {
         Some(other) => Err(format!("unknown or invalid runtime name: {other}")),
         None => Ok(()),
@@ -410,11 +426,6 @@ fn without_effect(host: &HostConfig, warnings: &mut Vec<String>) {
             "device-cgroup-rule",
             has(&host.device_cgroup_rules),
             "a device is allowed by naming it with --device",
-        ),
-        (
-            "gpus",
-            host.device_requests.as_ref().is_some_and(|list| !list.is_empty()),
-            "name the devices with --device",
         ),
         (
             "storage-opt",

@@ -175,7 +175,9 @@ async fn put(
         let Entrance { root, path: inside, ids } =
             files.entrance(&path).map_err(Refusal::Failed)?;
         let owner = match as_user {
-            true => Some(files.user(root.as_fd()).map_err(Refusal::Failed)?),
+            // Where nobody is named, what the archive says: so Compose gives secrets to whom
+            // its file names.
+            true => files.user(root.as_fd()).map_err(Refusal::Failed)?,
             false => None,
         };
         let options = Into { keep_kinds, owner, ids, rename, ..Into::default() };

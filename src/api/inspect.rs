@@ -4,6 +4,7 @@
 mod config;
 mod host;
 
+pub use config::health_config;
 pub use host::host_config;
 
 use std::collections::BTreeMap;

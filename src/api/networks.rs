@@ -89,16 +89,19 @@ fn described(name: &str, view: &NetworkView, views: &[View], with_containers: bo
         if spec.driver == Driver::Bridge && name == DEFAULT_NETWORK {
             options.insert("com.docker.network.bridge.name".into(), view.bridge.clone().into());
         }
-        if let Some(mtu) = spec.mtu {
-            options.insert("com.docker.network.driver.mtu".into(), mtu.to_string().into());
+        let is_kept = |key: &str| view.docker.contains_key(key);
+        if let Some(mtu) = spec.mtu.filter(|_| !is_kept("mtu")) {
+            options.insert(asked::MTU.into(), mtu.to_string().into());
         }
         if let Some(parent) = &spec.parent {
             options.insert("parent".into(), parent.clone().into());
         }
-        if spec.isolated {
-            options.insert("com.docker.network.bridge.enable_icc".into(), "false".into());
+        if spec.isolated && !is_kept("isolated") {
+            options.insert(asked::ICC.into(), "false".into());
         }
     }
+    // What was asked for: Compose refuses a network that is told of with other options.
+    options.extend(view.docker.iter().map(|(key, value)| (key.clone(), value.clone().into())));
     let containers: Map<String, Value> = views
         .iter()
         .filter(|_| with_containers)

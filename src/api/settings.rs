@@ -1,7 +1,8 @@
 //! How a container ran, as the configuration of the image that a commit makes. Pure.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::{endpoints, inspect};
 use crate::image::Error;
 use crate::image::config::Process;
 use crate::manifest::model::Container;
@@ -35,6 +36,22 @@ pub fn process(base: Process, manifest: &Container, said: &Value) -> Result<Proc
         process.stop_signal = Some(signal.to_string());
     }
     process.labels.extend(manifest.labels.clone());
+    let ports = endpoints::exposed(manifest).chain(endpoints::said_exposed(manifest));
+    for port in ports {
+        if !process.exposed_ports.contains(&port) {
+            process.exposed_ports.push(port);
+        }
+    }
+    let volumes = manifest.docker.get("Volumes").map(String::as_str).unwrap_or_default();
+    let volumes: Map<String, Value> = serde_json::from_str(volumes).unwrap_or_default();
+    for path in volumes.keys() {
+        if !process.volumes.contains(path) {
+            process.volumes.push(path.clone());
+        }
+    }
+    if let Some(health) = &manifest.health {
+        process.healthcheck = serde_json::from_value(inspect::health_config(health)).ok();
+    }
     let Value::Object(said) = said else { return Ok(process) };
     // Only what is really said: clients send every key, most of them empty.
     let mut whole = serde_json::to_value(&process).unwrap_or_default();
@@ -91,5 +108,27 @@ mod tests {
         let made = process(base.clone(), &manifest, &said).unwrap();
         assert_eq!((made.cmd, made.env.len()), (vec!["third".to_owned()], 2));
         assert!(process(base, &manifest, &json!({ "Cmd": 5 })).is_err());
+    }
+
+    #[test]
+    fn ports_volumes_and_the_check_of_the_container_are_the_images() {
+        let base = Process {
+            exposed_ports: vec!["80/tcp".into()],
+            volumes: vec!["/old".into()],
+            ..Process::default()
+        };
+        let mut manifest = Container::default();
+        manifest.docker.insert("ExposedPorts".into(), r#"{"80/tcp":{},"99/udp":{}}"#.into());
+        manifest.docker.insert("Volumes".into(), r#"{"/new":{}}"#.into());
+        let check = json!({"Test": ["CMD-SHELL", "true"], "Interval": 5_000_000_000_i64});
+        let check = serde_json::from_value(check).unwrap();
+        manifest.health = super::super::create::health(check).unwrap();
+        let made = process(base.clone(), &manifest, &Value::Null).unwrap();
+        assert_eq!(made.exposed_ports, ["80/tcp", "99/udp"]);
+        assert_eq!(made.volumes, ["/old", "/new"]);
+        let check = made.healthcheck.unwrap();
+        assert_eq!(check.test, ["CMD-SHELL", "true"]);
+        assert_eq!(check.interval, 5_000_000_000);
+        assert!(process(base, &Container::default(), &Value::Null).unwrap().healthcheck.is_none());
     }
 }

@@ -227,13 +227,18 @@ impl Files {
     ///
     /// # Errors
     /// It does not know that user.
-    pub fn user(&self, root: BorrowedFd<'_>) -> Result<(u32, u32), String> {
-        let named = self.place.manifest.user.as_deref().unwrap_or_default();
+    pub fn user(&self, root: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, String> {
+        let of_image = self.place.image.as_ref().and_then(|image| image.process.as_ref());
+        let of_image = of_image.map(|process| process.user.as_str());
+        let named = self.place.manifest.user.as_deref().or(of_image).unwrap_or_default();
+        if named.is_empty() {
+            return Ok(None);
+        }
         let user = super::prepare::resolve_user(named, &[], |path| {
             rootfs::read_in_root(root, Path::new(path), super::prepare::USERS_MAX)
                 .unwrap_or_default()
         })?;
-        Ok((user.uid, user.gid))
+        Ok(Some((user.uid, user.gid)))
     }
 
     /// The way to a path of the container. One that was never launched must have chosen

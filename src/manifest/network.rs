@@ -526,6 +526,10 @@ pub struct NetworkFile {
     /// Free text for people and tools.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Options that a Docker client gave and that no other key holds: told again, and
+    /// without effect.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker: BTreeMap<String, String>,
 }
 
 #[derive(JsonSchema)]
@@ -554,6 +558,7 @@ impl Default for NetworkFile {
             mtu: None,
             parent: None,
             labels: BTreeMap::new(),
+            docker: BTreeMap::new(),
         }
     }
 }

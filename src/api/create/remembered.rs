@@ -156,7 +156,13 @@ pub fn tell(container: &Container, config: &mut Value, host: &mut Value) {
             (Some("LogConfig"), _) if value["Type"] == "" => {
                 host["LogConfig"]["Config"] = value["Config"].clone();
             }
-            (Some(key), _) => host[key] = value,
+            (Some(key), _) => {
+                // Docker knows one of the two ways to say it; both of them are a conflict.
+                if key == "CpuQuota" && value.as_i64().is_some_and(|quota| quota > 0) {
+                    host["NanoCpus"] = Value::from(0);
+                }
+                host[key] = value;
+            }
             (None, "Env") => {
                 if let (Some(env), Value::Array(bare)) = (config["Env"].as_array_mut(), value) {
                     env.extend(bare);

@@ -102,6 +102,8 @@ fn what_can_t_be_is_said_in_docker_s_words() {
     assert!(error(json!({"Memory": 1})).contains("6MB"));
     assert!(error(json!({"Memory": 8 << 20, "MemorySwap": 7 << 20})).contains("memoryswap"));
     assert!(error(json!({"NanoCpus": 1, "CpuQuota": 1000})).contains("Conflicting"));
+    let gpu = error(json!({"DeviceRequests": [{"Count": -1, "Capabilities": [["gpu", "x"]]}]}));
+    assert!(gpu.starts_with("could not select device driver \"\" with capabilities: [[gpu x]]"));
     assert!(error(json!({"Binds": ["./x:/y"]})).contains("absolute"));
     assert!(error(json!({"Binds": ["a:b:c:d"]})).contains("invalid volume"));
     assert!(error(json!({"Binds": ["x:y"]})).contains("must be absolute"));
@@ -316,6 +318,18 @@ fn ports_on_all_addresses_are_told_as_they_were_asked_for() {
     container.network.publish.clear();
     container.network.publish.push(Publish::of("9090:90".parse().unwrap()));
     assert_eq!(told(&container), json!({"90/tcp": [{"HostIp": "", "HostPort": "9090"}]}));
+}
+
+#[test]
+fn a_quota_of_processor_time_is_told_in_its_own_words_alone() {
+    let asked = json!({"Image": "/", "HostConfig": {"CpuQuota": 50_000, "CpuPeriod": 100_000}});
+    let mut container = made(asked.clone()).unwrap().container;
+    container.docker = remembered(&asked, &container);
+    let mut host = super::super::inspect::host_config(&container);
+    tell(&container, &mut json!({}), &mut host);
+    assert_eq!([&host["CpuQuota"], &host["CpuPeriod"], &host["NanoCpus"]], [50_000, 100_000, 0]);
+    // What it is told is what it can be made of again.
+    made(json!({"Image": "/", "HostConfig": host})).unwrap();
 }
 
 #[test]

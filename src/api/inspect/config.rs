@@ -73,7 +73,8 @@ pub(super) fn config(view: &View, base: &Process) -> Value {
     config
 }
 
-fn health_config(health: &Health) -> Value {
+/// A health check as the API has it.
+pub fn health_config(health: &Health) -> Value {
     if health.none {
         return json!({ "Test": ["NONE"] });
     }

@@ -14,6 +14,11 @@ pub struct Asked {
     pub warning: String,
 }
 
+/// The option that says how large packets may be.
+pub const MTU: &str = "com.docker.network.driver.mtu";
+/// The option that says whether containers of a network may talk to each other.
+pub const ICC: &str = "com.docker.network.bridge.enable_icc";
+
 fn is_true(text: &str) -> bool {
     matches!(text, "1" | "true" | "True")
 }
@@ -70,6 +75,15 @@ pub fn asked(body: &NetworkCreateRequest) -> Result<Asked, String> {
         if let Some(sentence) = option(key, value, &mut file)? {
             warning.push(sentence);
         }
+        let is_told = match key.as_str() {
+            MTU => file.mtu.is_some(),
+            ICC => file.isolated && value == "false",
+            "parent" => file.parent.is_some(),
+            _ => false,
+        };
+        if !is_told {
+            file.docker.insert(key.clone(), value.clone());
+        }
     }
     warning.sort();
     Ok(Asked { file, warning: warning.join("; ") })
@@ -121,7 +135,7 @@ fn option(key: &str, value: &str, file: &mut NetworkFile) -> Result<Option<Strin
     let bridge = key.strip_prefix("com.docker.network.bridge.");
     match (key, bridge) {
         _ if value.is_empty() => {}
-        ("com.docker.network.driver.mtu" | "mtu", _) => {
+        (MTU | "mtu", _) => {
             let mtu = value.parse().map_err(|_| format!("invalid mtu: {value}"))?;
             file.mtu = Some(mtu);
         }
@@ -172,6 +186,9 @@ mod tests {
             (Some(1400), true, true)
         );
         assert!(made.warning.contains("bridge.name=br9 has no effect"), "{}", made.warning);
+        // Each option is told again, once.
+        let kept: Vec<&str> = made.file.docker.keys().map(String::as_str).collect();
+        assert_eq!(kept, ["com.docker.network.bridge.name", "isolated"]);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct NetworkView {
     pub is_up: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Options that a Docker client gave, which are only told again.
+    pub docker: BTreeMap<String, String>,
     /// Nothing goes in or out.
     pub internal: bool,
 }
@@ -103,7 +105,13 @@ impl State {
                 let places = joined.endpoints.iter().filter_map(|place| {
                     let up = self.up.get(&place.network)?;
                     let known = self.known.get(&place.network)?;
-                    let names = joined.names.iter().chain(&place.aliases).chain(&joined.hostnames);
+                    let all = joined.names.iter().chain(&place.aliases).chain(&joined.hostnames);
+                    let mut names: Vec<String> = Vec::new();
+                    for name in all {
+                        if !names.contains(name) {
+                            names.push(name.clone());
+                        }
+                    }
                     Some(EndpointView {
                         network: place.network.clone(),
                         network_id: known.id.clone(),
@@ -115,7 +123,7 @@ impl State {
                         prefix6: up.spec.subnet6.map_or(0, |net| net.prefix_len()),
                         gateway6: up.spec.gateway6().filter(|_| place.lease.v6.is_some()),
                         mac: place.lease.mac.to_string(),
-                        names: names.cloned().collect(),
+                        names,
                     })
                 });
                 let ports = joined.claims.iter().map(|claim| PortView {
@@ -140,6 +148,7 @@ impl State {
             bridge: self.instance.bridge(name),
             is_up: self.up.contains_key(name),
             labels: file.labels.clone(),
+            docker: file.docker.clone(),
             internal: file.internal,
         }
     }

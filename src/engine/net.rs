@@ -272,7 +272,7 @@ impl Engine {
             .map(|(name, _)| name.to_string())
             .collect();
         if !users.is_empty() {
-            return Err(Refusal::Conflict(format!(
+            return Err(Refusal::Forbidden(format!(
                 "error while removing network: network {name} has active endpoints: {}",
                 users.join(", ")
             )));

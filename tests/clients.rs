@@ -206,3 +206,24 @@ fn a_version_says_which_fields_there_are() {
     let attached = ["AttachStdin", "AttachStdout", "AttachStderr"].map(|key| &told["Config"][key]);
     assert_eq!(attached, [&json!(true), &json!(true), &json!(false)]);
 }
+
+/// The root of a container that runs is copied without what the kernel shows in it.
+#[test]
+fn a_whole_root_comes_out_while_it_runs() {
+    let berth = Berth::up_with(&[]);
+    let tree = berth.path("tree");
+    let files = support::images::root().bytes();
+    tar::Archive::new(&files[..]).unpack(&tree).unwrap();
+    make(&berth, "web", json!({"Image": tree, "Cmd": ["sleep", "1000"], "StopSignal": "KILL"}));
+    assert_eq!(api(&berth, "POST", "/containers/web/start", Value::Null).status, 204);
+    let answer = api(&berth, "GET", "/containers/web/archive?path=/", Value::Null);
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(&answer.body[..]).entries().unwrap() {
+        names.push(entry.unwrap().path().unwrap().display().to_string());
+    }
+    let has = |name: &str| names.iter().any(|one| one.trim_start_matches("./") == name);
+    assert!(has("data/seed") && has("tmp/") || has("tmp"), "{names:?}");
+    assert!(!has("proc/self") && !has("proc/1/"), "{names:?}");
+    let of_proc = names.iter().filter(|name| name.contains("proc/")).count();
+    assert!(of_proc <= 1, "{of_proc}");
+}

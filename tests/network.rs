@@ -537,6 +537,28 @@ fn who_takes_anothers_address_is_not_heard() {
     berth.wait("the page as itself", served);
 }
 
+/// Whoever is launched first, with more containers than other addresses.
+#[test]
+fn an_address_that_a_manifest_fixes_is_nobody_elses() {
+    let host = Machine::new();
+    let mut manifests = vec![("back.network.toml", "subnet = \"10.66.0.0/29\"\n".to_owned())];
+    let others = ["a", "b", "c", "d"];
+    for file in ["a.toml", "b.toml", "c.toml", "d.toml"] {
+        manifests.push((file, idle("networks = [\"back\"]")));
+    }
+    let last = format!(
+        "after = [\"a\", \"b\", \"c\", \"d\"]\n{}",
+        idle("networks = [\"back\"]\nip = \"10.66.0.4\"")
+    );
+    manifests.push(("last.toml", last));
+    let manifests: Vec<_> = manifests.iter().map(|(file, text)| (*file, text.as_str())).collect();
+    let berth = berth_on(&host, &manifests);
+    assert_eq!(address(&berth, "last", "back"), "10.66.0.4");
+    let mut all: Vec<String> = others.map(|name| address(&berth, name, "back")).into();
+    all.sort();
+    assert_eq!(all, ["10.66.0.2", "10.66.0.3", "10.66.0.5", "10.66.0.6"]);
+}
+
 /// What runs keeps its addresses: a wrong edit of its network, a route of the host that
 /// came later and a torn file of leases take nobody offline.
 #[test]

@@ -18,6 +18,7 @@ use super::handle::{Attachments, Events, Handle, Request};
 use super::heard::Asked;
 use super::link::Link;
 use super::live::Live;
+use super::networks::Wishes;
 use super::prepare::{Kept, Order, Ready, Workshop};
 use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shutdown};
 use super::store::Store;
@@ -279,6 +280,7 @@ impl Engine {
         self.networks_declared(loaded.networks, loaded.broken_networks);
         let before = self.desired.broken.clone();
         let changed = self.desired.replace(containers, broken);
+        self.workshop.networks.wish(Wishes::new(&self.desired.containers));
         let desired = &self.desired;
         self.observed.release_claims(|kept| desired.declares(kept));
         for (name, error) in &self.desired.broken {

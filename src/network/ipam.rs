@@ -5,7 +5,7 @@
 //! address is used: whoever dies between the two leaks nothing, the next `lease`
 //! of that container finds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -89,13 +89,15 @@ impl Leases {
     }
 
     /// Gives a container its addresses: those that it has, if they still fit the
-    /// network and the wish, or new ones that nobody has.
+    /// network and the wish, or new ones that nobody has. `others` are what other containers
+    /// wish for, running or not: chosen only where nothing else is left.
     pub fn lease(
         &mut self,
         instance: &Instance,
         network: &NetworkSpec,
         container: &str,
         wish: Wish,
+        others: &BTreeSet<IpAddr>,
     ) -> std::result::Result<Lease, Refusal> {
         let before = self.by_container.get(container).copied();
         let usable = |address: &Ipv4Addr| {
@@ -120,7 +122,7 @@ impl Leases {
             },
             None => match before.map(|lease| lease.v4).filter(usable) {
                 Some(address) => address,
-                None => self.free(instance, network, container, usable)?,
+                None => self.free(instance, network, container, usable, others)?,
             },
         };
         let mac = match wish.mac {
@@ -135,7 +137,7 @@ impl Leases {
             // From the address, so that it is as unique as that.
             None => Mac::derived(instance.seed(&["mac", &network.name, &v4.to_string()])),
         };
-        let v6 = self.v6(network, container, v4, wish.v6)?;
+        let v6 = self.v6(network, container, v4, wish.v6, others)?;
         let lease = Lease { v4, v6, mac };
         self.by_container.insert(container.to_owned(), lease);
         Ok(lease)
@@ -150,6 +152,7 @@ impl Leases {
         container: &str,
         v4: Ipv4Addr,
         wish: Option<Ipv6Addr>,
+        others: &BTreeSet<IpAddr>,
     ) -> std::result::Result<Option<Ipv6Addr>, Refusal> {
         let holder = |address: Ipv6Addr| {
             let mut others = self.by_container.iter().filter(|(name, _)| *name != container);
@@ -179,10 +182,11 @@ impl Leases {
         let bits = 32 - u32::from(network.subnet.prefix_len());
         let host = u128::from(u32::from(v4) & u32::from(network.subnet.hostmask()));
         // At most as many are in the way as there are other leases, a router, and those
-        // that others have.
-        let tries = 0..=(self.by_container.len() + network.reserved.len()) as u128 + 2;
+        // that others have or wish for.
+        let in_the_way = self.by_container.len() + network.reserved.len() + others.len();
+        let tries = 0..=in_the_way as u128 + 2;
         let base = u128::from(network.range6.unwrap_or(net).network());
-        tries
+        let mut free = tries
             .map(|beyond| match network.range6 {
                 None => base | host | beyond << bits,
                 // A range may have less room than the other subnet: the next one, round
@@ -190,7 +194,10 @@ impl Leases {
                 Some(range) => base | (host + beyond) & u128::from(range.hostmask()),
             })
             .map(Ipv6Addr::from)
-            .find(|address| usable(*address) && holder(*address).is_none())
+            .filter(|address| usable(*address) && holder(*address).is_none());
+        let any = free.clone().next();
+        free.find(|address| !others.contains(&IpAddr::V6(*address)))
+            .or(any)
             .map(Some)
             .ok_or(Refusal::Full)
     }
@@ -201,6 +208,7 @@ impl Leases {
         network: &NetworkSpec,
         container: &str,
         usable: impl Fn(&Ipv4Addr) -> bool,
+        others: &BTreeSet<IpAddr>,
     ) -> std::result::Result<Ipv4Addr, Refusal> {
         let range = network.range.unwrap_or(network.subnet);
         let base = u32::from(range.network());
@@ -209,12 +217,12 @@ impl Leases {
         // even after its lease was released, and addresses are not re-used at once.
         let seed = instance.seed(&["v4", &network.name, container]);
         let start = u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]) % size;
-        let used: std::collections::BTreeSet<Ipv4Addr> =
-            self.by_container.values().map(|lease| lease.v4).collect();
-        (0..size)
+        let used: BTreeSet<Ipv4Addr> = self.by_container.values().map(|lease| lease.v4).collect();
+        let mut free = (0..size)
             .map(|step| Ipv4Addr::from(base + (start + step) % size))
-            .find(|address| usable(address) && !used.contains(address))
-            .ok_or(Refusal::Full)
+            .filter(|address| usable(address) && !used.contains(address));
+        let any = free.clone().next();
+        free.find(|address| !others.contains(&IpAddr::V4(*address))).or(any).ok_or(Refusal::Full)
     }
 
     /// Takes a container's addresses back; says whether it had any.
@@ -291,8 +299,6 @@ pub fn save(path: &Path, leases: &Leases) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -311,7 +317,7 @@ mod tests {
         name: &str,
         wish: Wish,
     ) -> std::result::Result<Lease, Refusal> {
-        leases.lease(&Instance::of_root("/"), &network(prefix), name, wish)
+        leases.lease(&Instance::of_root("/"), &network(prefix), name, wish, &BTreeSet::new())
     }
 
     #[derive(Debug, Clone)]
@@ -338,7 +344,9 @@ mod tests {
         network.range = Some("10.1.0.128/30".parse().unwrap());
         network.reserved = [("router".to_owned(), "10.1.0.129".parse().unwrap())].into();
         let mut leases = Leases::default();
-        let mut lease = |name: &str, wish: Wish| leases.lease(&instance, &network, name, wish);
+        let none = BTreeSet::new();
+        let mut lease =
+            |name: &str, wish: Wish| leases.lease(&instance, &network, name, wish, &none);
         let mut given: Vec<Ipv4Addr> =
             ["a", "b", "c"].map(|name| lease(name, Wish::default()).unwrap().v4).into();
         given.sort_unstable();
@@ -349,6 +357,29 @@ mod tests {
         assert!(lease("d", asked(129)).is_err());
         // Whoever asks for one of the rest of the subnet gets it.
         assert!(lease("d", asked(7)).is_ok());
+    }
+
+    #[test]
+    fn what_another_wishes_for_is_chosen_last() {
+        let instance = Instance::of_root("/");
+        let others: BTreeSet<IpAddr> =
+            [2, 3].map(|last| IpAddr::from(Ipv4Addr::new(10, 1, 2, last))).into();
+        let other6: IpAddr = "fd00:1::4".parse().unwrap();
+        let others = others.into_iter().chain([other6]).collect();
+        for name in ["a", "b", "c", "d"] {
+            // 6 addresses less the gateway: 2 to 6.
+            let mut leases = Leases::default();
+            let mut lease =
+                |name: &str, wish: Wish| leases.lease(&instance, &network(29), name, wish, &others);
+            let free = [name, "x", "y"].map(|name| lease(name, Wish::default()).unwrap());
+            let last = free.map(|lease| lease.v4.octets()[3]);
+            assert!(last.iter().all(|last| (4..=6).contains(last)), "{last:?}");
+            assert!(free.iter().all(|lease| lease.v6.map(IpAddr::from) != Some(other6)));
+            let asked = Wish { v4: Some(Ipv4Addr::new(10, 1, 2, 2)), ..Wish::default() };
+            assert!(lease("fixed", asked).is_ok());
+            assert_eq!(lease("z", Wish::default()).unwrap().v4, Ipv4Addr::new(10, 1, 2, 3));
+            assert_eq!(lease("none", Wish::default()), Err(Refusal::Full));
+        }
     }
 
     proptest! {
@@ -410,7 +441,7 @@ mod tests {
         let mut leases = Leases::default();
         let lease = |leases: &mut Leases, name: &str, last: u8| {
             let wish = Wish { v4: Some(Ipv4Addr::new(10, 1, 2, last)), ..Wish::default() };
-            leases.lease(&instance, &network, name, wish).unwrap()
+            leases.lease(&instance, &network, name, wish, &BTreeSet::new()).unwrap()
         };
         let first = lease(&mut leases, "a", 17);
         let second = lease(&mut leases, "b", 25);
@@ -419,7 +450,7 @@ mod tests {
         assert_eq!(lease(&mut leases, "b", 25), second);
         network.range6 = Some("fd00:1::10/125".parse().unwrap());
         let wish = Wish { v4: Some(second.v4), ..Wish::default() };
-        let moved = leases.lease(&instance, &network, "b", wish).unwrap();
+        let moved = leases.lease(&instance, &network, "b", wish, &BTreeSet::new()).unwrap();
         assert_eq!(moved.v6, "fd00:1::11".parse().ok());
     }
 

@@ -23,6 +23,18 @@ fn a_namespace_of_somebody_else_and_a_macvlan_are_joined() {
     berth.wait("the page on the LAN", || outside.get("http://10.77.0.50/who") == "onlan\n");
 }
 
+/// The range has no other free address but the host's own.
+#[test]
+fn the_hosts_own_address_on_a_macvlan_is_given_to_nobody() {
+    let host = Machine::new();
+    let _outside = host.neighbour();
+    let lan = "driver = \"macvlan\"\nparent = \"up0\"\nsubnet = \"10.77.0.0/24\"\n\
+               gateway = \"10.77.0.2\"\nip-range = \"10.77.0.0/30\"\n";
+    let berth =
+        berth_on(&host, &[("lan.network.toml", lan), ("a.toml", &idle("networks = [\"lan\"]"))]);
+    assert_eq!(address(&berth, "a", "lan"), "10.77.0.3");
+}
+
 /// Answers every question for an IPv4 address with 10.99.0.1.
 const SERVER: &str = r#"
 rootfs = "/"

@@ -296,13 +296,16 @@ impl State {
     /// gives way to who asks for its address: Compose starts the next one of a service
     /// before it removes the last.
     fn lease(&mut self, container: &str, network: &str, wish: Wish) -> Result<Lease, String> {
+        let own = self.host_addresses(network)?;
         let up = self.up.get(network).ok_or("the network is not made")?;
         let mut leases = up.leases.clone();
         let before = leases.of(container).copied();
         // While an engine finds out who runs, nobody is known to rest.
         let rests = |by: &str| !self.recovering && !self.joined.contains_key(by);
+        let mut others = self.wishes.of_others(container, network);
+        others.extend(own);
         let lease = loop {
-            match leases.lease(&self.instance, &up.spec, container, wish) {
+            match leases.lease(&self.instance, &up.spec, container, wish, &others) {
                 Ok(lease) => break lease,
                 Err(Refusal::Held(by)) if rests(&by) && leases.release(&by) => {
                     tracing::info!("{by}, which rests, gives way to {container} on {network}");
@@ -317,6 +320,15 @@ impl State {
             self.commit_leases(network, leases)?;
         }
         Ok(lease)
+    }
+
+    /// The host's own addresses on a network that it is a member of as containers are.
+    fn host_addresses(&mut self, network: &str) -> Result<Vec<IpAddr>, String> {
+        let spec = self.up.get(network).map(|up| &up.spec);
+        match spec.and_then(|spec| spec.parent.clone()) {
+            Some(parent) => self.kernel()?.host.links().addresses(&parent).map_err(told),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn attach(&mut self, wanted: &Wanted<'_>, place: &Place, moved: bool) -> Result<(), String> {

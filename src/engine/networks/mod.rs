@@ -22,6 +22,7 @@ mod recover;
 mod resolvers;
 mod seen;
 mod watching;
+mod wishes;
 mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,6 +39,7 @@ use self::known::{Known, Up};
 use self::plugins::Plugins;
 use self::recover::Removed;
 use self::watching::Watching;
+pub(super) use self::wishes::Wishes;
 use super::paths::Paths;
 use super::run::Effect;
 use crate::manifest::model::{Container, NetworkFile, NetworkMode};
@@ -81,6 +83,8 @@ pub struct Networks {
     jobs: mpsc::UnboundedSender<Job>,
     /// Containers that are kept under other names than the state knows of: from, to, id.
     renames: Arc<Mutex<Vec<(String, String, String)>>>,
+    /// What manifests fix that the state does not know of.
+    wishes: Arc<Mutex<Option<Wishes>>>,
     /// Somebody is about to look for what of others' rules is in the way of containers.
     looks: Arc<AtomicBool>,
 }
@@ -115,6 +119,7 @@ struct State {
     generation: u64,
     settled: u64,
     watching: Watching,
+    wishes: Wishes,
     /// Until it is known who runs: containers are brought in as an engine before us left
     /// them.
     recovering: bool,
@@ -156,6 +161,7 @@ impl Networks {
             generation: 0,
             settled: 0,
             watching: Watching::default(),
+            wishes: Wishes::default(),
             recovering: true,
             held: HashMap::new(),
             upstream: Arc::new(Upstream::of_file("/etc/resolv.conf")),
@@ -173,6 +179,7 @@ impl Networks {
             plugins,
             jobs,
             renames: Arc::default(),
+            wishes: Arc::default(),
             looks: Arc::default(),
         };
         tokio::spawn(work(networks.clone(), queue));
@@ -193,6 +200,9 @@ impl Networks {
             std::mem::take(&mut *self.renames.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, to, id) in renames {
             state.rename(&name, &to, &id);
+        }
+        if let Some(wishes) = self.wishes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            state.wishes = wishes;
         }
         work(&mut state)
     }
@@ -308,6 +318,12 @@ impl Networks {
             let joined = state.joined.get(name).filter(|joined| joined.id == id)?;
             Some(state.etc(name, manifest, &joined.endpoints))
         })
+    }
+
+    /// The manifests fix these addresses now: nobody else is given one as long as there are
+    /// others, whoever is launched first.
+    pub fn wish(&self, wishes: Wishes) {
+        *self.wishes.lock().unwrap_or_else(PoisonError::into_inner) = Some(wishes);
     }
 
     /// The manifests declare these networks now; those in `broken` can't be read.

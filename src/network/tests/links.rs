@@ -35,8 +35,9 @@ fn several_networks_fixed_mtu_and_macvlan() {
         two.mtu = Some(1400);
         let two = world.add(two);
         let (netns, _) = world.container(&one, "a");
-        let lease =
-            Leases::default().lease(world.host.instance(), &two, "a", Wish::default()).unwrap();
+        let lease = Leases::default()
+            .lease(world.host.instance(), &two, "a", Wish::default(), &BTreeSet::new())
+            .unwrap();
         let second = Endpoint {
             container: "a",
             interface: "eth1",

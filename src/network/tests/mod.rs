@@ -6,6 +6,7 @@ mod dns;
 mod firewall;
 mod links;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -118,8 +119,10 @@ impl World {
 
     fn container(&mut self, network: &NetworkSpec, name: &str) -> (OwnedFd, Lease) {
         let netns = container_netns();
-        let lease =
-            self.leases.lease(self.host.instance(), network, name, Wish::default()).unwrap();
+        let lease = self
+            .leases
+            .lease(self.host.instance(), network, name, Wish::default(), &BTreeSet::new())
+            .unwrap();
         let endpoint = Endpoint {
             container: name,
             interface: "eth0",

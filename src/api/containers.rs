@@ -136,6 +136,10 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
     // One that is removed at its end is not before the outcome was seen here.
     let _attached = matches!(verb, Verb::Start).then(|| handle.attached.enter(id));
     match &verb {
+        Verb::Start if view.state == "paused" => {
+            let why = "cannot start a paused container, try unpause instead";
+            return Err(Refusal::Conflict(why.to_owned()));
+        }
         Verb::Start if model::is_running(view) => return Err(Refusal::AlreadySo),
         Verb::Start | Verb::Restart { .. } => {
             let there = missing_network(handle, view);
@@ -183,7 +187,11 @@ pub async fn order(handle: &Handle, view: &View, verb: Verb) -> Result<(), Refus
                         let hold = Verb::Stop { signal: None, timeout: Some(Duration::ZERO) };
                         let _ = handle.act(which, hold).await;
                     }
-                    Err(Refusal::Failed(error))
+                    // What can't be executed is no fault of the machine.
+                    Err(match error.starts_with("executing the program") {
+                        true => Refusal::Invalid(error),
+                        false => Refusal::Failed(error),
+                    })
                 }
                 None => Ok(()),
             }

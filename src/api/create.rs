@@ -69,7 +69,10 @@ pub fn parse(mut value: Value) -> Result<ContainerCreateBody, String> {
     if object.is_empty() {
         return Err("config cannot be empty in order to create a container".to_owned());
     }
-    known_policy(object.get("HostConfig"))?;
+    if let Some(host) = object.get("HostConfig") {
+        known_policy(host)?;
+        known_words(host)?;
+    }
     for key in ["Cmd", "Entrypoint"] {
         // A string stands for a list of one.
         if let Some(text @ Value::String(_)) = object.get_mut(key) {
@@ -115,14 +118,29 @@ pub fn to_their_place(asked: &mut Value) {
 }
 
 /// A restart policy that there is not, in Docker's words.
-fn known_policy(host: Option<&Value>) -> Result<(), String> {
-    let name = host.and_then(|host| host["RestartPolicy"]["Name"].as_str()).unwrap_or_default();
+pub fn known_policy(host: &Value) -> Result<(), String> {
+    let name = host["RestartPolicy"]["Name"].as_str().unwrap_or_default();
     match name {
         "" | "no" | "always" | "on-failure" | "unless-stopped" => Ok(()),
         other => Err(format!(
             "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', \
              'on-failure', or 'unless-stopped'"
         )),
+    }
+}
+
+/// Refuses, in Docker's words, other words that there are not.
+fn known_words(host: &Value) -> Result<(), String> {
+    let mode = host["CgroupnsMode"].as_str().unwrap_or_default();
+    if !["", "private", "host"].contains(&mode) {
+        return Err(format!("invalid cgroup namespace mode: {mode}"));
+    }
+    let kinds = ["", "bind", "cluster", "image", "npipe", "tmpfs", "volume"];
+    let mounts = host["Mounts"].as_array().into_iter().flatten();
+    let mut said = mounts.filter_map(|mount| mount["Type"].as_str());
+    match said.find(|kind| !kinds.contains(kind)) {
+        Some(kind) => Err(format!("invalid mount config for type \"{kind}\": mount type unknown")),
+        None => Ok(()),
     }
 }
 
@@ -224,6 +242,14 @@ fn process(body: ContainerCreateBody, container: &mut Container) -> Result<(), S
     }
     container.user = some(body.user);
     // Without what says nothing, as a slash at the end.
+    if let Some(path) = body.working_dir.as_deref()
+        && !path.is_empty()
+        && !path.starts_with('/')
+    {
+        return Err(format!(
+            "the working directory '{path}' is invalid, it needs to be an absolute path"
+        ));
+    }
     container.workdir =
         some(body.working_dir).map(|path| PathBuf::from(path).components().collect());
     container.hostname = some(body.hostname).map(|host| match some(body.domainname.clone()) {
@@ -347,6 +373,9 @@ fn rest(
     }
     container.init = host.init;
     container.groups = host.group_add.unwrap_or_default();
+    if let Some(score) = host.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
+        return Err(format!("Invalid value {score}, range for oom score adj is [-1000, 1000]"));
+    }
     container.oom_score_adj = host
         .oom_score_adj
         .filter(|score| *score != 0)
@@ -380,7 +409,9 @@ fn rest(
                 warnings.push(format!("log driver {other:?}: Berth keeps the log itself"))
             }
             Some(other) => {
-                return Err(format!("logger: no log driver named '{other}' is registered"));
+                return Err(format!(
+                    "error looking up logging plugin {other}: plugin \"{other}\" not found"
+                ));
             }
         }
     }

@@ -109,7 +109,8 @@ fn names(host: HostConfig, container: &mut Container) -> Result<(), String> {
     network.dns_search = host.dns_search.unwrap_or_default();
     network.dns_options = host.dns_options.unwrap_or_default();
     for extra in host.extra_hosts.iter().flatten() {
-        network.extra_hosts.push(extra.parse()?);
+        let wrong = |why: String| format!("bad format for add-host: {extra:?}: {why}");
+        network.extra_hosts.push(extra.parse().map_err(wrong)?);
     }
     Ok(())
 }

@@ -45,6 +45,13 @@ pub fn stream(handle: &Handle, query: &Query) -> Answer {
             return failure(StatusCode::BAD_REQUEST, &message);
         }
     };
+    if let (Some(from), Some(to)) = (since, until)
+        && from > to
+    {
+        let [since, until] = ["since", "until"].map(|key| query.get(key).unwrap_or_default());
+        let why = format!("`since` time ({since}) cannot be after `until` time ({until})");
+        return failure(StatusCode::BAD_REQUEST, &why);
+    }
     let (past, mut coming) = handle.events.subscribe(since.unwrap_or(u64::MAX));
     let hides_secrets = handle.hides_secrets;
     streamed("application/json", move |pieces| async move {

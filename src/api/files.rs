@@ -63,7 +63,7 @@ pub async fn export(handle: &Handle, which: &str) -> Answer {
     match files(handle, which).await {
         Ok((_, files)) => {
             let turn = OUTGOING.turn().await;
-            body::written("application/x-tar", turn, move |out| files.export(out))
+            body::written("application/octet-stream", turn, move |out| files.export(out))
         }
         Err(refusal) => refused(refusal),
     }
@@ -140,8 +140,14 @@ fn not_there(error: &copy::Error, path: &Path, which: &str) -> Refusal {
             which
         )),
         std::io::ErrorKind::NotADirectory => {
-            Refusal::Invalid(format!("{}: not a directory", path.display()))
+            let shown = path.display();
+            Refusal::Invalid(format!("{shown}: extraction point is not a directory"))
         }
+        // The archive is the client's, and so is the path.
+        std::io::ErrorKind::InvalidData
+        | std::io::ErrorKind::UnexpectedEof
+        | std::io::ErrorKind::InvalidInput
+        | std::io::ErrorKind::InvalidFilename => Refusal::Invalid(error.to_string()),
         std::io::ErrorKind::ReadOnlyFilesystem => {
             Refusal::Failed(format!("mounted volume is marked read-only: {error}"))
         }

@@ -10,7 +10,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::events::tell;
-use super::respond::{Answer, created, failure, json as as_json};
+use super::respond::{Answer, created_empty, failure, json as as_json};
 use super::route::Query;
 use super::transfer;
 use super::turns::LOOKS;
@@ -19,7 +19,7 @@ use crate::engine::handle::Handle;
 use crate::engine::images::blocking;
 use crate::image::commit::PARENT;
 use crate::image::store::{Image, Keep, Removed};
-use crate::image::{Error, Kind, Reference};
+use crate::image::{Error, Kind, Platform, Reference};
 use wanted::{Wanted, born, born_exactly, reference_fits};
 
 /// An error of the image room in Docker's form.
@@ -63,8 +63,8 @@ pub async fn dispatch(
             return failure(StatusCode::NOT_IMPLEMENTED, why);
         }
         // An image's name has slashes of its own.
-        [name @ .., "json"] if get => inspect(handle, &name.join("/")).await,
-        [name @ .., "history"] if get => history(handle, &name.join("/")).await,
+        [name @ .., "json"] if get => inspect(handle, &name.join("/"), query).await,
+        [name @ .., "history"] if get => history(handle, &name.join("/"), query).await,
         [name @ .., "get"] if get => transfer::save(handle, vec![name.join("/")], query).await,
         [name @ .., "tag"] if post => tag(handle, &name.join("/"), query).await,
         [name @ .., "push"] if post => {
@@ -88,21 +88,26 @@ pub fn described(
     usage: &crate::image::store::ImageUsage,
     views: &[crate::engine::handle::View],
     with_shared: bool,
+    query: &Query,
 ) -> Value {
     let (listed, id) = (&usage.listed, usage.listed.image.id.to_string());
     let containers = views.iter().filter(|view| view.image.as_ref() == Some(&id)).count();
-    json!({
+    let mut told = json!({
         "Id": id,
         "ParentId": "",
         "RepoTags": names(&listed.names),
         "RepoDigests": names(&listed.digests),
         "Created": born(&listed.image.config),
         "Size": usage.size,
-        "VirtualSize": usage.size,
         "SharedSize": if with_shared { (usage.size - usage.unique) as i64 } else { -1 },
         "Labels": listed.image.config.config.labels,
         "Containers": containers,
-    })
+    });
+    // The same as the size, and gone since API 1.44.
+    if query.is_before((1, 44)) {
+        told["VirtualSize"] = json!(usage.size);
+    }
+    told
 }
 
 async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
@@ -141,7 +146,7 @@ async fn list(handle: &Handle, query: &Query) -> Result<Answer, Error> {
         if !named || !wanted.fits(listed) || !between {
             continue;
         }
-        let mut one = described(image, &views, query.is_on("shared-size"));
+        let mut one = described(image, &views, query.is_on("shared-size"), query);
         if !references.is_empty() {
             // Of its names only those that were asked for.
             let asked =
@@ -159,8 +164,31 @@ fn names(references: &[Reference]) -> Vec<String> {
     references.iter().map(Reference::familiar).collect()
 }
 
-async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
+/// The image that a person means, for the platform that the client asks about.
+async fn find_for(handle: &Handle, name: &str, query: &Query) -> Result<Image, Error> {
     let image = find(handle, name).await?;
+    let Some(text) = query.get("platform") else { return Ok(image) };
+    let asked: Platform = serde_json::from_str(text)
+        .map_err(|error| Error::new(Kind::Invalid, format!("failed to parse platform: {error}")))?;
+    let of = image.config.platform();
+    match asked.fit(&of) {
+        Some(_) => Ok(image),
+        None => Err(Error::new(
+            Kind::NotFound,
+            format!(
+                "image with reference {name} was found but its platform ({of}) does not match the \
+                 specified platform ({asked})"
+            ),
+        )),
+    }
+}
+
+async fn inspect(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error> {
+    if query.is_on("manifests") && query.get("platform").is_some() {
+        let why = "conflicting options: manifests and platform options cannot both be set";
+        return Err(Error::new(Kind::Invalid, why));
+    }
+    let image = find_for(handle, name, query).await?;
     let store = handle.images.store().await?;
     let look = LOOKS.turn().await.with(move || store.usage());
     let usage = blocking(look).await?;
@@ -186,15 +214,21 @@ async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
         "Author": config.author.clone().unwrap_or_default(),
         "Config": serde_json::to_value(process).unwrap_or_default(),
         "Architecture": config.architecture,
-        "Variant": config.variant.clone().unwrap_or_default(),
         "Os": config.os,
         "Size": size,
-        "VirtualSize": size,
         "GraphDriver": { "Name": "overlay2", "Data": {} },
         "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
         "Metadata": { "LastTagTime": "0001-01-01T00:00:00Z" },
-        "Descriptor": image.descriptor,
     });
+    if let Some(variant) = &config.variant {
+        value["Variant"] = json!(variant);
+    }
+    if query.is_before((1, 44)) {
+        value["VirtualSize"] = json!(size);
+    }
+    if !query.is_before((1, 48)) {
+        value["Descriptor"] = json!(image.descriptor);
+    }
     // Clients read these without asking whether they are there.
     for (key, usual) in [
         ("User", json!("")),
@@ -204,10 +238,22 @@ async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
         ("Labels", Value::Null),
         ("Volumes", Value::Null),
         ("WorkingDir", json!("")),
+        ("OnBuild", Value::Null),
     ] {
         let config = &mut value["Config"];
         if config.get(key).is_none() {
             config[key] = usual;
+        }
+    }
+    // Of a container, and always empty, but there before API 1.50.
+    for (key, usual) in [("Hostname", ""), ("Domainname", ""), ("Image", "")] {
+        if query.is_before((1, 50)) {
+            value["Config"][key] = json!(usual);
+        }
+    }
+    for key in ["AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"] {
+        if query.is_before((1, 50)) {
+            value["Config"][key] = json!(false);
         }
     }
     // Gone from Docker's API since 1.45; Compose 1.29 fails without it.
@@ -216,8 +262,8 @@ async fn inspect(handle: &Handle, name: &str) -> Result<Answer, Error> {
     Ok(as_json(&value))
 }
 
-async fn history(handle: &Handle, name: &str) -> Result<Answer, Error> {
-    let image = find(handle, name).await?;
+async fn history(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error> {
+    let image = find_for(handle, name, query).await?;
     let store = handle.images.store().await?;
     let id = image.id;
     let (steps, listed) =
@@ -259,7 +305,7 @@ async fn tag(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error
     let (id, told) = (image.id.to_string(), name.familiar());
     blocking(move || store.tag(&image, &name)).await?;
     tell(handle, ("image", "tag"), (&id, &told), []);
-    Ok(created(&Value::Null))
+    Ok(created_empty())
 }
 
 /// `repo` and `tag` as one name.
@@ -267,12 +313,18 @@ async fn tag(handle: &Handle, name: &str, query: &Query) -> Result<Answer, Error
 /// # Errors
 /// If one of them is malformed.
 pub fn with_tag(repository: &str, tag: Option<&str>) -> Result<Reference, Error> {
-    let repository: Reference = repository.parse()?;
-    match tag {
-        Some(tag) if tag.starts_with("sha256:") => Ok(repository.with_digest(tag.parse()?)),
-        Some(tag) => repository.with_tag(tag),
-        None => Ok(repository),
-    }
+    let named = || {
+        let repository: Reference = repository.parse()?;
+        match tag {
+            Some(tag) if tag.starts_with("sha256:") => Ok(repository.with_digest(tag.parse()?)),
+            Some(tag) => repository.with_tag(tag),
+            None => Ok(repository),
+        }
+    };
+    // The beginning is what clients of Docker's API look for.
+    named().map_err(|error: Error| {
+        Error::new(error.kind(), format!("invalid reference format: {error}"))
+    })
 }
 
 fn removed(removed: &Removed) -> Vec<Value> {

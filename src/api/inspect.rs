@@ -98,7 +98,8 @@ fn state(view: &View, base: &Base) -> Value {
             known @ ("running" | "paused" | "restarting" | "removing" | "exited" | "dead") => known,
             _ => "created",
         },
-        "Running": is_running(view),
+        // Also while it waits to be started again, as with Docker.
+        "Running": is_running(view) || view.state == "restarting",
         "Paused": view.state == "paused",
         "Restarting": view.state == "restarting",
         "OOMKilled": view.oom_killed,

@@ -7,7 +7,7 @@ use bollard_stubs::models::ContainerSummary;
 use hyper::StatusCode;
 use serde_json::json;
 
-use super::containers::{is_ours, order};
+use super::containers::{is_alive, is_ours, order};
 use super::respond::{Answer, failure, json as as_json, refused};
 use super::route::Query;
 use super::turns::LOOKS;
@@ -156,7 +156,11 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
         Ok(filters) => filters,
         Err(answer) => return *answer,
     };
-    let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).filter(|n| *n > 0);
+    let limit = match query.get("limit").map(str::parse::<i64>).transpose() {
+        // None, and what is below it, is no limit.
+        Ok(limit) => limit.and_then(|limit| usize::try_from(limit).ok()).filter(|n| *n > 0),
+        Err(_) => return failure(StatusCode::BAD_REQUEST, "limit is a number of containers"),
+    };
     if let Err(message) = sound(&filters) {
         return failure(StatusCode::BAD_REQUEST, &message);
     }
@@ -171,7 +175,7 @@ pub async fn list(handle: &Handle, query: &Query) -> Answer {
     let (names, ids) =
         (filters::Patterns::of(&filters, "name"), filters::Patterns::of(&filters, "id"));
     let mut views = handle.list().await;
-    views.retain(|view| !view.id.is_empty() && (all || model::is_running(view)));
+    views.retain(|view| !view.id.is_empty() && (all || is_alive(view)));
     let bases = Bases::of(handle, &views).await;
     let fits = |view: &View| {
         let base = bases.process(view);

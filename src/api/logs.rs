@@ -68,7 +68,8 @@ pub async fn logs(handle: &Handle, which: &str, query: &Query) -> Answer {
     // Our own command asks for frames in any case: by them it knows where lines end.
     let raw = view.manifest.tty && !query.is_on("framed");
     let with_time = query.is_on("timestamps");
-    let kind = match raw {
+    // There was one name for both before API 1.42.
+    let kind = match raw || query.is_before((1, 42)) {
         true => "application/vnd.docker.raw-stream",
         false => "application/vnd.docker.multiplexed-stream",
     };

@@ -216,7 +216,10 @@ fn missing(which: &str) -> Answer {
     failure(StatusCode::NOT_FOUND, &format!("network {which} not found"))
 }
 
-pub async fn inspect(handle: &Handle, which: &str) -> Answer {
+pub async fn inspect(handle: &Handle, which: &str, query: &Query) -> Answer {
+    if query.get("scope").is_some_and(|scope| scope != "local") {
+        return missing(which);
+    }
     if let Some((name, driver)) =
         WITHOUT.iter().find(|(name, _)| *name == which || made_up_id(name) == which)
     {
@@ -236,6 +239,13 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
         Err(answer) => return *answer,
     };
     let name = asked.name.clone();
+    if name.is_empty() {
+        return failure(StatusCode::BAD_REQUEST, "invalid name: name is empty");
+    }
+    let driver = asked.driver.as_deref().unwrap_or_default();
+    if !asked::DRIVERS.contains(&driver) {
+        return failure(StatusCode::NOT_FOUND, &format!("plugin \"{driver}\" not found"));
+    }
     if [BRIDGE, "host", "none"].contains(&name.as_str()) {
         let message = format!("operation is not permitted on predefined {name} network");
         return failure(StatusCode::FORBIDDEN, &message);

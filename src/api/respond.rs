@@ -92,6 +92,11 @@ pub fn created(value: &impl Serialize) -> Answer {
     json_with(StatusCode::CREATED, value)
 }
 
+/// Something was made, and there is nothing to say of it.
+pub fn created_empty() -> Answer {
+    with_bytes(StatusCode::CREATED, "", "")
+}
+
 /// The connection goes on in another protocol.
 pub fn switching(protocol: &'static str, kind: &'static str) -> Answer {
     let mut answer = with_bytes(StatusCode::SWITCHING_PROTOCOLS, kind, "");
@@ -111,6 +116,7 @@ pub fn refused(refusal: Refusal) -> Answer {
     match refusal {
         Refusal::NotFound(message) => failure(StatusCode::NOT_FOUND, &message),
         Refusal::Conflict(message) => failure(StatusCode::CONFLICT, &message),
+        Refusal::Forbidden(message) => failure(StatusCode::FORBIDDEN, &message),
         Refusal::AlreadySo => with_bytes(StatusCode::NOT_MODIFIED, "", ""),
         Refusal::Invalid(message) => failure(StatusCode::BAD_REQUEST, &message),
         Refusal::Failed(message) => failure(StatusCode::INTERNAL_SERVER_ERROR, &message),

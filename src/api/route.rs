@@ -260,7 +260,7 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
     match parts {
         ["_ping"] if get || *method == Method::HEAD => system::ping(),
         ["version"] if get => system::version(),
-        ["info"] if get => system::info(&handle).await,
+        ["info"] if get => system::info(&handle, query).await,
         ["events"] if get => events::stream(&handle, query),
         ["containers", "json"] if get => list::list(&handle, query).await,
         ["containers", which, "json"] if get => containers::inspect(&handle, which, query).await,
@@ -291,9 +291,9 @@ async fn dispatch(handle: Handle, method: &Method, parts: &[&str], query: &Query
         }
         ["networks"] if get => networks::list(&handle, query).await,
         ["networks", "prune"] if post => networks::prune(&handle, query).await,
-        ["networks", which] if get => networks::inspect(&handle, which).await,
+        ["networks", which] if get => networks::inspect(&handle, which, query).await,
         ["networks", which] if *method == Method::DELETE => networks::remove(&handle, which).await,
-        ["system", "df"] if get => usage::df(&handle).await,
+        ["system", "df"] if get => usage::df(&handle, query).await,
         // There is no builder, so there is nothing that it has kept.
         ["build", "prune"] if post => {
             super::respond::json(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))

@@ -9,9 +9,11 @@ use bollard_stubs::models::{
 };
 
 use hyper::header::{self, HeaderValue};
+use serde_json::{Value, json};
 
 use super::model::timestamp;
-use super::respond::{API_OLDEST, API_VERSION, Answer, json, text};
+use super::respond::{API_OLDEST, API_VERSION, Answer, json as as_json, text};
+use super::route::Query;
 use crate::engine::handle::Handle;
 use crate::engine::images::blocking;
 
@@ -43,7 +45,7 @@ pub fn version() -> Answer {
         ("GoVersion".to_owned(), String::new()),
         ("BuildTime".to_owned(), String::new()),
     ]);
-    json(&SystemVersion {
+    as_json(&SystemVersion {
         platform: Some(SystemVersionPlatform { name: "Berth".to_owned() }),
         components: Some(vec![SystemVersionComponents {
             name: "Engine".to_owned(),
@@ -77,6 +79,11 @@ fn architecture() -> &'static str {
     }
 }
 
+/// Of a program that has no part in this: clients read its id without asking.
+fn no_commit() -> Commit {
+    Commit { id: Some(String::new()) }
+}
+
 /// What clients of old look for, whatever registries there are.
 fn registries() -> RegistryServiceConfig {
     let hub = IndexInfo {
@@ -92,7 +99,7 @@ fn registries() -> RegistryServiceConfig {
     }
 }
 
-pub async fn info(handle: &Handle) -> Answer {
+pub async fn info(handle: &Handle, query: &Query) -> Answer {
     let views = handle.list().await;
     let count = |state: &str| views.iter().filter(|view| view.state == state).count() as i64;
     let (running, paused) = (count("running"), count("paused"));
@@ -109,7 +116,7 @@ pub async fn info(handle: &Handle) -> Answer {
     };
     let is_on = |path: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");
     let runtime = Runtime { path: Some("berth".to_owned()), ..Runtime::default() };
-    json(&SystemInfo {
+    let info = SystemInfo {
         id: Some(handle.paths.cgroup_name()),
         containers: Some(views.len() as i64),
         containers_running: Some(running),
@@ -153,9 +160,9 @@ pub async fn info(handle: &Handle) -> Answer {
         nfd: Some(std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as i64)),
         n_goroutines: Some(0),
         n_events_listener: Some(handle.events.listeners() as i64),
-        containerd_commit: Some(Commit::default()),
-        runc_commit: Some(Commit::default()),
-        init_commit: Some(Commit::default()),
+        containerd_commit: Some(no_commit()),
+        runc_commit: Some(no_commit()),
+        init_commit: Some(no_commit()),
         http_proxy: Some(String::new()),
         https_proxy: Some(String::new()),
         no_proxy: Some(String::new()),
@@ -186,5 +193,33 @@ pub async fn info(handle: &Handle) -> Answer {
         ]),
         warnings: Some(Vec::new()),
         ..SystemInfo::default()
-    })
+    };
+    as_json(&of_version(serde_json::to_value(info).unwrap_or_default(), query))
+}
+
+/// What Docker's daemon tells as null, and what it tells by the version of its API.
+fn of_version(mut told: Value, query: &Query) -> Value {
+    told["Plugins"]["Authorization"] = Value::Null;
+    told["Swarm"]["RemoteManagers"] = Value::Null;
+    told["GenericResources"] = Value::Null;
+    let mut lists: Vec<&str> = Vec::new();
+    if query.is_before((1, 49)) {
+        for commit in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            told[commit]["Expected"] = "".into();
+        }
+        lists.extend(["CIDRs", "Hostnames"]);
+    } else {
+        told["FirewallBackend"] = json!({ "Driver": "nftables" });
+    }
+    for kind in lists {
+        told["RegistryConfig"][format!("AllowNondistributableArtifacts{kind}")] = json!([]);
+    }
+    if query.is_before((1, 50)) {
+        told["BridgeNfIptables"] = false.into();
+        told["BridgeNfIp6tables"] = false.into();
+    }
+    if !query.is_before((1, 44)) {
+        told["CDISpecDirs"] = json!([]);
+    }
+    told
 }

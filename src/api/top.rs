@@ -49,6 +49,10 @@ pub async fn top(handle: &Handle, which: &str, query: &Query) -> Answer {
             let message = "ps is not installed on this machine, so ps_args has no meaning";
             return failure(StatusCode::INTERNAL_SERVER_ERROR, message);
         }
+        // What the client asked ps for is no fault of the machine.
+        Err(Failed::Said(error)) if query.get("ps_args").is_some() => {
+            return failure(StatusCode::BAD_REQUEST, &error);
+        }
         Err(Failed::Said(error)) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error),
     };
     match select(&printed, &pids) {

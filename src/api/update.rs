@@ -31,6 +31,7 @@ pub async fn update(handle: &Handle, which: &str, body: Incoming) -> Answer {
 
 async fn try_update(handle: &Handle, which: &str, mut said: Value) -> Result<(), Refusal> {
     loose::rename::<HostConfig>(&mut said);
+    create::known_policy(&said).map_err(Refusal::Invalid)?;
     let asked: HostConfig = serde_json::from_value(said.clone())
         .map_err(|error| Refusal::Invalid(format!("invalid JSON: {error}")))?;
     let view = handle.find(which).await?;

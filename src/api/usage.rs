@@ -89,8 +89,18 @@ fn users<'v>(views: &'v [View], volume: &'v str) -> impl Iterator<Item = &'v Vie
     })
 }
 
-/// `/system/df`, as Docker's clients read it.
-pub async fn df(handle: &Handle) -> Answer {
+/// What `/system/df` can be asked for by itself.
+const TYPES: [&str; 4] = ["container", "image", "volume", "build-cache"];
+
+/// `/system/df`, as Docker's clients read it; of the types that they name, if they name any.
+pub async fn df(handle: &Handle, query: &Query) -> Answer {
+    // Before API 1.42 there was no choice.
+    let asked = if query.is_before((1, 42)) { Vec::new() } else { query.all("type") };
+    if let Some(unknown) = asked.iter().find(|kind| !TYPES.contains(&kind.as_str())) {
+        let why = format!("unknown object type: {unknown}");
+        return failure(StatusCode::BAD_REQUEST, &why);
+    }
+    let wants = |kind: &str| asked.is_empty() || asked.iter().any(|one| one == kind);
     let now = std::time::SystemTime::now();
     let views = handle.list().await;
     let counted = match count(handle, &views).await {
@@ -98,7 +108,7 @@ pub async fn df(handle: &Handle) -> Answer {
         Err(error) => return refused(&error),
     };
     let images: Vec<Value> =
-        counted.images.images.iter().map(|image| described(image, &views, true)).collect();
+        counted.images.images.iter().map(|image| described(image, &views, true, query)).collect();
     let bases = super::list::Bases::of(handle, &views).await;
     let containers: Vec<Value> = views
         .iter()
@@ -107,6 +117,11 @@ pub async fn df(handle: &Handle) -> Answer {
             let summary = bases.summary(handle, view, now);
             let mut value = serde_json::to_value(summary).unwrap_or_default();
             value["SizeRw"] = json!(size);
+            let layers = view.image.as_ref().and_then(|id| {
+                let mut images = counted.images.images.iter();
+                images.find(|image| image.listed.image.id.to_string() == *id)
+            });
+            value["SizeRootFs"] = json!(size + layers.map_or(0, |image| image.size));
             value
         })
         .collect();
@@ -118,12 +133,14 @@ pub async fn df(handle: &Handle) -> Answer {
             volume["UsageData"]["Size"] = json!(size);
         }
     }
+    let list = |kind: &str, list: Vec<Value>| wants(kind).then_some(list);
+    let layers = counted.images.layers + counted.images.blobs;
     as_json(&json!({
-        "LayersSize": counted.images.layers + counted.images.blobs,
-        "Images": images,
-        "Containers": containers,
-        "Volumes": volumes,
-        "BuildCache": [],
+        "LayersSize": if wants("image") { layers } else { 0 },
+        "Images": list("image", images),
+        "Containers": list("container", containers),
+        "Volumes": list("volume", volumes),
+        "BuildCache": list("build-cache", Vec::new()),
     }))
 }
 

@@ -143,8 +143,8 @@ pub async fn create(handle: &Handle, body: Incoming) -> Answer {
     };
     if let Some(driver) = asked.driver.filter(|driver| !driver.is_empty() && driver != "local") {
         let message = format!(
-            "create volume: error looking up volume plugin {driver}: plugin \
-                               \"{driver}\" not found"
+            "create {}: error looking up volume plugin {driver}: plugin \"{driver}\" not found",
+            asked.name.unwrap_or_default()
         );
         return failure(StatusCode::NOT_FOUND, &message);
     }

@@ -46,6 +46,8 @@ pub enum Refusal {
     Conflict(String),
     /// HTTP 304: nothing to do, it is so already.
     AlreadySo,
+    /// HTTP 403: it can't be, as long as something else is as it is.
+    Forbidden(String),
     /// HTTP 400: the order makes no sense.
     Invalid(String),
     /// HTTP 500.
@@ -59,6 +61,7 @@ impl Refusal {
             Refusal::AlreadySo => "it is so already".to_owned(),
             Refusal::NotFound(text)
             | Refusal::Conflict(text)
+            | Refusal::Forbidden(text)
             | Refusal::Invalid(text)
             | Refusal::Failed(text) => text,
         }
@@ -367,7 +370,15 @@ impl Handle {
             let (name, file) = (name.clone(), file.clone());
             tokio::task::spawn_blocking(move || networks.check(&name, &file)).await
         };
-        checked.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(Refusal::Failed)?;
+        checked.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(|why| {
+            match why.contains(" overlaps ") {
+                // The beginning is what clients of Docker's API look for.
+                true => Refusal::Forbidden(format!(
+                    "Pool overlaps with other one on this address space: {why}"
+                )),
+                false => Refusal::Failed(why),
+            }
+        })?;
         self.ask(|answer| Request::CreateNetwork(name, Box::new(file), answer))
             .await
             .unwrap_or_else(ending)

@@ -273,7 +273,7 @@ impl Engine {
             .map(|(name, _)| self.observed.called(name).to_string())
             .collect();
         if !users.is_empty() {
-            return Err(Refusal::Conflict(format!(
+            return Err(Refusal::Forbidden(format!(
                 "error while removing network: network {name} has active endpoints: {}",
                 users.join(", ")
             )));

@@ -224,7 +224,7 @@ fn check_path(path: &str) -> Result<(), String> {
             return Err("a part of the name between slashes is empty".to_owned());
         }
         if component.chars().any(|c| c.is_ascii_uppercase()) {
-            return Err(format!("{component:?} has capitals; repositories are in small letters"));
+            return Err(format!("repository name ({component}) must be lowercase"));
         }
         let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let well_formed = component.starts_with(alphanumeric)

@@ -58,7 +58,7 @@ pub(super) fn links(
         let (which, alias) = (which.as_str(), alias.as_str());
         let Some((name, other)) = (surroundings.container)(which) else {
             // Not 404: Docker's command would look for a missing image.
-            return Err(format!("could not get container for {which}: No such container"));
+            return Err(format!("could not get container for {which}: No such container: {which}"));
         };
         container.env.extend(variables(&name, alias, &other, surroundings));
         let theirs = other.network.members();

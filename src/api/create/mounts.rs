@@ -1,6 +1,6 @@
 //! Binds, volumes and tmpfs in Docker's words. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use bollard_stubs::models::{HostConfig, Mount as DockerMount, MountType};
@@ -34,10 +34,11 @@ pub(super) fn mounts(
     // What is said in more detail replaces what is said in less.
     let mut all = std::mem::take(&mut container.mounts);
     for from in host.volumes_from.iter().flatten() {
-        let (which, read_only) = match from.rsplit_once(':') {
+        let (which, read_only) = match from.split_once(':') {
             Some((which, "ro")) => (which, true),
-            Some((which, "rw")) => (which, false),
-            _ => (from.as_str(), false),
+            Some((which, "rw" | "z" | "Z")) => (which, false),
+            Some((_, mode)) => return Err(format!("invalid mode: {mode}")),
+            None => (from.as_str(), false),
         };
         let (_, other) =
             (surroundings.container)(which).ok_or_else(|| format!("No such container: {which}"))?;
@@ -46,6 +47,7 @@ pub(super) fn mounts(
             all.push(mount);
         }
     }
+    let of_others = all.len();
     for text in host.binds.iter().flatten() {
         all.push(bind(text, warnings)?);
     }
@@ -55,6 +57,7 @@ pub(super) fn mounts(
     for (target, options) in host.tmpfs.iter().flatten() {
         all.push(tmpfs(target, options)?);
     }
+    once(&all[of_others..])?;
     for mut mount in all {
         if !mount.target.is_absolute() {
             let target = mount.target.display();
@@ -76,6 +79,35 @@ pub(super) fn mounts(
         container.mounts.push(mount);
     }
     Ok(())
+}
+
+/// What a client says itself has each place once, in Docker's words.
+fn once(said: &[Mount]) -> Result<(), String> {
+    let mut places = BTreeSet::new();
+    // Without what says nothing, as a slash at the end.
+    let again = said.iter().find(|mount| {
+        let place: PathBuf = mount.target.components().collect();
+        !places.insert(place)
+    });
+    match again {
+        Some(mount) => Err(format!("Duplicate mount point: {}", mount.target.display())),
+        None => Ok(()),
+    }
+}
+
+/// Options are of the mount's own kind, in Docker's words.
+fn of_its_kind(asked: &DockerMount) -> Result<(), String> {
+    let kind = asked.typ.unwrap_or(MountType::VOLUME);
+    let options = [
+        ("BindOptions", asked.bind_options.is_some(), MountType::BIND),
+        ("ImageOptions", asked.image_options.is_some(), MountType::IMAGE),
+        ("TmpfsOptions", asked.tmpfs_options.is_some(), MountType::TMPFS),
+        ("VolumeOptions", asked.volume_options.is_some(), MountType::VOLUME),
+    ];
+    match options.iter().find(|(_, said, of)| *said && kind != *of) {
+        Some((what, ..)) => Err(format!("{what} must not be specified on mount type \"{kind}\"")),
+        None => Ok(()),
+    }
 }
 
 /// Volumes are made by one driver.
@@ -141,8 +173,12 @@ fn bind(text: &str, warnings: &mut Vec<String>) -> Result<Mount, String> {
 fn typed(asked: &DockerMount, warnings: &mut Vec<String>) -> Result<Mount, String> {
     let target = asked.target.clone().unwrap_or_default();
     if target.is_empty() {
-        return Err("invalid mount config: field Target must not be empty".to_owned());
+        let kind = asked.typ.unwrap_or(MountType::VOLUME);
+        return Err(format!(
+            "invalid mount config for type \"{kind}\": field Target must not be empty"
+        ));
     }
+    of_its_kind(asked)?;
     let options = asked.volume_options.as_ref();
     let subpath = options.and_then(|options| some(options.subpath.clone()));
     let source = some(asked.source.clone());

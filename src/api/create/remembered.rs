@@ -13,7 +13,10 @@ use crate::manifest::model::NetworkMode::Bridge;
 use crate::manifest::model::{Container, Mount};
 
 /// Settings of the container itself that inspect would not tell from the manifest.
-const OF_CONTAINER: [&str; 8] = [
+const OF_CONTAINER: [&str; 11] = [
+    "AttachStderr",
+    "AttachStdin",
+    "AttachStdout",
     "ExposedPorts",
     "MacAddress",
     "NetworkDisabled",
@@ -25,9 +28,8 @@ const OF_CONTAINER: [&str; 8] = [
 ];
 
 /// Settings of the host that are told by the manifest alone, or not at all.
-const NOT_OF_HOST: [&str; 8] = [
+const NOT_OF_HOST: [&str; 7] = [
     "AutoRemove",
-    "ConsoleSize",
     "ContainerIDFile",
     "MaskedPaths",
     "NetworkMode",

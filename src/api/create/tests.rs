@@ -436,3 +436,61 @@ fn a_health_check_without_a_test_changes_that_of_the_image() {
     assert!(why.starts_with("the image's HEALTHCHECK") && why.contains("\"DO\""), "{why}");
     assert_eq!(health_of_image(None, Some(&image)).unwrap(), None);
 }
+
+/// What Docker's daemon refuses is refused in its words, whatever it could be made of.
+#[test]
+fn what_is_said_twice_or_of_another_kind_is_refused() {
+    let host = |host: Value| {
+        let body = parse(json!({"Image": "x", "HostConfig": host}));
+        body.and_then(|body| {
+            let mut volume = || "v".repeat(64);
+            let container = |name: &str| Some((name.to_owned(), Container::default()));
+            let mut surroundings = Surroundings {
+                name: "web",
+                image: &|_| Default::default(),
+                address: &|_| None,
+                container: &container,
+                network: &|_| None,
+                processors: 2,
+                volume: &mut volume,
+            };
+            manifest(body, &mut surroundings)
+        })
+    };
+    for (asked, why) in [
+        (json!({"Binds": ["/tmp:/z", "/etc:/z/"]}), "Duplicate mount point: /z"),
+        (
+            json!({"Binds": ["/tmp:/z"], "Mounts": [{"Type": "volume", "Target": "/z"}]}),
+            "Duplicate mount point: /z",
+        ),
+        (json!({"Binds": ["/tmp:/z"], "Tmpfs": {"/z": ""}}), "Duplicate mount point: /z"),
+        (
+            json!({"Mounts": [{"Type": "volume", "Target": "/z", "BindOptions": {}}]}),
+            "BindOptions must not be specified on mount type \"volume\"",
+        ),
+        (
+            json!({"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/z",
+                               "TmpfsOptions": {"Mode": 7}}]}),
+            "TmpfsOptions must not be specified on mount type \"bind\"",
+        ),
+        (
+            json!({"Mounts": [{"Type": "other", "Target": "/z"}]}),
+            "invalid mount config for type \"other\": mount type unknown",
+        ),
+        (
+            json!({"Mounts": [{"Type": "tmpfs"}]}),
+            "invalid mount config for type \"tmpfs\": field Target must not be empty",
+        ),
+        (json!({"VolumesFrom": ["db:foo"]}), "invalid mode: foo"),
+        (json!({"CgroupnsMode": "other"}), "invalid cgroup namespace mode: other"),
+        (json!({"OomScoreAdj": 2000}), "Invalid value 2000, range for oom score adj is"),
+        (json!({"ExtraHosts": ["x"]}), "bad format for add-host: \"x\""),
+        (json!({"LogConfig": {"Type": "other"}}), "error looking up logging plugin other"),
+    ] {
+        let said = host(asked.clone()).unwrap_err();
+        assert!(said.starts_with(why), "{asked}: {said}");
+    }
+    let fine = json!({"VolumesFrom": ["db:ro", "other:z"], "Binds": ["/tmp:/z"],
+                      "Mounts": [{"Type": "tmpfs", "Target": "/y", "TmpfsOptions": {}}]});
+    assert!(host(fine).is_ok());
+}

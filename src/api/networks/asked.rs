@@ -32,6 +32,9 @@ fn refuse(what: &str, asked: bool) -> Result<(), String> {
     }
 }
 
+/// What a client may call a driver.
+pub const DRIVERS: [&str; 5] = ["", "default", "bridge", "macvlan", "ipvlan"];
+
 /// The network that a description asks for.
 ///
 /// # Errors
@@ -43,7 +46,7 @@ pub fn asked(body: &NetworkCreateRequest) -> Result<Asked, String> {
             Some("macvlan") => Driver::Macvlan,
             Some("ipvlan") => Driver::Ipvlan,
             Some(other) => {
-                return Err(format!("could not find plugin {other} in v1 plugin registry"));
+                return Err(format!("plugin \"{other}\" not found"));
             }
         },
         internal: body.internal.unwrap_or(false),
@@ -120,7 +123,7 @@ fn addresses(config: &IpamConfig, file: &mut NetworkFile) -> Result<(), String> 
             file.gateway6 =
                 gateway.map(|ip| ip.parse()).transpose().map_err(|_| wrong("gateway"))?;
         }
-        Err(_) => return Err(wrong("subnet")),
+        Err(_) => return Err(format!("invalid subnet {subnet}: it is no CIDR block")),
     }
     for (name, address) in reserved {
         let address = address.parse().map_err(|_| wrong("auxiliary address"))?;
@@ -224,6 +227,6 @@ mod tests {
         assert!(with("ConfigFrom", json!({"Network": "c"})).contains("ConfigFrom"));
         let binding = json!({"com.docker.network.bridge.host_binding_ipv4": "127.0.0.1"});
         assert!(with("Options", binding).contains("127.0.0.1"));
-        assert!(with("Driver", json!("weave")).contains("plugin weave"));
+        assert!(with("Driver", json!("weave")).contains("\"weave\" not found"));
     }
 }

@@ -31,7 +31,7 @@ pub async fn connect(handle: &Handle, which: &str, body: Incoming) -> Answer {
         let view = handle.find(&asked.container).await?;
         change(handle, view, move |members| {
             if members.iter().any(|member| member.name == name) {
-                return Err(Refusal::Conflict(format!(
+                return Err(Refusal::Forbidden(format!(
                     "endpoint with name {} already exists in network {}",
                     asked.container,
                     docker_name(&name)
@@ -72,7 +72,7 @@ pub async fn disconnect(handle: &Handle, which: &str, body: Incoming) -> Answer 
             members.retain(|member| member.name != name);
             match before == members.len() {
                 true => Err(Refusal::Conflict(format!(
-                    "container {container} is not connected to the network {}",
+                    "container {container} is not connected to network {}",
                     docker_name(&name)
                 ))),
                 false => Ok(()),
@@ -90,9 +90,10 @@ pub async fn disconnect(handle: &Handle, which: &str, body: Incoming) -> Answer 
 }
 
 fn no_network(which: &str) -> Answer {
-    let message =
-        format!("container cannot be connected to the {which} network, or disconnected from it");
-    failure(StatusCode::FORBIDDEN, &message)
+    let message = format!(
+        "container cannot be disconnected from {which} network or connected to {which} network"
+    );
+    failure(StatusCode::BAD_REQUEST, &message)
 }
 
 /// Tells that a container came onto a network, or left it.
@@ -117,8 +118,11 @@ fn with_members(
         NetworkMode::Bridge => manifest.network.members(),
         NetworkMode::None => Vec::new(),
         other => {
-            let why = format!("it has the network mode {other}: it can't be on a network");
-            return Err(Refusal::Conflict(why));
+            let why = format!(
+                "container sharing network namespace with another container or host cannot be \
+                 connected to any other network: it has the network mode {other}"
+            );
+            return Err(Refusal::Invalid(why));
         }
     };
     edit(&mut members)?;
@@ -212,7 +216,7 @@ mod tests {
     #[test]
     fn who_has_another_s_network_or_held_sockets_is_told() {
         let host = read("image = \"x\"\n[network]\nmode = \"host\"\n");
-        assert!(matches!(with_members(&host, leave("a")), Err(Refusal::Conflict(_))));
+        assert!(matches!(with_members(&host, leave("a")), Err(Refusal::Invalid(_))));
         let held = read(
             "image = \"x\"\n[network]\nnetworks = [\"a\"]\npublish = [{ host = 80, hold = true }]\n",
         );

@@ -262,7 +262,7 @@ impl std::fmt::Display for Refused {
             Refused::Exists => "there is a container of that name already",
             Refused::NotRunning => "it is not running",
             Refused::Running => "it is running; stop it first",
-            Refused::PausedAlready => "it is paused already",
+            Refused::PausedAlready => "it is already paused",
             Refused::NotPaused => "it is not paused",
             Refused::Paused => "it is paused; unpause it first",
             Refused::NoReload => {

@@ -124,13 +124,42 @@ impl Found {
     fn write(&self, base: &[u8], mut packer: Packer<'_>) -> Result<(), Error> {
         packer.add(base, &self.node)?;
         if self.node.is_directory() {
+            let device = self.node.stat().st_dev;
+            let dev = [base, b"/dev"].concat();
             walk(&self.node, base, &mut |path, node| {
                 packer.add(path, node)?;
-                Ok(Step::In)
+                let is_mount = node.is_directory() && node.stat().st_dev != device;
+                match is_mount && is_of_the_kernel(node, path == dev) {
+                    true => Ok(Step::Over),
+                    false => Ok(Step::In),
+                }
             })?;
         }
         packer.finish().map(drop)
     }
+}
+
+/// Whether what is mounted at a directory shows the kernel's own state and not files: it is
+/// told empty, as with Docker, where it is not mounted for who copies. `/dev` is a tmpfs
+/// with devices alone.
+fn is_of_the_kernel(node: &Node, is_dev: bool) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    // statfs(2): proc, sysfs, cgroup, cgroup2, devpts, mqueue, bpf, debugfs, tracefs,
+    // securityfs.
+    const KERNEL: [u64; 10] = [
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x1cd1,
+        0x1980_0202,
+        0xcafe_4a11,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+    ];
+    let kind = rustix::fs::fstatfs(node.place()).map_or(0, |fs| fs.f_type as u64);
+    KERNEL.contains(&kind) || is_dev && kind == TMPFS
 }
 
 /// Where a link leads, following links as far as there are files. Only for show: it

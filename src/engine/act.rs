@@ -321,7 +321,7 @@ impl Engine {
                 flight: Flight::default(),
                 plan: Some(plan),
                 command,
-                pidfd: None,
+                process: None,
             },
         );
         let effects = self.effects.clone();
@@ -343,11 +343,11 @@ impl Engine {
     /// The keeper has cloned: from now on it can be signalled.
     pub(super) fn cloned(&mut self, key: u64, pid: i32, start: u64, pidfd: OwnedFd) {
         let Some(flight) = self.flights.get_mut(&key) else { return };
+        let process = Process { incarnation: flight.incarnation, pidfd, pid, start };
         if flight.command.is_some() {
-            flight.pidfd = Some(pidfd);
+            flight.process = Some(process);
             self.end_abandoned();
         } else {
-            let process = Process { incarnation: flight.incarnation, pidfd, pid, start };
             self.lives.entry(flight.name.clone()).or_default().process = Some(process);
         }
     }

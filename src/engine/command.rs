@@ -17,13 +17,12 @@ impl Engine {
     /// must not pile up.
     pub(super) fn end_abandoned(&self) {
         for flight in self.flights.values() {
-            if let (Some(Purpose::Probe(asked)), Some(pidfd)) = (&flight.command, &flight.pidfd)
+            if let (Some(Purpose::Probe(asked)), Some(process)) = (&flight.command, &flight.process)
                 && asked.answer.is_closed()
             {
-                // With what it started; before Linux 6.9 it alone.
-                if signals::send_to_group(pidfd.as_fd(), libc::SIGKILL).is_err() {
-                    let _ = signals::send(pidfd.as_fd(), libc::SIGKILL);
-                }
+                // With what it started; it alone before it leads a group.
+                process.end_group();
+                let _ = signals::send(process.pidfd.as_fd(), libc::SIGKILL);
             }
         }
     }

@@ -17,7 +17,7 @@ use super::flight::Flight;
 use super::handle::{Attachments, Events, Handle, Request};
 use super::heard::Asked;
 use super::link::Link;
-use super::live::Live;
+use super::live::{Live, Process};
 use super::networks::Wishes;
 use super::prepare::{Kept, Order, Ready, Workshop};
 use super::reconcile::{self, Decision, Desired, Event, Now, Observed, Phase, Shutdown};
@@ -103,13 +103,13 @@ pub(super) struct InFlight {
     /// A command inside a container, not a container, and what it is for.
     pub command: Option<Purpose>,
     /// A command's process.
-    pub pidfd: Option<OwnedFd>,
+    pub process: Option<Process>,
 }
 
 impl InFlight {
     /// A container's that was launched before this engine.
     pub(super) fn adopted(name: Name, incarnation: u64, flight: Flight) -> Self {
-        InFlight { name, incarnation, flight, plan: None, command: None, pidfd: None }
+        InFlight { name, incarnation, flight, plan: None, command: None, process: None }
     }
 }
 

@@ -20,6 +20,7 @@ use self::table::{Entry, MOST, MOST_BYTES};
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::handle::{Refusal, View};
+use super::live::Process;
 use super::prepare::{Ends, Job, Ready, Stdio};
 use super::run::{Engine, InFlight, Purpose};
 use super::terminal::{self, Size};
@@ -307,7 +308,12 @@ impl Engine {
                 flight: Flight::running(message.pid.unsigned_abs()),
                 plan: None,
                 command: Some(Purpose::Exec(id.to_owned())),
-                pidfd: Some(pidfd),
+                process: Some(Process {
+                    incarnation: 0,
+                    pidfd,
+                    pid: message.pid,
+                    start: message.start,
+                }),
             },
         );
     }

@@ -76,7 +76,7 @@ fn who_runs_is_renamed_and_another_takes_the_name() {
     // Its network is shared by the other one as before, under its new name.
     let sidecar = berth.inspect("sidecar");
     assert_eq!((&sidecar["Id"], &sidecar["State"]["Pid"]), (&json!(joined), &json!(side)));
-    assert_eq!(sidecar["HostConfig"]["NetworkMode"], "container:old");
+    assert_eq!(sidecar["HostConfig"]["NetworkMode"], format!("container:{id}"));
     assert!(berth.ok(&["manifest", "sidecar"]).contains("container:old"));
 
     // Another one is called as it was, at once.

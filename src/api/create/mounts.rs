@@ -30,9 +30,9 @@ pub(super) fn mounts(
     surroundings: &mut Surroundings<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
-    driver(host.volume_driver.as_deref())?;
     // What is said in more detail replaces what is said in less.
     let mut all = std::mem::take(&mut container.mounts);
+    let own = all.len();
     for from in host.volumes_from.iter().flatten() {
         let (which, read_only) = match from.split_once(':') {
             Some((which, "ro")) => (which, true),
@@ -58,6 +58,10 @@ pub(super) fn mounts(
         all.push(tmpfs(target, options)?);
     }
     once(&all[of_others..])?;
+    // Where there is no volume to be made, nobody looks for who would make it.
+    if all[..own].iter().chain(&all[of_others..]).any(|mount| mount.kind() == MountKind::Volume) {
+        driver(host.volume_driver.as_deref())?;
+    }
     for mut mount in all {
         if !mount.target.is_absolute() {
             let target = mount.target.display();

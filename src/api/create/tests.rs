@@ -365,7 +365,9 @@ fn docker_s_words_for_what_is_wrong() {
     };
     assert!(volume(json!({"foo": "1"})).ends_with("invalid option: \"foo\""));
     assert!(volume(json!({"type": "nfs"})).ends_with("missing required option: \"device\""));
-    assert!(host(json!({"VolumeDriver": "nfs"})).contains("plugin \"nfs\" not found"));
+    let of = |binds: &str| json!({"VolumeDriver": "nfs", "Binds": [binds]});
+    assert!(host(of("data:/data")).contains("plugin \"nfs\" not found"));
+    assert_eq!(made(json!({"Image": "/", "HostConfig": of("/srv:/data")})).err(), None);
     assert!(host(json!({"Tmpfs": {"/t": "foo=1"}})).contains("invalid tmpfs option"));
     assert!(host(json!({"RestartPolicy": {"Name": "often"}})).contains("unknown policy 'often'"));
     assert!(host(json!({"CpuShares": -1})).contains("positive integer"));

@@ -8,7 +8,6 @@
 //! ([`run`]) neither allocates nor panics. Knows nothing of manifests, images,
 //! HTTP or what a key or tag of the engine means.
 
-mod apart;
 pub mod duty;
 pub mod ending;
 pub mod launch;

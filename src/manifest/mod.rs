@@ -13,6 +13,7 @@ mod load;
 pub mod model;
 pub mod namespaces;
 pub mod network;
+mod network_file;
 mod node;
 mod problem;
 pub mod publish;

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::calendar::Calendar;
 pub use super::namespaces::{Cgroupns, Ipc, Namespaces, Sharing};
-pub use super::network::{Member, Network, NetworkFile, Publish};
+pub use super::network::{Member, Network, Publish};
+pub use super::network_file::NetworkFile;
 use super::scalar::{Name, Signal, Size};
 use super::service::{Kind, Ready};
 pub use super::variants::{Cpus, IoLimit, NetworkMode, RestartPolicy, Rlimit, Userns};

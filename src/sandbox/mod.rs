@@ -10,6 +10,7 @@
 //! Invariant: from clone3 to execve nothing allocates, locks or panics.
 //! Knows nothing of manifests, images or HTTP.
 
+pub mod apart;
 pub mod child;
 pub mod init;
 mod payload;

@@ -20,7 +20,7 @@ use self::table::{Entry, MOST, MOST_BYTES};
 use super::failure::{refusal, sentence};
 use super::flight::{Flight, Outcome};
 use super::handle::{Refusal, View};
-use super::live::Process;
+use super::live::{Live, Process};
 use super::prepare::{Ends, Job, Ready, Stdio};
 use super::run::{Engine, InFlight, Purpose};
 use super::terminal::{self, Size};
@@ -354,24 +354,21 @@ impl Engine {
                     }
                     _ => false,
                 },
-                "t" | "i" => match of.parse::<Name>() {
-                    Ok(name) if self.observed.record(&name).is_some_and(|r| r.phase.is_alive()) => {
-                        let ends = &mut self.lives.entry(name).or_default().ends;
-                        let place = if kind == "t" { &mut ends.terminal } else { &mut ends.stdin };
+                "t" | "i" | "m" | "r" => match self.alive(of) {
+                    Some(live) => {
+                        let place = match kind {
+                            "t" => &mut live.ends.terminal,
+                            "i" => &mut live.ends.stdin,
+                            "m" => &mut live.signs.socket,
+                            _ => &mut live.signs.pipe,
+                        };
                         *place = Some(fd);
                         true
                     }
-                    _ => false,
-                },
-                "m" | "r" => match of.parse::<Name>() {
-                    Ok(name) if self.observed.record(&name).is_some_and(|r| r.phase.is_alive()) => {
-                        let signs = &mut self.lives.entry(name).or_default().signs;
-                        let place = if kind == "m" { &mut signs.socket } else { &mut signs.pipe };
-                        *place = Some(fd);
-                        true
-                    }
-                    _ => {
-                        crate::sys::rights::close(fd);
+                    None => {
+                        if matches!(kind, "m" | "r") {
+                            crate::sys::rights::close(fd);
+                        }
                         false
                     }
                 },
@@ -383,5 +380,12 @@ impl Engine {
                 let _ = self.hold(&tag, None);
             }
         }
+    }
+
+    /// Our side of a container that is alive, by what it is kept under.
+    fn alive(&mut self, name: &str) -> Option<&mut Live> {
+        let name: Name = name.parse().ok()?;
+        self.observed.record(&name).filter(|record| record.phase.is_alive())?;
+        Some(self.lives.entry(name).or_default())
     }
 }

@@ -21,6 +21,7 @@ use super::outbox::Outbox;
 use super::protocol::{self, Fds, Kind, Message, Received};
 use super::say::say;
 use super::table::{Process, State, Table};
+use crate::sandbox::apart;
 use crate::sandbox::init::end_of;
 use crate::sys::process::Arguments;
 use crate::sys::signals::{self, Caught};
@@ -392,8 +393,13 @@ impl Keeper {
             }
             Kind::Release => self.table.release(message.tag),
             Kind::ReleaseApart => {
-                if let Some(fd) = self.table.take(message.tag) {
-                    super::apart::close(fd);
+                if let Some(fd) = self.table.take(message.tag)
+                    && let Err(error) = apart::close(fd)
+                {
+                    say!(
+                        "{:?} stays mounted: a process to unmount it can't be made: {error}",
+                        message.tag
+                    );
                 }
             }
             Kind::Finish => self.finish = Some(message.code),

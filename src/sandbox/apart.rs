@@ -1,21 +1,25 @@
 //! What may take the kernel as long as somebody else likes is done by a child: the keeper
 //! waits for nothing.
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::say::say;
-use crate::sandbox::child::keep_only;
+use super::child::keep_only;
 use crate::sys::process::{Clone, clone3, exit_now};
 use crate::sys::signals;
 
 /// Closes a descriptor that may be the last of a file system, whose server or disk may
-/// not answer. The child is reaped as anybody's is. Where there can be none the descriptor
-/// stays open.
-pub fn close(fd: OwnedFd) {
-    let Ok((told, tell)) = pipe_with(PipeFlags::CLOEXEC) else {
-        return give_up(fd);
+/// not answer. The child is reaped as anybody's is.
+///
+/// # Errors
+/// No pipe (pipe2(2)) or no child (clone3(2)) can be made: the descriptor stays open.
+pub fn close(fd: OwnedFd) -> io::Result<()> {
+    let made = pipe_with(PipeFlags::CLOEXEC);
+    let (told, tell) = match made {
+        Ok(ends) => ends,
+        Err(error) => return stays_open(fd, error.into()),
     };
     let mask = signals::block_all();
     // SAFETY: this process has one thread, and the child makes system calls alone.
@@ -35,12 +39,13 @@ pub fn close(fd: OwnedFd) {
         Ok(_) => {
             drop(fd);
             drop(tell);
+            Ok(())
         }
-        Err(_) => give_up(fd),
+        Err(error) => stays_open(fd, error),
     }
 }
 
-fn give_up(fd: OwnedFd) {
-    say!("a file system stays mounted: no process can be made to unmount it by");
+fn stays_open(fd: OwnedFd, error: io::Error) -> io::Result<()> {
     std::mem::forget(fd);
+    Err(error)
 }

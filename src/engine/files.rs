@@ -223,7 +223,8 @@ impl Files {
         layer::pack_tree(root, None, out).map(drop).map_err(|error| error.to_string())
     }
 
-    /// The user that the container runs as, by the users that it knows.
+    /// The user that the container runs as, by the users that it knows; `None` where neither
+    /// its manifest nor its image names one.
     ///
     /// # Errors
     /// It does not know that user.
